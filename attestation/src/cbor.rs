@@ -1,0 +1,30 @@
+//! Deterministic CBOR (RFC 8949 section 4.2): what we author is canonical, what we read must be.
+
+use crate::Reject;
+
+/// Encodes a value we author. Field order in our types is ascending, lengths are definite.
+pub fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Encoding into a Vec fails only if an Encode implementation refuses, and ours never do.
+    let result = minicbor::encode(value, &mut out);
+    debug_assert!(result.is_ok());
+    out
+}
+
+/// Decodes a value and refuses bytes that are not its canonical encoding (SPEC 4.1).
+///
+/// Trailing bytes, indefinite lengths, non-shortest integers, duplicate and unknown keys all change
+/// the re-encoding, so one comparison refuses them all. Callers hash the received bytes.
+pub fn decode<'b, T>(bytes: &'b [u8], limit: usize) -> Result<T, Reject>
+where
+    T: minicbor::Decode<'b, ()> + minicbor::Encode<()>,
+{
+    if bytes.len() > limit {
+        return Err(Reject::LimitExceeded);
+    }
+    let value: T = minicbor::decode(bytes).map_err(|_| Reject::Malformed)?;
+    if encode(&value) != bytes {
+        return Err(Reject::NotCanonical);
+    }
+    Ok(value)
+}

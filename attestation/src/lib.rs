@@ -1,0 +1,22 @@
+//! What a verifier may believe: formats and verification of Coffer evidence.
+//!
+//! This crate performs no I/O, reads no clock, holds no unsafe code and links no C. Time, nonces and
+//! reference values are passed in; what comes out is a verdict type that only this crate can mint.
+//! It implements SPEC.md sections 3 to 8. It trusts nothing it parses: every length is bounded, every
+//! byte string is hashed as received, never re-encoded.
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod cbor;
+pub mod channel;
+pub mod claims;
+pub mod digest;
+pub mod evidence;
+pub mod launch;
+pub mod protocol;
+pub mod reject;
+pub mod release;
+pub mod runtime;
+
+pub use digest::{Digest, InstanceId, Nonce, ObjectName};
+pub use reject::Reject;

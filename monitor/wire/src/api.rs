@@ -1,0 +1,172 @@
+//! JSON of the monitor's management API (SPEC 6.4): HTTP over a Unix socket.
+//!
+//! The caller is the management role: it may create, start, stop and connect, and can never look into a
+//! closed box or change what it is.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/host` | | [`HostInfo`] |
+//! | `GET /v1/host/identity` | | `coffer_attestation::protocol::HostIdentity` |
+//! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |
+//! | `GET /v1/host/event-log` | | the raw TCG log |
+//! | `POST /v1/vms` | [`CreateVm`] | 201 [`VmInfo`] |
+//! | `GET /v1/vms` | | list of [`VmInfo`] |
+//! | `GET /v1/vms/{id}` | | [`VmInfo`] |
+//! | `GET /v1/vms/{id}/logs` | `?follow=true` streams | text |
+//! | `GET /v1/vms/{id}/measurements` | | [`Measurements`] |
+//! | `POST /v1/vms/{id}/stop` | [`StopVm`] | [`VmInfo`] |
+//! | `DELETE /v1/vms/{id}` | | 204; refused with `busy` while it runs |
+//!
+//! `{id}` is a VM's name, or its instance id, or an unambiguous prefix of that. Errors are
+//! `coffer_attestation::protocol::ErrorBody`.
+
+use coffer_attestation::launch::BoxKind;
+use coffer_attestation::{Digest, InstanceId};
+use serde::{Deserialize, Serialize};
+
+/// A published port: `host` on the host's addresses goes to `guest` in the VM, TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Port on the host.
+    pub host: u16,
+    /// Port in the guest.
+    pub guest: u16,
+}
+
+/// Asks for a VM. Creating starts it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// Absolute path of an OCI layout on the host, or a name below the monitor's image store.
+    pub image: String,
+    /// Name for people; chosen from the image's name if absent.
+    pub name: Option<String>,
+    /// Closed unless asked otherwise.
+    #[serde(rename = "box")]
+    pub box_kind: BoxKind,
+    /// Number of vCPUs; the least the image allows if absent.
+    pub vcpus: Option<u8>,
+    /// Guest memory, MiB; the least the image allows if absent.
+    pub memory_mib: Option<u32>,
+    /// Published ports.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
+}
+
+/// How far a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// Being hashed, measured and started.
+    Launching,
+    /// vCPUs run.
+    Booting,
+    /// coffer-init runs.
+    Started,
+    /// Secrets are in place.
+    Attested,
+    /// The workload runs.
+    Running,
+    /// Ended in order.
+    Stopped,
+    /// Ended for a reason that `VmInfo::reason` names.
+    Failed,
+}
+
+/// A VM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmInfo {
+    /// Instance id.
+    pub id: InstanceId,
+    /// Name.
+    pub name: String,
+    /// Image ID.
+    pub image_id: Digest,
+    /// Name of the image.
+    pub image: String,
+    /// Open or closed.
+    #[serde(rename = "box")]
+    pub box_kind: BoxKind,
+    /// State.
+    pub state: VmState,
+    /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`.
+    pub reason: Option<String>,
+    /// One clause for people.
+    pub detail: Option<String>,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// Unix seconds of creation.
+    pub created: u64,
+    /// Milliseconds from the request, by step, in order: `hash`, `vtpm`, `measure`, `spawn`, `run`, `init`, `attested`, `running`.
+    pub timings: Vec<Timing>,
+}
+
+/// One step of a launch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// Step that ended.
+    pub step: String,
+    /// Milliseconds since the request.
+    pub at_ms: f64,
+}
+
+/// Asks a VM to stop.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopVm {
+    /// Seconds to wait for an orderly stop before it is killed; 0 kills at once.
+    pub grace_s: u32,
+}
+
+/// What was measured into a VM's vTPM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurements {
+    /// Events in order.
+    pub events: Vec<MeasuredEvent>,
+    /// Encoded launch record, hex.
+    pub launch_record: String,
+    /// Its digest.
+    pub launch_digest: Digest,
+}
+
+/// One event of a vTPM log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredEvent {
+    /// PCR index.
+    pub pcr: u8,
+    /// Event type by its TCG name.
+    pub event: String,
+    /// What it stands for.
+    pub what: String,
+    /// Digest extended.
+    pub digest: Digest,
+}
+
+/// The host, for `coffer doctor` and people.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostInfo {
+    /// Version of the monitor.
+    pub monitor_version: String,
+    /// `sealed` or `developer`.
+    pub profile: String,
+    /// Kernel release.
+    pub kernel_release: String,
+    /// `npt`, `ept` or `none`.
+    pub nested_paging: String,
+    /// Version of swtpm.
+    pub swtpm_version: String,
+    /// Name of the host attestation key, if there is a TPM.
+    pub hak_name: Option<String>,
+    /// VMs running.
+    pub live_vms: u32,
+}
