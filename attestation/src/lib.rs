@@ -17,6 +17,7 @@ pub mod protocol;
 pub mod reject;
 pub mod release;
 pub mod runtime;
+pub mod tpm;
 
 pub use digest::{Digest, InstanceId, Nonce, ObjectName};
 pub use reject::Reject;

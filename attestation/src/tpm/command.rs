@@ -1,0 +1,220 @@
+//! TPM commands as complete buffers (Part 3). Where a command needs authorisation it carries one password
+//! session with an empty password: hierarchies and keys of a fresh vTPM have empty auth values.
+//!
+//! Lengths no TPM accepts are not checked here; the TPM refuses them (see [`super::wire::Writer::tpm2b`]).
+
+use super::alg;
+use super::pcr::{PCR_COUNT, write_selection};
+use super::wire::Writer;
+use crate::Digest;
+
+/// A hierarchy (TPMI_RH_HIERARCHY; Part 2, 9.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Hierarchy {
+    /// TPM_RH_OWNER.
+    Owner = 0x4000_0001,
+    /// TPM_RH_NULL.
+    Null = 0x4000_0007,
+    /// TPM_RH_ENDORSEMENT.
+    Endorsement = 0x4000_000b,
+    /// TPM_RH_PLATFORM.
+    Platform = 0x4000_000c,
+}
+
+/// TPM2_Startup(CLEAR).
+pub fn startup_clear() -> Vec<u8> {
+    plain(0x0144, Writer::new().u16(SU_CLEAR))
+}
+
+/// TPM2_Shutdown(CLEAR).
+pub fn shutdown_clear() -> Vec<u8> {
+    plain(0x0145, Writer::new().u16(SU_CLEAR))
+}
+
+/// TPM2_PCR_Allocate: the SHA-256 bank whole, the other banks empty. Takes effect at the next TPM Reset;
+/// the answer's allocationSuccess is read by [`super::response::pcr_allocate`].
+pub fn pcr_allocate_sha256() -> Vec<u8> {
+    let banks = [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0), (alg::SHA512, 0)];
+    let list = banks
+        .iter()
+        .fold(Writer::new().u32(4), |w, (bank, bits)| w.u16(*bank).u8(3).bytes(&[*bits; 3]));
+    authorised(0x012b, &[Hierarchy::Platform as u32], list)
+}
+
+/// TPM2_PCR_Extend of the SHA-256 bank.
+pub fn pcr_extend(pcr: u8, digest: &Digest) -> Vec<u8> {
+    let digests = Writer::new().u32(1).u16(alg::SHA256).bytes(digest.as_bytes());
+    authorised(0x0182, &[u32::from(pcr)], digests)
+}
+
+/// TPM2_PCR_Read of the SHA-256 bank. A TPM answers at most eight registers at once; ask in portions.
+pub fn pcr_read(pcrs: &[u8]) -> Vec<u8> {
+    debug_assert!(pcrs.iter().all(|pcr| *pcr < PCR_COUNT));
+    plain(0x017e, write_selection(Writer::new(), pcrs))
+}
+
+/// TPM2_CreatePrimary from a TPMT_PUBLIC template, with empty auth and no creation PCRs.
+pub fn create_primary(hierarchy: Hierarchy, template: &[u8]) -> Vec<u8> {
+    // inSensitive: empty userAuth, empty data; outsideInfo empty; creationPCR empty.
+    let body = Writer::new().tpm2b(&[0; 4]).tpm2b(template).tpm2b(&[]).u32(0);
+    authorised(0x0131, &[hierarchy as u32], body)
+}
+
+/// TPM2_FlushContext.
+pub fn flush_context(handle: u32) -> Vec<u8> {
+    plain(0x0165, Writer::new().u32(handle))
+}
+
+/// TPM2_Quote by a key with empty auth, in the key's own scheme, over the SHA-256 bank.
+pub fn quote(handle: u32, qualifying: &[u8], pcrs: &[u8]) -> Vec<u8> {
+    let body = write_selection(Writer::new().tpm2b(qualifying).u16(alg::NULL), pcrs);
+    authorised(0x0158, &[handle], body)
+}
+
+/// TPM2_HierarchyControl: closes the platform hierarchy until the next TPM Reset. Nobody can then extend
+/// it, change seeds or banks.
+pub fn hierarchy_disable_platform() -> Vec<u8> {
+    let body = Writer::new().u32(Hierarchy::Platform as u32).u8(0);
+    authorised(0x0121, &[Hierarchy::Platform as u32], body)
+}
+
+/// TPM2_NV_DefineSpace of an ordinary index with empty auth and no policy, by the platform.
+pub fn nv_define(index: u32, size: u16, attributes: u32) -> Vec<u8> {
+    let public =
+        Writer::new().u32(index).u16(alg::SHA256).u32(attributes).tpm2b(&[]).u16(size).finish();
+    let body = Writer::new().tpm2b(&[]).tpm2b(&public);
+    authorised(0x012a, &[Hierarchy::Platform as u32], body)
+}
+
+/// TPM2_NV_Write by the platform.
+pub fn nv_write(index: u32, offset: u16, data: &[u8]) -> Vec<u8> {
+    let body = Writer::new().tpm2b(data).u16(offset);
+    authorised(0x0137, &[Hierarchy::Platform as u32, index], body)
+}
+
+/// TPM2_NV_ReadPublic.
+pub fn nv_read_public(index: u32) -> Vec<u8> {
+    plain(0x0169, Writer::new().u32(index))
+}
+
+/// TPM2_NV_Read with the index's own empty auth; the index needs TPMA_NV_AUTHREAD.
+pub fn nv_read(index: u32, size: u16, offset: u16) -> Vec<u8> {
+    authorised(0x014e, &[index, index], Writer::new().u16(size).u16(offset))
+}
+
+/// TPM2_GetRandom.
+pub fn get_random(n: u16) -> Vec<u8> {
+    plain(0x017b, Writer::new().u16(n))
+}
+
+/// TPM2_ReadPublic.
+pub fn read_public(handle: u32) -> Vec<u8> {
+    plain(0x0173, Writer::new().u32(handle))
+}
+
+/// TPM2_StartAuthSession: an unbound, unsalted policy session under SHA-256. `nonce` is the caller's, at
+/// least 16 bytes.
+pub fn start_policy_session(nonce: &[u8]) -> Vec<u8> {
+    let body = Writer::new()
+        .u32(Hierarchy::Null as u32)
+        .u32(Hierarchy::Null as u32)
+        .tpm2b(nonce)
+        .tpm2b(&[])
+        .u8(SE_POLICY)
+        .u16(alg::NULL)
+        .u16(alg::SHA256);
+    plain(0x0176, body)
+}
+
+/// TPM2_PolicySecret(TPM_RH_ENDORSEMENT) with an empty endorsement password: what the EK templates ask for.
+pub fn policy_secret_endorsement(session: u32) -> Vec<u8> {
+    // nonceTPM, cpHashA, policyRef empty; expiration 0.
+    let body = Writer::new().tpm2b(&[]).tpm2b(&[]).tpm2b(&[]).u32(0);
+    authorised(0x0151, &[Hierarchy::Endorsement as u32, session], body)
+}
+
+/// TPM2_ActivateCredential: `key` by empty password, the EK by `session`, which has run
+/// [`policy_secret_endorsement`]. `blob` and `secret` are the contents of the TPM2Bs.
+pub fn activate_credential(key: u32, ek: u32, session: u32, blob: &[u8], secret: &[u8]) -> Vec<u8> {
+    let sessions = Writer::new().bytes(&session_area(RS_PW)).bytes(&session_area(session)).finish();
+    let body = Writer::new()
+        .u32(key)
+        .u32(ek)
+        .u32(u32::try_from(sessions.len()).unwrap_or(u32::MAX))
+        .bytes(&sessions)
+        .tpm2b(blob)
+        .tpm2b(secret);
+    frame(ST_SESSIONS, 0x0147, &body.finish())
+}
+
+/// A command without authorisation.
+fn plain(code: u32, body: Writer) -> Vec<u8> {
+    frame(ST_NO_SESSIONS, code, &body.finish())
+}
+
+/// A command whose first handle is authorised by an empty password.
+fn authorised(code: u32, handles: &[u32], parameters: Writer) -> Vec<u8> {
+    let areas = session_area(RS_PW);
+    let body = handles
+        .iter()
+        .fold(Writer::new(), |w, handle| w.u32(*handle))
+        .u32(u32::try_from(areas.len()).unwrap_or(u32::MAX))
+        .bytes(&areas)
+        .bytes(&parameters.finish());
+    frame(ST_SESSIONS, code, &body.finish())
+}
+
+/// TPMS_AUTH_COMMAND: no nonce, no flags, empty password or HMAC.
+fn session_area(handle: u32) -> Vec<u8> {
+    Writer::new().u32(handle).tpm2b(&[]).u8(0).tpm2b(&[]).finish()
+}
+
+fn frame(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    Writer::new().u16(tag).u32(size).u32(code).bytes(body).finish()
+}
+
+/// Tag, size, command code.
+const HEADER: usize = 10;
+const ST_NO_SESSIONS: u16 = 0x8001;
+const ST_SESSIONS: u16 = 0x8002;
+/// TPM_RS_PW.
+const RS_PW: u32 = 0x4000_0009;
+/// TPM_SU_CLEAR.
+const SU_CLEAR: u16 = 0;
+/// TPM_SE_POLICY.
+const SE_POLICY: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_the_bytes_of_part_3() {
+        assert_eq!(hex::encode(startup_clear()), "80010000000c000001440000");
+        assert_eq!(
+            hex::encode(pcr_extend(9, &Digest([0xab; 32]))),
+            format!(
+                "80020000004100000182{}{}{}{}",
+                "00000009", "00000009400000090000000000", "00000001000b", "ab".repeat(32)
+            )
+        );
+        assert_eq!(hex::encode(get_random(16)), "80010000000c0000017b0010");
+    }
+
+    #[test]
+    fn declares_its_own_length() {
+        let template = crate::tpm::template::ek_rsa2048();
+        for command in [
+            pcr_allocate_sha256(),
+            create_primary(Hierarchy::Endorsement, &template),
+            quote(0x8000_0000, &[1; 32], &[0, 17]),
+            nv_define(0x01c0_000a, 900, 0),
+            activate_credential(1, 2, 3, &[4; 50], &[5; 256]),
+        ] {
+            let size = u32::from_be_bytes(command[2..6].try_into().unwrap());
+            assert_eq!(size as usize, command.len());
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Public areas of TPM keys (TPMT_PUBLIC; Part 2, 12.2.4) and the names computed from them (Part 1, 16).
+//!
+//! The bytes received are kept, and the Name is computed from them, never taken from a message. Refused:
+//! name algorithms other than SHA-256, unknown attributes, curves other than P-256 and P-384, points off
+//! the curve, RSA below 2048 bits or with an exponent other than 65537.
+
+use p256::ecdsa::signature::Verifier as _;
+use rsa::BoxedUint;
+
+use super::alg;
+use super::signature::Signature;
+use super::wire::Reader;
+use crate::{Digest, ObjectName, Reject};
+
+/// TPMA_OBJECT bits (Part 2, 8.3).
+pub mod attributes {
+    /// Cannot be duplicated.
+    pub const FIXED_TPM: u32 = 1 << 1;
+    /// Not loadable after TPM2_Shutdown(STATE) and Startup(CLEAR).
+    pub const ST_CLEAR: u32 = 1 << 2;
+    /// Cannot be moved to another parent.
+    pub const FIXED_PARENT: u32 = 1 << 4;
+    /// The TPM made the private part.
+    pub const SENSITIVE_DATA_ORIGIN: u32 = 1 << 5;
+    /// USER actions by password or HMAC.
+    pub const USER_WITH_AUTH: u32 = 1 << 6;
+    /// ADMIN actions by policy only.
+    pub const ADMIN_WITH_POLICY: u32 = 1 << 7;
+    /// Not subject to dictionary-attack protection.
+    pub const NO_DA: u32 = 1 << 10;
+    /// Duplication needs inner and outer encryption.
+    pub const ENCRYPTED_DUPLICATION: u32 = 1 << 11;
+    /// Signs only what the TPM made, or decrypts only TPM structures.
+    pub const RESTRICTED: u32 = 1 << 16;
+    /// May decrypt.
+    pub const DECRYPT: u32 = 1 << 17;
+    /// May sign.
+    pub const SIGN: u32 = 1 << 18;
+    /// Every bit this build knows; others are reserved and must be zero.
+    pub const KNOWN: u32 = FIXED_TPM
+        | ST_CLEAR
+        | FIXED_PARENT
+        | SENSITIVE_DATA_ORIGIN
+        | USER_WITH_AUTH
+        | ADMIN_WITH_POLICY
+        | NO_DA
+        | ENCRYPTED_DUPLICATION
+        | RESTRICTED
+        | DECRYPT
+        | SIGN;
+}
+
+/// TPM_RH_ENDORSEMENT: parent of the primaries made in the endorsement hierarchy (Part 2, 7.4).
+const ENDORSEMENT: [u8; 4] = 0x4000_000bu32.to_be_bytes();
+/// Most bytes of a public area: an RSA-4096 modulus and change.
+const PUBLIC_MAX: usize = 1024;
+/// TPM_ECC_NIST_P256 (Part 2, 6.4).
+const CURVE_P256: u16 = 0x0003;
+/// TPM_ECC_NIST_P384.
+const CURVE_P384: u16 = 0x0004;
+
+/// A hash a key's scheme may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+}
+
+impl Hash {
+    /// Reads a TPMI_ALG_HASH; SHA-1 is [`Reject::WeakHash`], others are not spoken.
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, Reject> {
+        match r.u16()? {
+            alg::SHA256 => Ok(Self::Sha256),
+            alg::SHA384 => Ok(Self::Sha384),
+            alg::SHA1 => Err(Reject::WeakHash),
+            _ => Err(Reject::SchemeMismatch),
+        }
+    }
+}
+
+/// The signing scheme fixed in a key's public area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// None: the signer chooses, so nothing is pinned; no signature is accepted under it.
+    Null,
+    /// ECDSA with this hash.
+    Ecdsa(Hash),
+    /// RSASSA-PKCS1-v1_5 with this hash.
+    RsaSsa(Hash),
+}
+
+/// The symmetric cipher a storage key protects its children with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symmetric {
+    /// None: not a storage key.
+    Null,
+    /// AES in CFB mode with a key of this many bits.
+    AesCfb(u16),
+}
+
+/// The public key itself, checked to be valid.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Key {
+    /// A point on P-256.
+    P256(p256::PublicKey),
+    /// A point on P-384.
+    P384(p384::PublicKey),
+    /// An RSA key of 2048, 3072 or 4096 bits with exponent 65537.
+    Rsa(Box<rsa::PublicKey>),
+}
+
+/// A TPMT_PUBLIC, as received and as understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Public {
+    bytes: Vec<u8>,
+    attributes: u32,
+    auth_policy: Vec<u8>,
+    symmetric: Symmetric,
+    scheme: Scheme,
+    key: Key,
+}
+
+impl Public {
+    /// Reads a TPMT_PUBLIC (no TPM2B size before it, nothing after it).
+    pub fn parse(bytes: &[u8]) -> Result<Self, Reject> {
+        if bytes.len() > PUBLIC_MAX {
+            return Err(Reject::LimitExceeded);
+        }
+        let mut r = Reader::new(bytes);
+        let kind = r.u16()?;
+        match r.u16()? {
+            alg::SHA256 => {}
+            alg::SHA1 => return Err(Reject::WeakHash),
+            _ => return Err(Reject::BadKey),
+        }
+        let attributes = r.u32()?;
+        if attributes & !attributes::KNOWN != 0 {
+            return Err(Reject::BadKey);
+        }
+        let auth_policy = r.tpm2b(Digest::LEN)?.to_vec();
+        if !auth_policy.is_empty() && auth_policy.len() != Digest::LEN {
+            return Err(Reject::Malformed);
+        }
+        let symmetric = symmetric(&mut r)?;
+        let (scheme, key) = match kind {
+            alg::ECC => ecc(&mut r)?,
+            alg::RSA => rsa(&mut r)?,
+            _ => return Err(Reject::BadKey),
+        };
+        r.finish()?;
+        Ok(Self { bytes: bytes.to_vec(), attributes, auth_policy, symmetric, scheme, key })
+    }
+
+    /// The bytes received.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Name of the object: nameAlg and the digest of the public area (Part 1, 16.3).
+    pub fn name(&self) -> ObjectName {
+        sha256_name(&[&self.bytes])
+    }
+
+    /// Qualified name of this key as a primary of the endorsement hierarchy (Part 1, 16.4).
+    pub fn endorsement_qualified_name(&self) -> ObjectName {
+        sha256_name(&[&ENDORSEMENT, self.name().as_bytes()])
+    }
+
+    /// TPMA_OBJECT.
+    pub fn attributes(&self) -> u32 {
+        self.attributes
+    }
+
+    /// authPolicy, empty or a SHA-256 digest.
+    pub fn auth_policy(&self) -> &[u8] {
+        &self.auth_policy
+    }
+
+    /// Cipher of a storage key.
+    pub fn symmetric(&self) -> Symmetric {
+        self.symmetric
+    }
+
+    /// Signing scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Verifies a signature over `message`. The scheme is the key's; a signature that says otherwise is
+    /// [`Reject::SchemeMismatch`], one that does not verify [`Reject::BadSignature`].
+    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), Reject> {
+        if signature.scheme() != self.scheme {
+            return Err(Reject::SchemeMismatch);
+        }
+        let verified = match (&self.key, self.scheme, signature) {
+            (Key::P256(key), Scheme::Ecdsa(Hash::Sha256), Signature::Ecdsa { r, s, .. }) => {
+                p256::ecdsa::Signature::from_scalars(fixed::<32>(r)?, fixed::<32>(s)?)
+                    .and_then(|sig| p256::ecdsa::VerifyingKey::from(key).verify(message, &sig))
+            }
+            (Key::P384(key), Scheme::Ecdsa(Hash::Sha384), Signature::Ecdsa { r, s, .. }) => {
+                p384::ecdsa::Signature::from_scalars(fixed::<48>(r)?, fixed::<48>(s)?)
+                    .and_then(|sig| p384::ecdsa::VerifyingKey::from(key).verify(message, &sig))
+            }
+            (Key::Rsa(key), Scheme::RsaSsa(hash), Signature::RsaSsa { signature, .. }) => {
+                rsassa(key, hash, message, signature)
+            }
+            _ => return Err(Reject::SchemeMismatch),
+        };
+        verified.map_err(|_| Reject::BadSignature)
+    }
+}
+
+/// TPMT_SYM_DEF_OBJECT: null, or AES-CFB as in the TCG templates.
+fn symmetric(r: &mut Reader<'_>) -> Result<Symmetric, Reject> {
+    match r.u16()? {
+        alg::NULL => Ok(Symmetric::Null),
+        alg::AES => match (r.u16()?, r.u16()?) {
+            (bits @ (128 | 256), alg::CFB) => Ok(Symmetric::AesCfb(bits)),
+            _ => Err(Reject::BadKey),
+        },
+        _ => Err(Reject::BadKey),
+    }
+}
+
+/// TPMS_ECC_PARMS after the symmetric part, then TPMS_ECC_POINT.
+fn ecc(r: &mut Reader<'_>) -> Result<(Scheme, Key), Reject> {
+    let scheme = match r.u16()? {
+        alg::NULL => Scheme::Null,
+        alg::ECDSA => Scheme::Ecdsa(Hash::read(r)?),
+        _ => return Err(Reject::SchemeMismatch),
+    };
+    let curve = r.u16()?;
+    if r.u16()? != alg::NULL {
+        return Err(Reject::BadKey);
+    }
+    let key = match curve {
+        CURVE_P256 => {
+            let point = point::<32>(r)?;
+            Key::P256(p256::PublicKey::from_sec1_bytes(&point).map_err(|_| Reject::BadKey)?)
+        }
+        CURVE_P384 => {
+            let point = point::<48>(r)?;
+            Key::P384(p384::PublicKey::from_sec1_bytes(&point).map_err(|_| Reject::BadKey)?)
+        }
+        _ => return Err(Reject::WeakKey),
+    };
+    Ok((scheme, key))
+}
+
+/// A TPMS_ECC_POINT as an uncompressed SEC1 point.
+fn point<const N: usize>(r: &mut Reader<'_>) -> Result<Vec<u8>, Reject> {
+    let (x, y) = (fixed::<N>(r.tpm2b(N)?)?, fixed::<N>(r.tpm2b(N)?)?);
+    Ok([[4].as_slice(), &x, &y].concat())
+}
+
+/// Left-pads to the width of the field: some TPMs strip leading zeros.
+fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Reject> {
+    let mut out = [0; N];
+    let start = N.checked_sub(bytes.len()).ok_or(Reject::Malformed)?;
+    out.get_mut(start..).ok_or(Reject::Malformed)?.copy_from_slice(bytes);
+    Ok(out)
+}
+
+/// TPMS_RSA_PARMS after the symmetric part, then TPM2B_PUBLIC_KEY_RSA.
+fn rsa(r: &mut Reader<'_>) -> Result<(Scheme, Key), Reject> {
+    let scheme = match r.u16()? {
+        alg::NULL => Scheme::Null,
+        alg::RSASSA => Scheme::RsaSsa(Hash::read(r)?),
+        _ => return Err(Reject::SchemeMismatch),
+    };
+    let bits = r.u16()?;
+    if !matches!(bits, 2048 | 3072 | 4096) {
+        return Err(Reject::WeakKey);
+    }
+    // Zero means the default, 65537 (Part 2, 12.2.3.5).
+    if !matches!(r.u32()?, 0 | 65537) {
+        return Err(Reject::WeakKey);
+    }
+    let modulus = r.tpm2b(usize::from(bits) / 8)?;
+    // The first bit set and the last bit set: of the length it claims, and odd.
+    if modulus.len() != usize::from(bits) / 8
+        || modulus.first().is_none_or(|b| b & 0x80 == 0)
+        || modulus.last().is_none_or(|b| b & 1 == 0)
+    {
+        return Err(Reject::BadKey);
+    }
+    Ok((scheme, Key::Rsa(Box::new(rsa_key(modulus)?))))
+}
+
+fn rsa_key(modulus: &[u8]) -> Result<rsa::PublicKey, Reject> {
+    let n = BoxedUint::from_be_slice_vartime(modulus);
+    rsa::PublicKey::new(n, BoxedUint::from(65537u64)).map_err(|_| Reject::BadKey)
+}
+
+fn rsassa(
+    key: &rsa::PublicKey,
+    hash: Hash,
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), rsa::signature::Error> {
+    use rsa::pkcs1v15::{Signature, VerifyingKey};
+    let signature = Signature::try_from(signature)?;
+    match hash {
+        Hash::Sha256 => VerifyingKey::<sha2::Sha256>::new(key.clone()).verify(message, &signature),
+        Hash::Sha384 => VerifyingKey::<sha2::Sha384>::new(key.clone()).verify(message, &signature),
+    }
+}
+
+fn sha256_name(parts: &[&[u8]]) -> ObjectName {
+    let mut name = [0; ObjectName::LEN];
+    let (algorithm, digest) = name.split_at_mut(2);
+    algorithm.copy_from_slice(&alg::SHA256.to_be_bytes());
+    digest.copy_from_slice(Digest::of(parts).as_bytes());
+    ObjectName(name)
+}

@@ -1,0 +1,153 @@
+//! A TPM's answers (Part 3). A vTPM is a separate process and a host TPM a separate chip: what they answer
+//! is checked like any other input.
+
+use thiserror::Error;
+
+use super::pcr::Selection;
+use super::wire::Reader;
+use crate::evidence::PcrValue;
+use crate::{Digest, Reject};
+
+/// Why an answer was not the one hoped for.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum TpmError {
+    /// TPM_RC other than success.
+    #[error("the tpm answered 0x{0:03x}")]
+    Code(u32),
+    /// The answer does not parse.
+    #[error("the tpm's answer does not parse")]
+    Malformed,
+}
+
+impl From<Reject> for TpmError {
+    fn from(_: Reject) -> Self {
+        Self::Malformed
+    }
+}
+
+/// Contents of an NV index's public area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NvPublic {
+    /// The index.
+    pub index: u32,
+    /// TPMA_NV.
+    pub attributes: u32,
+    /// Bytes it holds.
+    pub size: u16,
+}
+
+/// Checks that a command succeeded; its answer holds nothing else of interest.
+pub fn ok(answer: &[u8]) -> Result<(), TpmError> {
+    header(answer).map(drop)
+}
+
+/// TPM2_CreatePrimary: the transient handle and the TPMT_PUBLIC made.
+pub fn create_primary(answer: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
+    let mut r = header(answer)?;
+    let handle = r.u32()?;
+    let mut r = parameters(r)?;
+    Ok((handle, r.tpm2b(BUFFER_MAX)?.to_vec()))
+}
+
+/// TPM2_Quote: TPMS_ATTEST and TPMT_SIGNATURE.
+pub fn quote(answer: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+    let mut r = parameters(header(answer)?)?;
+    let attest = r.tpm2b(BUFFER_MAX)?.to_vec();
+    Ok((attest, r.rest().to_vec()))
+}
+
+/// TPM2_PCR_Read: the registers the TPM answered, which may be fewer than asked for.
+pub fn pcr_read(answer: &[u8]) -> Result<Vec<PcrValue>, TpmError> {
+    let mut r = header(answer)?;
+    let _update_counter = r.u32()?;
+    let selection = Selection::read(&mut r)?;
+    if usize::try_from(r.u32()?) != Ok(selection.indices().len()) {
+        return Err(TpmError::Malformed);
+    }
+    let mut values = Vec::new();
+    for &index in selection.indices() {
+        let digest = Digest::from_slice(r.tpm2b(Digest::LEN)?).ok_or(TpmError::Malformed)?;
+        values.push(PcrValue { index, digest });
+    }
+    r.finish()?;
+    Ok(values)
+}
+
+/// TPM2_PCR_Allocate: true if the allocation will be in force after the next TPM Reset.
+pub fn pcr_allocate(answer: &[u8]) -> Result<bool, TpmError> {
+    Ok(parameters(header(answer)?)?.u8()? == 1)
+}
+
+/// TPM2_NV_ReadPublic.
+pub fn nv_read_public(answer: &[u8]) -> Result<NvPublic, TpmError> {
+    let mut r = Reader::new(header(answer)?.tpm2b(BUFFER_MAX)?);
+    let index = r.u32()?;
+    let _name_alg = r.u16()?;
+    let attributes = r.u32()?;
+    let _policy = r.tpm2b(64)?;
+    let public = NvPublic { index, attributes, size: r.u16()? };
+    r.finish()?;
+    Ok(public)
+}
+
+/// TPM2_NV_Read.
+pub fn nv_read(answer: &[u8]) -> Result<Vec<u8>, TpmError> {
+    single(parameters(header(answer)?)?)
+}
+
+/// TPM2_GetRandom.
+pub fn get_random(answer: &[u8]) -> Result<Vec<u8>, TpmError> {
+    single(header(answer)?)
+}
+
+/// TPM2_ReadPublic: the TPMT_PUBLIC.
+pub fn read_public(answer: &[u8]) -> Result<Vec<u8>, TpmError> {
+    Ok(header(answer)?.tpm2b(BUFFER_MAX)?.to_vec())
+}
+
+/// TPM2_StartAuthSession: the session's handle.
+pub fn start_session(answer: &[u8]) -> Result<u32, TpmError> {
+    Ok(header(answer)?.u32()?)
+}
+
+/// TPM2_ActivateCredential: the secret.
+pub fn activate_credential(answer: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, TpmError> {
+    single(parameters(header(answer)?)?).map(zeroize::Zeroizing::new)
+}
+
+/// Checks tag, size and response code; what follows is still unread.
+fn header(answer: &[u8]) -> Result<Reader<'_>, TpmError> {
+    let mut r = Reader::new(answer);
+    let tag = r.u16()?;
+    let size = r.u32()?;
+    let code = r.u32()?;
+    if usize::try_from(size) != Ok(answer.len()) {
+        return Err(TpmError::Malformed);
+    }
+    // A TPM 2.0 that failed answers without sessions; 0x00c4 is a TPM 1.2 (Part 1, 18.3).
+    if !matches!(tag, ST_NO_SESSIONS | ST_SESSIONS) {
+        return Err(TpmError::Malformed);
+    }
+    if code != 0 {
+        return Err(TpmError::Code(code));
+    }
+    Ok(r)
+}
+
+/// With sessions, the parameters are preceded by their size and followed by the session areas.
+fn parameters(mut r: Reader<'_>) -> Result<Reader<'_>, TpmError> {
+    let size = usize::try_from(r.u32()?).map_err(|_| TpmError::Malformed)?;
+    Ok(Reader::new(r.bytes(size)?))
+}
+
+/// An answer that is one TPM2B.
+fn single(mut r: Reader<'_>) -> Result<Vec<u8>, TpmError> {
+    let bytes = r.tpm2b(BUFFER_MAX)?.to_vec();
+    r.finish()?;
+    Ok(bytes)
+}
+
+/// Largest buffer a PC Client TPM answers with (TPM2_MAX_RESPONSE_SIZE is 4096).
+const BUFFER_MAX: usize = 4096;
+const ST_NO_SESSIONS: u16 = 0x8001;
+const ST_SESSIONS: u16 = 0x8002;
