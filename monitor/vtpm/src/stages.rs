@@ -1,0 +1,246 @@
+//! The stages of a vTPM's making (SPEC 3.5). Each method takes its stage by value and gives the next.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use coffer_attestation::tpm::command::{self, Hierarchy};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::tpm::response;
+use coffer_attestation::tpm::{pcr, template};
+use coffer_attestation::{Digest, ObjectName};
+
+use crate::control::{Control, PATIENCE};
+use crate::process::{Process, Swtpm};
+use crate::{EK_CERTIFICATE_INDEX, VtpmError};
+
+/// PCR of the DRTM hash sequence.
+const LAUNCH_PCR: u8 = 17;
+/// TPMA_NV of the EK certificate (EK Credential Profile 2.6, 2.2.1.4): PPWRITE, PPREAD, OWNERREAD, AUTHREAD,
+/// NO_DA, PLATFORMCREATE. With the platform hierarchy closed nobody can write or remove it.
+const EK_CERTIFICATE_ATTRIBUTES: u32 = 1 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
+/// Bytes written at once: TPM_PT_NV_BUFFER_MAX of libtpms.
+const NV_CHUNK: usize = 1024;
+/// Most bytes of an EK certificate: MAX_NV_INDEX_SIZE of libtpms is 2048.
+const EK_CERTIFICATE_MAX: usize = 2048;
+/// Most bytes of an answer: libtpms' buffer.
+const ANSWER_MAX: usize = 4096;
+
+/// What every stage holds.
+struct Engine {
+    // Fields drop in this order: the channels close before the process is killed and its state removed.
+    data: UnixStream,
+    control: Control,
+    process: Process,
+}
+
+/// Started, with SHA-256 as the only bank.
+pub struct Initialised(Engine);
+
+/// vEK and vAK are known.
+pub struct Keyed {
+    engine: Engine,
+    keys: Keys,
+}
+
+/// The EK certificate is in NV.
+pub struct Certified {
+    engine: Engine,
+    keys: Keys,
+}
+
+/// The launch is in the PCRs.
+pub struct Measured {
+    engine: Engine,
+    keys: Keys,
+}
+
+/// The public halves of a vTPM's keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Endorsement key.
+    pub ek: Public,
+    /// Attestation key.
+    pub ak: Public,
+}
+
+/// A vTPM a guest may use. The supervisor keeps this; the guest's VM process gets the data channel.
+pub struct Vtpm {
+    process: Process,
+    keys: Keys,
+    /// Held, never used again: whoever holds it can export the TPM's state.
+    _control: Control,
+}
+
+impl Initialised {
+    pub(crate) fn new(swtpm: Swtpm) -> Result<Self, VtpmError> {
+        let Swtpm { process, mut control } = swtpm;
+        control.check()?;
+        let (data, theirs) = UnixStream::pair().map_err(|e| broken("SET_DATAFD", e))?;
+        data.set_read_timeout(Some(PATIENCE)).map_err(|e| broken("SET_DATAFD", e))?;
+        control.set_data_channel(theirs.as_fd())?;
+        drop(theirs);
+        control.init()?;
+        let mut engine = Engine { data, control, process };
+        engine.only_sha256()?;
+        Ok(Self(engine))
+    }
+
+    /// Derives vEK and vAK and forgets them again: the guest derives the same from the same seed.
+    pub fn make_keys(self) -> Result<Keyed, VtpmError> {
+        let mut engine = self.0;
+        let ek = engine.primary("vEK", &template::ek_p256())?;
+        let ak = engine.primary("vAK", &template::vm_ak())?;
+        Ok(Keyed { engine, keys: Keys { ek, ak } })
+    }
+}
+
+impl Keyed {
+    /// Public halves.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Writes the EK certificate (DER) to NV.
+    pub fn certify(self, certificate: &[u8]) -> Result<Certified, VtpmError> {
+        let Self { mut engine, keys } = self;
+        let size = u16::try_from(certificate.len())
+            .ok()
+            .filter(|_| certificate.len() <= EK_CERTIFICATE_MAX)
+            .ok_or(VtpmError::CertificateTooLarge)?;
+        let define = command::nv_define(EK_CERTIFICATE_INDEX, size, EK_CERTIFICATE_ATTRIBUTES);
+        engine.run("NV_DefineSpace", &define)?;
+        for (n, chunk) in certificate.chunks(NV_CHUNK).enumerate() {
+            let offset = u16::try_from(n * NV_CHUNK).map_err(|_| VtpmError::CertificateTooLarge)?;
+            engine.run("NV_Write", &command::nv_write(EK_CERTIFICATE_INDEX, offset, chunk))?;
+        }
+        Ok(Certified { engine, keys })
+    }
+}
+
+impl Certified {
+    /// Public halves.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Measures a launch: extends each `(PCR, digest)` in order, PCR 17 by the hash sequence over
+    /// `launch_record`, then reads the quoted registers back and compares.
+    pub fn measure(self, events: &[(u8, Digest)], launch_record: &[u8]) -> Result<Measured, VtpmError> {
+        let Self { mut engine, keys } = self;
+        for (pcr, digest) in events {
+            if *pcr == LAUNCH_PCR {
+                engine.control.hash_sequence(launch_record)?;
+            } else {
+                engine.run("PCR_Extend", &command::pcr_extend(*pcr, digest))?;
+            }
+        }
+        engine.compare_pcrs(events)?;
+        Ok(Measured { engine, keys })
+    }
+}
+
+impl Measured {
+    /// Closes the platform hierarchy and leaves locality 0 for good. Gives the data channel apart: it goes
+    /// to the VM process, and the supervisor must not keep a copy.
+    pub fn seal(self) -> Result<(Vtpm, OwnedFd), VtpmError> {
+        let Self { mut engine, keys } = self;
+        engine.run("HierarchyControl", &command::hierarchy_disable_platform())?;
+        engine.control.set_locality(0)?;
+        let Engine { data, control, process } = engine;
+        data.set_read_timeout(None).map_err(|e| broken("sealing", e))?;
+        Ok((Vtpm { process, keys, _control: control }, data.into()))
+    }
+}
+
+impl Vtpm {
+    /// Public halves.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Name of the attestation key.
+    pub fn ak_name(&self) -> ObjectName {
+        self.keys.ak.name()
+    }
+
+    /// Name of the endorsement key.
+    pub fn ek_name(&self) -> ObjectName {
+        self.keys.ek.name()
+    }
+
+    /// True once swtpm has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+}
+
+impl Engine {
+    /// A new TPM may have several banks; a guest could extend the ones nobody quotes. The allocation takes
+    /// effect at the next reset.
+    fn only_sha256(&mut self) -> Result<(), VtpmError> {
+        self.run("Startup", &command::startup_clear())?;
+        let what = "PCR_Allocate";
+        let answer = self.exchange(what, &command::pcr_allocate_sha256())?;
+        if !response::pcr_allocate(&answer).map_err(|source| VtpmError::Tpm { what, source })? {
+            return Err(VtpmError::Lacks { what: "a SHA-256 PCR bank of its own" });
+        }
+        self.control.stop()?;
+        self.control.init()?;
+        self.run("Startup", &command::startup_clear())
+    }
+
+    fn primary(&mut self, key: &'static str, template: &[u8]) -> Result<Public, VtpmError> {
+        let what = "CreatePrimary";
+        let answer = self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
+        let (handle, public) =
+            response::create_primary(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
+        self.run("FlushContext", &command::flush_context(handle))?;
+        Public::parse(&public).map_err(|_| VtpmError::BadKey { what: key })
+    }
+
+    /// The registers a VM quote covers hold what our own arithmetic says.
+    fn compare_pcrs(&mut self, events: &[(u8, Digest)]) -> Result<(), VtpmError> {
+        let what = "PCR_Read";
+        let answer = self.exchange(what, &command::pcr_read(pcr::VM_SELECTION))?;
+        let values = response::pcr_read(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
+        for pcr in pcr::VM_SELECTION {
+            let expected = events
+                .iter()
+                .filter(|(index, _)| index == pcr)
+                .fold(Digest::ZERO, |value, (_, digest)| value.extend(digest));
+            if !values.iter().any(|v| v.index == *pcr && v.digest == expected) {
+                return Err(VtpmError::PcrMismatch { pcr: *pcr });
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, what: &'static str, command: &[u8]) -> Result<(), VtpmError> {
+        let answer = self.exchange(what, command)?;
+        response::ok(&answer).map_err(|source| VtpmError::Tpm { what, source })
+    }
+
+    /// One command, one answer. The command goes out in one write: swtpm takes what it reads first for all.
+    fn exchange(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, VtpmError> {
+        self.data.write_all(command).map_err(|e| broken(what, e))?;
+        read_answer(&mut self.data).map_err(|e| broken(what, e))
+    }
+}
+
+fn read_answer(channel: &mut impl Read) -> io::Result<Vec<u8>> {
+    const HEADER: usize = 10;
+    let mut answer = vec![0; HEADER];
+    channel.read_exact(&mut answer)?;
+    let size = answer.get(2..6).and_then(|s| s.try_into().ok()).map_or(0, u32::from_be_bytes) as usize;
+    if !(HEADER..=ANSWER_MAX).contains(&size) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    answer.resize(size, 0);
+    channel.read_exact(answer.get_mut(HEADER..).unwrap_or_default())?;
+    Ok(answer)
+}
+
+fn broken(what: &'static str, source: io::Error) -> VtpmError {
+    VtpmError::Channel { channel: "data", what, source }
+}

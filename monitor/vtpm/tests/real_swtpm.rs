@@ -1,0 +1,165 @@
+//! The vTPM against a real swtpm: what a guest finds in it, and what it cannot do.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use coffer_attestation::Digest;
+use coffer_attestation::tpm::command::{self, Hierarchy};
+use coffer_attestation::tpm::response::{self, TpmError};
+use coffer_attestation::tpm::{pcr, template};
+use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError};
+
+/// TPM_RC_LOCALITY.
+const RC_LOCALITY: u32 = 0x907;
+/// TPM_RC_HIERARCHY for the first handle.
+const RC_HIERARCHY: u32 = 0x185;
+
+const RECORD: &[u8] = b"a launch record";
+const CERTIFICATE: &[u8] = &[0x30; 1500];
+
+fn swtpm(name: &str) -> (PathBuf, Swtpm) {
+    let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-{name}", std::process::id()));
+    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: state.clone() };
+    (state, Swtpm::spawn(&config).unwrap())
+}
+
+fn events() -> Vec<(u8, Digest)> {
+    [(0, "monitor"), (4, "kernel"), (9, "initrd"), (9, "cmdline"), (11, "descriptor"), (12, "shape")]
+        .iter()
+        .map(|(pcr, what)| (*pcr, Digest::of(&[what.as_bytes()])))
+        .chain([(17, Digest::of(&[RECORD]))])
+        .collect()
+}
+
+fn sealed(name: &str) -> (Vtpm, Guest) {
+    let (_, swtpm) = swtpm(name);
+    let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
+    let measured = keyed.certify(CERTIFICATE).unwrap().measure(&events(), RECORD).unwrap();
+    let (vtpm, data) = measured.seal().unwrap();
+    (vtpm, Guest(UnixStream::from(data)))
+}
+
+/// A guest's view: the data channel.
+struct Guest(UnixStream);
+
+impl Guest {
+    fn run(&mut self, command: &[u8]) -> Vec<u8> {
+        self.0.write_all(command).unwrap();
+        let mut answer = vec![0; 4096];
+        let n = self.0.read(&mut answer).unwrap();
+        answer.truncate(n);
+        answer
+    }
+}
+
+#[test]
+fn pcr_17_is_the_hash_sequence_over_the_launch_record() {
+    let (_vtpm, mut guest) = sealed("pcr17");
+    let values = response::pcr_read(&guest.run(&command::pcr_read(pcr::VM_SELECTION))).unwrap();
+    let pcr17 = values.iter().find(|v| v.index == 17).unwrap();
+    assert_eq!(pcr17.digest, Digest::ZERO.extend(&Digest::of(&[RECORD])));
+}
+
+#[test]
+fn guest_can_neither_extend_nor_reset_pcr_17() {
+    let (_vtpm, mut guest) = sealed("locality");
+    let extend = guest.run(&command::pcr_extend(17, &Digest::of(&[b"forged"])));
+    assert_eq!(response::ok(&extend), Err(TpmError::Code(RC_LOCALITY)));
+    // TPM2_PCR_Reset(17) with an empty password.
+    let reset = hex("8002 0000001b 0000013d 00000011 00000009 40000009 0000 00 0000");
+    assert_eq!(response::ok(&guest.run(&reset)), Err(TpmError::Code(RC_LOCALITY)));
+}
+
+#[test]
+fn platform_hierarchy_is_closed() {
+    let (_vtpm, mut guest) = sealed("platform");
+    for command in [
+        command::pcr_allocate_sha256(),
+        command::nv_define(0x0150_0001, 8, 1 | 1 << 16 | 1 << 30),
+        command::hierarchy_disable_platform(),
+        command::create_primary(Hierarchy::Platform, &template::vm_ak()),
+    ] {
+        assert_eq!(response::ok(&guest.run(&command)), Err(TpmError::Code(RC_HIERARCHY)));
+    }
+}
+
+#[test]
+fn guest_derives_the_attestation_key_the_monitor_named() {
+    let (vtpm, mut guest) = sealed("vak");
+    let made = guest.run(&command::create_primary(Hierarchy::Endorsement, &template::vm_ak()));
+    let (_, public) = response::create_primary(&made).unwrap();
+    assert_eq!(public, vtpm.keys().ak.as_bytes());
+    assert_ne!(vtpm.ak_name(), vtpm.ek_name());
+}
+
+#[test]
+fn two_launches_share_no_key() {
+    let (a, _) = sealed("fresh-a");
+    let (b, _) = sealed("fresh-b");
+    assert_ne!(a.ak_name(), b.ak_name());
+    assert_ne!(a.ek_name(), b.ek_name());
+}
+
+#[test]
+fn guest_reads_the_ek_certificate_and_cannot_change_it() {
+    let (_vtpm, mut guest) = sealed("nv");
+    let public = response::nv_read_public(&guest.run(&command::nv_read_public(EK_CERTIFICATE_INDEX)));
+    assert_eq!(usize::from(public.unwrap().size), CERTIFICATE.len());
+    let read = guest.run(&command::nv_read(EK_CERTIFICATE_INDEX, 1000, 0));
+    assert_eq!(response::nv_read(&read).unwrap(), &CERTIFICATE[..1000]);
+    let write = guest.run(&command::nv_write(EK_CERTIFICATE_INDEX, 0, &[1]));
+    assert!(response::ok(&write).is_err());
+}
+
+#[test]
+fn sha256_is_the_only_bank() {
+    let (_vtpm, mut guest) = sealed("banks");
+    // TPM2_PCR_Read of PCR 0 in SHA-1: the answered selection is empty.
+    let answer = guest.run(&hex("8001 00000014 0000017e 00000001 0004 03 010000"));
+    assert_eq!(answer.get(14..18), Some(&[0, 0, 0, 1][..]));
+    assert_eq!(answer.get(20..24), Some(&[3, 0, 0, 0][..]));
+}
+
+#[test]
+fn refuses_a_launch_whose_record_is_not_the_one_logged() {
+    let (_, swtpm) = swtpm("mismatch");
+    let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
+    let result = keyed.certify(CERTIFICATE).unwrap().measure(&events(), b"another record");
+    assert!(matches!(result, Err(VtpmError::PcrMismatch { pcr: 17 })));
+}
+
+#[test]
+fn leaves_neither_process_nor_state_behind() {
+    let (state, swtpm) = swtpm("drop");
+    let process = PathBuf::from(format!("/proc/{}", swtpm.pid()));
+    assert!(state.exists() && process.exists());
+    drop(swtpm);
+    assert!(!state.exists() && !process.exists());
+}
+
+#[test]
+fn ends_when_the_vm_process_closes_the_data_channel() {
+    let (mut vtpm, guest) = sealed("eof");
+    assert!(!vtpm.has_ended());
+    drop(guest);
+    let ended = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        vtpm.has_ended()
+    });
+    assert!(ended);
+}
+
+#[test]
+fn never_takes_over_existing_state() {
+    let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-taken", std::process::id()));
+    std::fs::create_dir(&state).unwrap();
+    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: state.clone() };
+    assert!(matches!(Swtpm::spawn(&config), Err(VtpmError::State { .. })));
+    std::fs::remove_dir(&state).unwrap();
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
+}
