@@ -2,12 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rules::{self, Invalid, require};
+
 /// Path inside the initrd.
 pub const APPLIANCE_PATH: &str = "coffer/appliance.json";
+/// Most bytes of it: a descriptor's worth and as much again for the workload.
+pub const APPLIANCE_MAX: usize = 128 << 10;
+/// The one root file system type.
+pub const ROOT_FS: &str = "erofs";
+/// Most kernel modules.
+const MODULES_MAX: usize = 128;
 
 /// Guest network, static: the monitor gives the backend the same numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "mode", rename_all = "lowercase", from = "StrictNetwork")]
 pub enum Network {
     /// No network interface.
     None,
@@ -20,6 +28,24 @@ pub enum Network {
         /// Gateway IPv4 address.
         gateway: std::net::Ipv4Addr,
     },
+}
+
+/// How [`Network`] is read: serde skips unknown fields beside the tag of a unit variant, but not of an
+/// empty struct variant.
+#[derive(Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase", deny_unknown_fields)]
+enum StrictNetwork {
+    None {},
+    Nat { address: std::net::Ipv4Addr, prefix: u8, gateway: std::net::Ipv4Addr },
+}
+
+impl From<StrictNetwork> for Network {
+    fn from(strict: StrictNetwork) -> Self {
+        match strict {
+            StrictNetwork::None {} => Self::None,
+            StrictNetwork::Nat { address, prefix, gateway } => Self::Nat { address, prefix, gateway },
+        }
+    }
 }
 
 /// The verifier an appliance trusts; nothing else may give it secrets.
@@ -81,4 +107,46 @@ pub struct Appliance {
     pub secrets: Vec<SecretRequest>,
     /// Workload.
     pub workload: Workload,
+}
+
+/// Why an `appliance.json` is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplianceError {
+    /// More than [`APPLIANCE_MAX`] bytes.
+    #[error("appliance.json is longer than 128 KiB")]
+    TooLong,
+    /// Not the JSON expected: unknown, missing or repeated field, or no JSON at all.
+    #[error("appliance.json is malformed: {0}")]
+    Malformed(String),
+    /// A field breaks a rule.
+    #[error("appliance.json: {0}")]
+    Invalid(#[from] Invalid),
+}
+
+impl Appliance {
+    /// Reads it, strictly.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ApplianceError> {
+        if bytes.len() > APPLIANCE_MAX {
+            return Err(ApplianceError::TooLong);
+        }
+        let appliance: Self =
+            serde_json::from_slice(bytes).map_err(|error| ApplianceError::Malformed(error.to_string()))?;
+        appliance.check()?;
+        Ok(appliance)
+    }
+
+    /// Checks every rule; builders call it before they write.
+    pub fn check(&self) -> Result<(), Invalid> {
+        require(self.version == 1, "version", "must be 1")?;
+        require(self.root_fs == ROOT_FS, "root_fs", "must be `erofs`")?;
+        require(self.modules.len() <= MODULES_MAX, "modules", "must be at most 128")?;
+        let plain = self.modules.iter().all(|name| rules::is_module_file(name));
+        require(plain, "modules", "must hold file names that end in `.ko`")?;
+        rules::check_network(&self.network)?;
+        if let Some(verifier) = &self.verifier {
+            rules::check_verifier(verifier)?;
+        }
+        rules::check_secrets(&self.secrets, self.verifier.as_ref())?;
+        rules::check_workload(&self.workload)
+    }
 }

@@ -1,10 +1,15 @@
 //! The descriptor: an image's config blob, whose SHA-256 is the image ID (SPEC 3.2).
 
+//!
+//! Hostile until parsed: [`Descriptor::parse`] is the only door and refuses what SPEC 3.2 does not allow.
+
 use coffer_attestation::Digest;
 use coffer_attestation::launch::BoxKind;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::{Network, SecretRequest, VerifierPin};
+use crate::rules::{self, CMDLINE_MAX, Invalid, require};
+use crate::verity::{Geometry, Salt};
 
 /// Media type of the descriptor blob.
 pub const DESCRIPTOR_MEDIA_TYPE: &str = "application/vnd.coffer.appliance.config.v1+json";
@@ -12,6 +17,26 @@ pub const DESCRIPTOR_MEDIA_TYPE: &str = "application/vnd.coffer.appliance.config
 pub const ARTIFACT_TYPE: &str = "application/vnd.coffer.appliance.v1";
 /// Most bytes of a descriptor.
 pub const DESCRIPTOR_MAX: usize = coffer_attestation::evidence::DESCRIPTOR_MAX;
+
+/// Media type of the kernel layer.
+pub const KERNEL_MEDIA_TYPE: &str = "application/vnd.coffer.kernel.v1";
+/// Media type of the initrd layer.
+pub const INITRD_MEDIA_TYPE: &str = "application/vnd.coffer.initrd.v1";
+/// Media type of the command line layer.
+pub const CMDLINE_MEDIA_TYPE: &str = "application/vnd.coffer.cmdline.v1";
+/// Media type of a disk layer with data, verity superblock and tree.
+pub const DISK_MEDIA_TYPE: &str = "application/vnd.coffer.disk.verity.v1";
+
+/// Most bytes of a kernel: several times a distribution's.
+pub const KERNEL_MAX: u64 = 128 << 20;
+/// Most bytes of an initrd; the kernel wants it below 2 GiB, and it costs guest memory.
+pub const INITRD_MAX: u64 = 512 << 20;
+/// Most disks: virtio-mmio has one interrupt line each, and the monitor passes 8 descriptors.
+pub const DISKS_MAX: usize = 8;
+/// Most vCPUs.
+pub const VCPUS_MAX: u32 = 32;
+/// Memory limits, MiB.
+pub const MEMORY_MIB: Range = Range { min: 64, max: 65536 };
 
 /// A blob named by digest: `sha256:<hex>` and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,10 +159,170 @@ pub struct Descriptor {
     pub console: ConsoleMode,
     /// Network.
     pub network: Network,
-    /// The verifier this appliance talks to.
+    /// The verifier this appliance talks to; `null` if none, never left out.
+    #[serde(deserialize_with = "present")]
     pub verifier: Option<VerifierPin>,
     /// Secrets it will ask for.
     pub secrets: Vec<SecretRequest>,
-    /// Not to be run after this time (Unix seconds); judged by the verifier.
+    /// Not to be run after this time (Unix seconds), or `null`; judged by the verifier.
+    #[serde(deserialize_with = "present")]
     pub not_after: Option<u64>,
+}
+
+/// Reads an optional field that must be there: left to itself serde takes a missing one for `null`.
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(d)
+}
+
+/// Why a descriptor is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DescriptorError {
+    /// More than [`DESCRIPTOR_MAX`] bytes.
+    #[error("the descriptor is longer than {DESCRIPTOR_MAX} bytes")]
+    TooLong,
+    /// Made by another edition of Coffer.
+    #[error("descriptor version {found} is not known")]
+    Version {
+        /// Its version.
+        found: u64,
+    },
+    /// Not the JSON expected: unknown, missing or repeated field, or no JSON at all.
+    #[error("the descriptor is malformed: {0}")]
+    Malformed(String),
+    /// A field breaks a rule.
+    #[error("descriptor: {0}")]
+    Invalid(#[from] Invalid),
+}
+
+impl DescriptorError {
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "use the edition of coffer that built the image, or build it again",
+            _ => "build the image again with `coffer image build`",
+        }
+    }
+}
+
+/// Digests of what the kernel is started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootDigests {
+    /// SHA-256 of the kernel file.
+    pub kernel: Digest,
+    /// SHA-256 of the initrd.
+    pub initrd: Digest,
+    /// SHA-256 of the command line bytes.
+    pub cmdline: Digest,
+}
+
+/// The image ID: SHA-256 of the descriptor bytes as received.
+pub fn image_id(bytes: &[u8]) -> Digest {
+    Digest::of(&[bytes])
+}
+
+impl Descriptor {
+    /// Reads a descriptor, strictly (SPEC 3.2). Keep the bytes: they, not this, have the image ID.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DescriptorError> {
+        if bytes.len() > DESCRIPTOR_MAX {
+            return Err(DescriptorError::TooLong);
+        }
+        let malformed = |error: serde_json::Error| DescriptorError::Malformed(error.to_string());
+        // The version first, so that a later edition is named as such and not by its first new field.
+        let Edition { version } = serde_json::from_slice(bytes).map_err(malformed)?;
+        if version != 1 {
+            return Err(DescriptorError::Version { found: version });
+        }
+        let descriptor: Self = serde_json::from_slice(bytes).map_err(malformed)?;
+        descriptor.check()?;
+        Ok(descriptor)
+    }
+
+    /// Checks every rule; builders call it before they write.
+    pub fn check(&self) -> Result<(), Invalid> {
+        require(self.version == 1, "version", "must be 1")?;
+        require(rules::is_name(&self.name), "name", "must match `[a-z0-9-]{1,63}`")?;
+        require(self.architecture == "x86_64", "architecture", "must be `x86_64`")?;
+        self.check_boot()?;
+        self.check_disks()?;
+        self.shape.check()?;
+        rules::check_network(&self.network)?;
+        if let Some(verifier) = &self.verifier {
+            rules::check_verifier(verifier)?;
+        }
+        rules::check_secrets(&self.secrets, self.verifier.as_ref())
+    }
+
+    /// The digests that kernel, initrd and command line must have.
+    pub fn digests(&self) -> BootDigests {
+        BootDigests {
+            kernel: self.kernel.digest.0,
+            initrd: self.initrd.digest.0,
+            cmdline: self.cmdline.digest.0,
+        }
+    }
+
+    fn check_boot(&self) -> Result<(), Invalid> {
+        let kernel = (1..=KERNEL_MAX).contains(&self.kernel.size);
+        require(kernel, "kernel.size", "must be between 1 byte and 128 MiB")?;
+        let initrd = (1..=INITRD_MAX).contains(&self.initrd.size);
+        require(initrd, "initrd.size", "must be between 1 byte and 512 MiB")?;
+        let cmdline = (1..=CMDLINE_MAX as u64).contains(&self.cmdline.size);
+        require(cmdline, "cmdline.size", "must be between 1 and 2047 bytes")
+    }
+
+    fn check_disks(&self) -> Result<(), Invalid> {
+        require(self.disks.len() <= DISKS_MAX, "disks", "must be at most 8")?;
+        let root_first = self.disks.first().is_some_and(|disk| disk.name() == "root");
+        require(root_first, "disks", "must begin with the disk `root`")?;
+        for (n, disk) in self.disks.iter().enumerate() {
+            disk.check(&format!("disks[{n}]"))?;
+            let twice = self.disks.iter().take(n).any(|other| other.name() == disk.name());
+            require(!twice, format!("disks[{n}].name"), "must be used once")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Edition {
+    version: u64,
+}
+
+impl Disk {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        let Self::Integrity { name, .. } = self;
+        name
+    }
+
+    /// Its blob.
+    pub fn blob(&self) -> &BlobRef {
+        let Self::Integrity { blob, .. } = self;
+        blob
+    }
+
+    fn check(&self, field: &str) -> Result<(), Invalid> {
+        let Self::Integrity { name, blob, data_size, salt, .. } = self;
+        require(rules::is_name(name), format!("{field}.name"), "must match `[a-z0-9-]{1,63}`")?;
+        require(Salt::from_hex(salt).is_some(), format!("{field}.salt"), "must be at most 32 bytes of lower-case hex")?;
+        let geometry = Geometry::new(*data_size).ok();
+        require(geometry.is_some(), format!("{field}.data_size"), "must be a multiple of 4096 between 4096 and 1 TiB")?;
+        let exact = geometry.is_some_and(|geometry| geometry.blob_size() == blob.size);
+        require(exact, format!("{field}.blob.size"), "must be the size of data, superblock and tree")
+    }
+}
+
+impl Shape {
+    fn check(&self) -> Result<(), Invalid> {
+        let vcpus = Range { min: 1, max: VCPUS_MAX };
+        require(self.vcpus.is_within(vcpus), "shape.vcpus", "must be a range within 1 to 32")?;
+        require(self.memory_mib.is_within(MEMORY_MIB), "shape.memory_mib", "must be a range within 64 to 65536")
+    }
+}
+
+impl Range {
+    /// True if it is not empty and lies inside `limits`.
+    fn is_within(self, limits: Range) -> bool {
+        self.min <= self.max && limits.contains(self.min) && limits.contains(self.max)
+    }
 }

@@ -5,4 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod appliance;
+pub mod blob;
 pub mod descriptor;
+pub mod layout;
+pub mod rules;
+pub mod verity;
