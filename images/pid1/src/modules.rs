@@ -37,6 +37,15 @@ pub fn load_module(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Forbids loading any further module until the machine is off. A kernel without the switch has no modules.
+pub fn forbid_more() -> Result<(), Error> {
+    let path = Path::new("/proc/sys/kernel/modules_disabled");
+    match std::fs::write(path, "1") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(Error::file("write", path)),
+    }
+}
+
 fn flags_for(path: &Path) -> i32 {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz" | "zst" | "gz") => COMPRESSED,

@@ -44,13 +44,22 @@ pub fn mount_cgroups() -> Result<(), Error> {
     mount_kernel("cgroup2", Path::new("/sys/fs/cgroup"), flags, None)
 }
 
-/// Mounts `/dev/pts` and `/dev/shm`, which programs expect and PID 1 itself does not need.
+/// Completes `/dev` for programs: `/dev/pts`, `/dev/shm`, and the links to a process's own descriptors,
+/// by which many log to standard output (`/dev/stdout`).
 pub fn mount_device_directories() -> Result<(), Error> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     let pts = Some(c"mode=0620,ptmxmode=0666");
     mount_kernel("devpts", Path::new("/dev/pts"), flags, pts)?;
     let shared = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_kernel("tmpfs", Path::new("/dev/shm"), shared, Some(c"mode=1777"))
+    mount_kernel("tmpfs", Path::new("/dev/shm"), shared, Some(c"mode=1777"))?;
+    let links = [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")];
+    links.iter().try_for_each(|(name, tail)| {
+        let link = Path::new("/dev").join(name);
+        match std::os::unix::fs::symlink(format!("/proc/self/fd{tail}"), &link) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map_err(Error::file("create", &link)),
+        }
+    })
 }
 
 /// Mounts a block device read-only, without set-user-ID programs and device nodes.
