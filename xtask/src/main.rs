@@ -1,1 +1,99 @@
-fn main() {}
+//! `cargo xtask`: everything a developer runs, set-up included.
+//!
+//! ```text
+//! demo  = setup + the story, in the lab        test  = setup + format, lints, every test
+//! bench = setup + one measurement              check = what a reviewer's machine would say, no lab
+//! setup = Debian packages, guest kernel, root file systems, build
+//! ```
+//! Trusts apt's signed indexes for what it downloads. Writes below `target/` and `.coffer/` of the checkout
+//! and, unless `--no-install` is given, installs Debian packages; nothing else on the machine changes.
+#![forbid(unsafe_code)]
+
+mod build;
+mod check;
+mod command;
+mod debs;
+mod packages;
+mod progress;
+mod run;
+mod setup;
+mod tests;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::progress::Progress;
+use crate::workspace::Workspace;
+
+/// Set up, build, test, show and measure Coffer.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, disable_help_subcommand = true)]
+struct Cli {
+    /// Install nothing: check what is there, name what is missing, and stop if something is
+    #[arg(long, global = true)]
+    no_install: bool,
+    /// What to do
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Tell the whole story with a real appliance, then every refusal
+    Demo,
+    /// Format, lints and every test, the lab's included
+    Test {
+        /// Leave out what boots a lab host
+        #[arg(long)]
+        no_lab: bool,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Format, lints, dependency rules and the house's own small lints
+    Check,
+    /// Measure; prints one `figure` line per number
+    Bench {
+        /// Which one
+        #[arg(default_value = "launch", value_parser = ["launch"])]
+        name: String,
+        /// Rounds of each side
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
+    /// Packages, guest kernel, root file systems and build; nothing is run
+    Setup,
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let mut progress = Progress::new();
+    let done = match &cli.task {
+        Task::Setup => setup::everything(&workspace, &mut progress, cli.no_install),
+        Task::Demo => run::demo(&workspace, &mut progress, cli.no_install),
+        Task::Bench { name, rounds } => {
+            run::bench(&workspace, &mut progress, cli.no_install, name, *rounds)
+        }
+        Task::Test { no_lab, filter } => tests::all(
+            &workspace,
+            &mut progress,
+            cli.no_install,
+            !no_lab,
+            filter.as_deref(),
+        ),
+        Task::Check => check::all(&workspace, &mut progress),
+    };
+    progress.summary(done.is_ok());
+    done
+}

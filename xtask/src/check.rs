@@ -1,0 +1,191 @@
+//! `cargo xtask check`: format, lints, dependency rules, and the house's own small lints.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::progress::Progress;
+use crate::workspace::Workspace;
+use crate::{build, command};
+
+/// Trusted lines: monitor and attestation, without tests (DESIGN 7).
+const TRUSTED_MAX: usize = 12_000;
+/// Folders whose code is trusted on a host.
+const TRUSTED: [&str; 2] = ["monitor", "attestation"];
+/// Top folders that hold code of ours.
+const CODE: [&str; 9] = [
+    "attestation",
+    "cli",
+    "guest",
+    "images",
+    "monitor",
+    "policies",
+    "tests",
+    "verifier",
+    "xtask",
+];
+
+/// Everything; needs no lab and no network.
+pub fn all(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    format(workspace, progress)?;
+    clippy(workspace, progress)?;
+    house(workspace, progress)?;
+    dependencies(workspace, progress)
+}
+
+/// `cargo fmt --check`.
+pub fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    progress.step("Format", |step| {
+        command::quiet(
+            step,
+            build::cargo(workspace).args(["fmt", "--all", "--check"]),
+        )?;
+        Ok(((), String::new()))
+    })
+}
+
+/// Clippy with every warning an error.
+pub fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    progress.step("Clippy", |step| {
+        command::quiet(
+            step,
+            build::cargo(workspace).args([
+                "clippy",
+                "--release",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )?;
+        Ok(((), String::new()))
+    })
+}
+
+fn dependencies(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    progress.step("Dependency rules", |step| {
+        let there = Command::new("cargo-deny")
+            .arg("--version")
+            .output()
+            .is_ok_and(|o| o.status.success());
+        if !there {
+            bail!("cargo-deny is not installed; try: cargo install cargo-deny --locked");
+        }
+        command::quiet(
+            step,
+            build::cargo(workspace).args([
+                "deny",
+                "--offline",
+                "check",
+                "bans",
+                "licenses",
+                "sources",
+            ]),
+        )?;
+        Ok(((), "bans, licenses, sources".to_owned()))
+    })
+}
+
+/// Module heads, notes on unsafe blocks, no machine paths, the size of what is trusted.
+fn house(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    progress.step("House lints", |_| {
+        let mut files = Vec::new();
+        for folder in CODE {
+            rust_files(&workspace.root().join(folder), &mut files)?;
+        }
+        let mut findings = Vec::new();
+        let mut trusted = 0;
+        for file in &files {
+            let text = std::fs::read_to_string(file)?;
+            let name = file.strip_prefix(workspace.root()).unwrap_or(file);
+            findings.extend(findings_in(name, &text));
+            if TRUSTED.iter().any(|folder| name.starts_with(folder)) && !in_tests(name) {
+                trusted += code_lines(&text);
+            }
+        }
+        if trusted > TRUSTED_MAX {
+            findings.push(format!(
+                "{trusted} trusted lines are more than {TRUSTED_MAX}"
+            ));
+        }
+        for finding in &findings {
+            eprintln!("      {finding}");
+        }
+        if !findings.is_empty() {
+            bail!("{} findings", findings.len());
+        }
+        Ok((
+            (),
+            format!(
+                "{} files, {trusted} trusted lines (<= {TRUSTED_MAX})",
+                files.len()
+            ),
+        ))
+    })
+}
+
+fn findings_in(name: &Path, text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    let shown = name.display();
+    if !text.starts_with("//!") {
+        findings.push(format!("{shown}: no module head (`//!`) in the first line"));
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let number = at + 1;
+        let code = line.split("//").next().unwrap_or_default();
+        // Our own examples of what to look for must not look like it.
+        let machine_paths = [
+            concat!("/ho", "me/"),
+            concat!("/wo", "rk/"),
+            concat!("/ro", "ot/"),
+        ];
+        if machine_paths.iter().any(|path| line.contains(path)) {
+            findings.push(format!("{shown}:{number}: a path of one machine"));
+        }
+        if code.contains("unsafe {") && !has_safety_note(&lines, at) {
+            findings.push(format!(
+                "{shown}:{number}: unsafe block without a `SAFETY:` note above it"
+            ));
+        }
+    }
+    findings
+}
+
+/// The note stands in the comment block right above, or above the statement the block is part of.
+fn has_safety_note(lines: &[&str], at: usize) -> bool {
+    lines
+        .get(at.saturating_sub(8)..=at)
+        .unwrap_or_default()
+        .iter()
+        .any(|line| line.contains("SAFETY:"))
+}
+
+fn in_tests(name: &Path) -> bool {
+    name.components().any(|part| part.as_os_str() == "tests") || name.ends_with("tests.rs")
+}
+
+/// Lines of code up to the first test module, without blank and comment lines.
+fn code_lines(text: &str) -> usize {
+    text.lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .count()
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            rust_files(&path, into)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+    into.sort();
+    Ok(())
+}

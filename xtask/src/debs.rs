@@ -1,0 +1,217 @@
+//! Debian packages unpacked into a folder of the cache, installed nowhere.
+//!
+//! apt resolves the whole closure against an empty status file, so the result does not depend on what this
+//! machine has installed; it also checks each package against its signed index. `dpkg-deb -x` unpacks them,
+//! and no maintainer script runs. `coffer-packages` in the folder names what went in, with digests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command;
+use crate::progress::{Progress, Step};
+use crate::workspace::Workspace;
+
+/// A folder of the cache and the packages it is made of.
+pub struct Tree {
+    /// Folder name below `.coffer/cache/rootfs`.
+    pub name: &'static str,
+    /// Packages, without their dependencies.
+    pub packages: &'static [&'static str],
+}
+
+/// Root file systems of the appliances that demo and tests run.
+pub const TREES: &[Tree] = &[
+    Tree {
+        name: "nginx",
+        packages: &["nginx-light"],
+    },
+    Tree {
+        name: "tools",
+        packages: &["tpm2-tools", "libtss2-tcti-device0", "busybox-static"],
+    },
+];
+
+/// Meta package that names the newest guest and lab host kernel.
+const KERNEL_META: &str = "linux-image-cloud-amd64";
+
+/// Fetches and unpacks the guest kernel package: `.coffer/cache/kernel/{boot,lib}`.
+pub fn kernel(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    let target = workspace.cache().join("kernel");
+    progress.step("Guest kernel package", |step| {
+        if let Some(found) = stamp(&target) {
+            return Ok(((), format!("{} (cached)", found.trim())));
+        }
+        let depends = command::output(Command::new("apt-cache").args(["depends", KERNEL_META]))?;
+        let package = depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .find(|name| name.starts_with("linux-image-"))
+            .context("apt knows no cloud kernel; try: apt-get update")?
+            .to_owned();
+        let fresh = Staging::new(&target)?;
+        command::quiet(
+            step,
+            Command::new("apt-get")
+                .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
+                .current_dir(fresh.path()),
+        )?;
+        let deb = debs_in(fresh.path())?
+            .pop()
+            .context("apt downloaded nothing")?;
+        command::quiet(
+            step,
+            Command::new("dpkg-deb")
+                .arg("-x")
+                .arg(&deb)
+                .arg(fresh.path()),
+        )?;
+        std::fs::remove_file(&deb)?;
+        fresh.finish(&format!("{package}\n"))?;
+        Ok(((), package))
+    })
+}
+
+/// Fetches and unpacks one tree with all its dependencies.
+pub fn tree(workspace: &Workspace, progress: &mut Progress, tree: &Tree) -> Result<()> {
+    let target = workspace.cache().join("rootfs").join(tree.name);
+    progress.step(&format!("Root file system `{}`", tree.name), |step| {
+        if let Some(found) = stamp(&target) {
+            return Ok(((), format!("{} packages (cached)", found.lines().count())));
+        }
+        let fresh = Staging::new(&target)?;
+        let archives = fresh.beside("debs")?;
+        download_closure(step, &archives, tree.packages)?;
+        let debs = debs_in(&archives)?;
+        for deb in &debs {
+            command::quiet(
+                step,
+                Command::new("dpkg-deb")
+                    .arg("-x")
+                    .arg(deb)
+                    .arg(fresh.path()),
+            )?;
+        }
+        let listing = command::output(
+            Command::new("sha256sum")
+                .args(debs.iter().filter_map(|deb| deb.file_name()))
+                .current_dir(&archives),
+        )?;
+        std::fs::remove_dir_all(&archives)?;
+        trim(fresh.path())?;
+        fresh.finish(&listing)?;
+        Ok(((), format!("{} packages", debs.len())))
+    })
+}
+
+fn download_closure(step: &Step, archives: &Path, packages: &[&str]) -> Result<()> {
+    let status = archives.join("status");
+    std::fs::write(&status, "")?;
+    std::fs::create_dir_all(archives.join("partial"))?;
+    command::quiet(
+        step,
+        Command::new("apt-get")
+            .args(["-q", "-y", "--no-install-recommends", "--download-only"])
+            .arg("-o")
+            .arg(format!("Dir::State::status={}", status.display()))
+            .arg("-o")
+            .arg(format!("Dir::Cache::archives={}", archives.display()))
+            .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"])
+            .arg("install")
+            .args(packages),
+    )?;
+    Ok(())
+}
+
+/// Documentation and translations are of no use to an appliance.
+fn trim(root: &Path) -> Result<()> {
+    for path in [
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "usr/share/lintian",
+        "usr/share/bug",
+    ] {
+        let path = root.join(path);
+        if path.exists() {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut debs: Vec<PathBuf> = std::fs::read_dir(folder)?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    debs.retain(|path| path.extension().is_some_and(|e| e == "deb"));
+    debs.sort();
+    Ok(debs)
+}
+
+fn stamp(target: &Path) -> Option<String> {
+    std::fs::read_to_string(target.join(STAMP)).ok()
+}
+
+/// File that says a folder of the cache is complete, and what it holds.
+const STAMP: &str = "coffer-packages";
+
+/// A folder made beside its final place and moved there when complete: a broken download leaves nothing behind.
+struct Staging {
+    target: PathBuf,
+    parent: PathBuf,
+    folder: PathBuf,
+}
+
+impl Staging {
+    fn new(target: &Path) -> Result<Self> {
+        let parent = target
+            .parent()
+            .context("the cache folder has no parent")?
+            .to_path_buf();
+        let name = target
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let folder = parent.join(format!(".{name}.{}", std::process::id()));
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make `{}`", folder.display()))?;
+        Ok(Self {
+            target: target.to_path_buf(),
+            parent,
+            folder,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    fn beside(&self, name: &str) -> Result<PathBuf> {
+        let path = self.parent.join(format!(".{name}.{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    fn finish(self, listing: &str) -> Result<()> {
+        if listing.is_empty() {
+            bail!("apt downloaded nothing");
+        }
+        std::fs::write(self.folder.join(STAMP), listing)?;
+        if self.target.exists() {
+            std::fs::remove_dir_all(&self.target)?;
+        }
+        std::fs::rename(&self.folder, &self.target)?;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Gone already after `finish`; after a failure this is all there is to remove.
+        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(self.parent.join(format!(".debs.{}", std::process::id())));
+    }
+}
