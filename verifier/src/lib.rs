@@ -1,1 +1,20 @@
-//! placeholder
+//! The verifier: RATS verifier and secret broker in one HTTPS service (SPEC section 7).
+//!
+//! It trusts its own data folder, its operator (who holds the admin token) and the appraisal of
+//! `coffer-attestation`. Everything that comes over the network is hostile until that appraisal and the
+//! operator's policies have passed. It refuses to release what it cannot log.
+//!
+//! ```text
+//! challenge ─> evidence ─> consume nonce ─> host row ─> appraise ─> declared? ─> policy ─> log ─> sign ─> release
+//!                  │             │             │            │           │          │        │
+//!                  └─────────────┴─────────────┴────────────┴───────────┴──────────┴────────┴─> refused, logged
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod data_dir;
+mod init;
+mod keys;
+
+pub use data_dir::DataDir;
+pub use init::{InitConfig, InitError, Initialised, init};
