@@ -229,7 +229,7 @@ mod tests {
             ("SHA-1 bank only", patched(60, &[4, 0, 20, 0]), Reject::BankNotAllowed),
             ("SHA-256 of 20 bytes", patched(62, &[20, 0]), Reject::Malformed),
             ("nine banks", patched(56, &[9, 0, 0, 0]), Reject::LimitExceeded),
-            ("no banks", patched(56, &[0, 0, 0, 0]), Reject::TrailingData),
+            ("no banks", patched(56, &[0, 0, 0, 0]), Reject::Malformed),
             ("register 24", pcr(24), Reject::Malformed),
             ("register 16", pcr(16), Reject::Malformed),
             ("register 2^32-1", patched(HEADER, &[0xff; 4]), Reject::Malformed),

@@ -1,0 +1,190 @@
+//! Reference values of a host build, and the match of a replayed log against them (SPEC 3.6, 7.4).
+//!
+//! The kernel is recognised by what firmware ran as an application (PCR 4), initrd and command line by what
+//! the kernel's EFI stub measured (PCR 9), firmware and Secure Boot state by whole registers. Whatever else
+//! stands in PCR 4 or 9 refuses the host: event types are not measured, so a second application must not be
+//! able to hide behind another type.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event_log::{Event, EventLog, EventType, SEPARATOR};
+use crate::quote::QuotedPcrs;
+use crate::report::Row;
+use crate::{Digest, Reject, predict};
+
+/// Registers every reference must give: firmware code, option ROM code and configuration, Secure Boot.
+pub const REQUIRED_FIRMWARE: &[u8] = &[0, 2, 3, 7];
+
+/// One host build a verifier accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostReference {
+    /// Name for people and policies.
+    pub name: String,
+    /// Security version.
+    pub svn: u32,
+    /// Authenticode SHA-256 of the kernel as firmware loaded it.
+    pub kernel: Digest,
+    /// Digest of the "Linux initrd" event.
+    pub initrd: Digest,
+    /// Digest of the "LOADED_IMAGE::LoadOptions" event.
+    pub cmdline: Digest,
+    /// Whole register values, PCR 0, 2, 3 and 7 at least.
+    pub firmware: BTreeMap<u8, Digest>,
+}
+
+impl HostReference {
+    /// [`predict::load_options`].
+    pub fn predict_cmdline(cmdline: &str) -> Digest {
+        predict::load_options(cmdline)
+    }
+
+    /// [`predict::initrd`].
+    pub fn predict_initrd(initrd: &[u8]) -> Digest {
+        predict::initrd(initrd)
+    }
+
+    /// [`predict::authenticode_sha256`].
+    pub fn predict_kernel(pe: &[u8]) -> Result<Digest, Reject> {
+        predict::authenticode_sha256(pe)
+    }
+
+    /// Judges a replayed log and the registers it replayed to. The host matches if every row is ok.
+    pub fn judge(&self, log: &EventLog, quoted: &QuotedPcrs) -> Vec<Row> {
+        let mut rows = self.firmware(quoted);
+        rows.extend(self.applications(log));
+        rows.extend(self.stub(log));
+        rows
+    }
+
+    fn firmware(&self, quoted: &QuotedPcrs) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (pcr, value) in quoted.iter() {
+            rows.push(match self.firmware.get(&pcr) {
+                Some(expected) => Row::judged(pcr, "-", register(pcr), *value, *expected),
+                None if REQUIRED_FIRMWARE.contains(&pcr) => {
+                    let what = format!("{}: no reference value in `{}`", register(pcr), self.name);
+                    Row::refused(pcr, "-", &what, *value)
+                }
+                None => Row::noted(pcr, "-", register(pcr), *value),
+            });
+        }
+        // A reference for a register nobody quotes can never be met.
+        let unquoted = self.firmware.iter().filter(|(pcr, _)| quoted.get(**pcr).is_err());
+        rows.extend(unquoted.map(|(pcr, expected)| Row::missing(*pcr, register(*pcr), *expected)));
+        rows
+    }
+
+    fn applications(&self, log: &EventLog) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let mut started = false;
+        for event in log.of_pcr(BOOT_PCR) {
+            rows.push(if event.kind == EventType::EFI_BOOT_SERVICES_APPLICATION {
+                started = true;
+                Row::judged(BOOT_PCR, event.kind, "host kernel", event.digest, self.kernel)
+            } else if is_separator(event) || is_boot_action(event) {
+                Row::noted(BOOT_PCR, event.kind, "boot manager", event.digest)
+            } else {
+                Row::refused(BOOT_PCR, event.kind, "unexpected event", event.digest)
+            });
+        }
+        if !started {
+            rows.push(Row::missing(BOOT_PCR, "host kernel", self.kernel));
+        }
+        rows
+    }
+
+    fn stub(&self, log: &EventLog) -> Vec<Row> {
+        let mut slots = [
+            (LOAD_OPTIONS_TAG, "host command line", self.cmdline, false),
+            (INITRD_TAG, "host initrd", self.initrd, false),
+        ];
+        let mut rows = Vec::new();
+        for event in log.of_pcr(STUB_PCR) {
+            let tagged = |tag: &[u8]| event.kind == EventType::EVENT_TAG && event.data == tag;
+            let slot = slots.iter_mut().find(|(tag, .., seen)| tagged(tag) && !*seen);
+            rows.push(match slot {
+                Some((_, what, expected, seen)) => {
+                    *seen = true;
+                    Row::judged(STUB_PCR, event.kind, what, event.digest, *expected)
+                }
+                None if is_separator(event) => {
+                    Row::noted(STUB_PCR, event.kind, "separator", event.digest)
+                }
+                None => Row::refused(STUB_PCR, event.kind, "unexpected event", event.digest),
+            });
+        }
+        let missing = slots.iter().filter(|(.., seen)| !seen);
+        rows.extend(missing.map(|(_, what, digest, _)| Row::missing(STUB_PCR, what, *digest)));
+        rows
+    }
+}
+
+/// The reference a host matches, with its rows; else the rows of the reference it comes closest to.
+pub fn recognise<'a>(
+    references: &'a [HostReference],
+    log: &EventLog,
+    quoted: &QuotedPcrs,
+) -> Result<(&'a HostReference, Vec<Row>), Vec<Row>> {
+    let mut closest: Option<Vec<Row>> = None;
+    let faults = |rows: &[Row]| rows.iter().filter(|row| !row.ok).count();
+    for reference in references {
+        let rows = reference.judge(log, quoted);
+        if faults(&rows) == 0 {
+            return Ok((reference, rows));
+        }
+        if closest.as_ref().is_none_or(|best| faults(&rows) < faults(best)) {
+            closest = Some(rows);
+        }
+    }
+    Err(closest.unwrap_or_else(|| {
+        let unknown = |(pcr, value): (u8, &Digest)| {
+            Row::refused(pcr, "-", "no host reference values are known", *value)
+        };
+        quoted.iter().map(unknown).collect()
+    }))
+}
+
+fn is_separator(event: &Event) -> bool {
+    event.kind == EventType::SEPARATOR && event.data == SEPARATOR && event.data_is_measured()
+}
+
+/// The boot manager's own announcements, letter by letter: a digest-backed event with free text could be
+/// an application's image passed off as an action.
+fn is_boot_action(event: &Event) -> bool {
+    event.kind == EventType::EFI_ACTION
+        && BOOT_ACTIONS.contains(&event.data.as_slice())
+        && event.data_is_measured()
+}
+
+fn register(pcr: u8) -> &'static str {
+    match pcr {
+        0 => "firmware code",
+        1 => "firmware configuration",
+        2 => "option ROM code",
+        3 => "option ROM configuration",
+        4 => "boot manager and kernel",
+        5 => "boot configuration",
+        6 => "platform events",
+        7 => "Secure Boot state",
+        9 => "command line and initrd",
+        _ => "register",
+    }
+}
+
+/// Applications that firmware started.
+const BOOT_PCR: u8 = 4;
+/// What the kernel's EFI stub measures.
+const STUB_PCR: u8 = 9;
+
+/// PFP 1.06, table 30.
+const BOOT_ACTIONS: [&[u8]; 2] = [
+    b"Calling EFI Application from Boot Option",
+    b"Returning from EFI Application from Boot Option",
+];
+
+/// TCG_PCClientTaggedEvent of the stub: tag, size, text (Linux `efi-stub-helper.c`).
+const LOAD_OPTIONS_TAG: &[u8] = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0";
+const INITRD_TAG: &[u8] = b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0";

@@ -1,0 +1,86 @@
+//! What was measured and what was expected: the rows a decision is made of (SPEC 7.4).
+//!
+//! The verdict and the text for people come from the same rows, so a report cannot say other than what
+//! decided.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// One thing measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Register.
+    pub pcr: u8,
+    /// Bank: `sha256`.
+    pub bank: String,
+    /// Event type, or `-` for a whole register or a missing event.
+    pub event: String,
+    /// What it is, in a few words.
+    pub what: String,
+    /// What was found; none if the event is missing.
+    pub digest: Option<Digest>,
+    /// What had to be found; none if nothing had to be, or if no reference value exists.
+    pub expected: Option<Digest>,
+    /// False if this row refuses.
+    pub ok: bool,
+}
+
+impl Row {
+    /// A digest that has to be the expected one.
+    pub(crate) fn judged(pcr: u8, event: impl fmt::Display, what: &str, found: Digest, expected: Digest) -> Self {
+        Self::new(pcr, event, what, Some(found), Some(expected), found == expected)
+    }
+
+    /// A digest shown for information; nothing is asked of it here.
+    pub(crate) fn noted(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
+        Self::new(pcr, event, what, Some(found), None, true)
+    }
+
+    /// Something that must not be there, or that no reference value exists for.
+    pub(crate) fn refused(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
+        Self::new(pcr, event, what, Some(found), None, false)
+    }
+
+    /// Something that had to be there.
+    pub(crate) fn missing(pcr: u8, what: &str, expected: Digest) -> Self {
+        Self::new(pcr, "-", what, None, Some(expected), false)
+    }
+
+    fn new(
+        pcr: u8,
+        event: impl fmt::Display,
+        what: &str,
+        digest: Option<Digest>,
+        expected: Option<Digest>,
+        ok: bool,
+    ) -> Self {
+        let (bank, event) = ("sha256".to_owned(), event.to_string());
+        Self { pcr, bank, event, what: what.to_owned(), digest, expected, ok }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pcr {} `{}`: ", self.pcr, self.what)?;
+        match (&self.digest, &self.expected) {
+            (Some(found), Some(expected)) => write!(f, "found {found}, expected {expected}"),
+            (Some(found), None) => write!(f, "found {found}, expected nothing"),
+            (None, Some(expected)) => write!(f, "found nothing, expected {expected}"),
+            (None, None) => f.write_str("found nothing, expected nothing"),
+        }
+    }
+}
+
+/// Rows of the host and of the VM, in the order they were judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The host's boot.
+    pub host: Vec<Row>,
+    /// The VM's launch.
+    pub vm: Vec<Row>,
+}
