@@ -6,6 +6,7 @@
 //! byte string is hashed as received, never re-encoded.
 #![forbid(unsafe_code)]
 
+pub mod appraisal;
 pub mod binding;
 pub mod cbor;
 pub mod channel;

@@ -1,0 +1,518 @@
+//! Appraisal: from received evidence to a verdict, in one fixed order (SPEC 7.3, 7.4).
+//!
+//! The order is the argument: nothing is interpreted before the check that makes it worth interpreting.
+//! Host key from the enrolment row, never from the message; host quote, then what it covers (claims, batch,
+//! vTPM key); then the VM's quote under that key; then images, logs and reference values. An [`Appraisal`]
+//! can only be made here, takes a [`ConsumedNonce`], and is what releasing a secret asks for.
+
+use subtle::ConstantTimeEq as _;
+use thiserror::Error;
+
+use crate::claims::{HostClaims, VmClaims};
+use crate::event_log::{self, EventLog, vm_launch_log};
+use crate::evidence::Evidence;
+pub use crate::host_reference::HostReference;
+use crate::host_reference::recognise;
+use crate::launch::{BoxKind, LaunchRecord};
+use crate::quote::{QuotedPcrs, ReceivedQuote};
+pub use crate::report::{Report, Row};
+use crate::runtime::RuntimeData;
+use crate::tpm::attest::ClockInfo;
+use crate::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
+use crate::tpm::public::Public;
+use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, enroll, merkle};
+
+/// Evidence that passed size limits and strict decoding; nothing in it is believed.
+#[derive(Debug)]
+pub struct ReceivedEvidence {
+    evidence: Evidence,
+    digest: Digest,
+}
+
+impl ReceivedEvidence {
+    /// Takes the bytes of a request.
+    pub fn receive(bytes: &[u8]) -> Result<Self, Reject> {
+        Ok(Self { evidence: Evidence::from_cmw(bytes)?, digest: Evidence::digest(bytes) })
+    }
+
+    /// The challenge it claims to answer: consume this one.
+    pub fn nonce(&self) -> &Nonce {
+        &self.evidence.nonce
+    }
+
+    /// The host key it claims to be signed by: look this one up.
+    pub fn hak_name(&self) -> &ObjectName {
+        &self.evidence.host.hak_name
+    }
+
+    /// SHA-256 of the bytes as received.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// A nonce that the verifier gave out and has just made unusable for anybody else.
+pub struct ConsumedNonce(Nonce);
+
+impl ConsumedNonce {
+    /// States that `nonce` was given out by this verifier, has not expired, and was removed from the store
+    /// in one atomic step before this call, whatever the outcome will be. Only a nonce store may say so.
+    pub fn assert_consumed(nonce: Nonce) -> Self {
+        Self(nonce)
+    }
+}
+
+/// What the verifier knows of a host since its enrolment.
+#[derive(Debug, Clone)]
+pub struct EnrolledHost {
+    /// Name it was enrolled under.
+    pub name: String,
+    /// The attestation key that activated the credential.
+    pub ak_public: Public,
+    /// True if its EK chain ends in a root that was loaded as a dangerous software root.
+    pub software_tpm: bool,
+    /// resetCount of the last accepted quote.
+    pub last_reset_count: u32,
+    /// restartCount of the last accepted quote.
+    pub last_restart_count: u32,
+    /// Clock of the last accepted quote.
+    pub last_clock: u64,
+}
+
+/// Digests of the blobs a descriptor names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageDigests {
+    /// SHA-256 of the kernel.
+    pub kernel: Digest,
+    /// SHA-256 of the initrd.
+    pub initrd: Digest,
+    /// SHA-256 of the command line.
+    pub cmdline: Digest,
+}
+
+/// Reads a descriptor. The format belongs to the image crate; this crate only asks for three digests, and
+/// only after the bytes were found to be the ones the host vouches for.
+pub trait DescriptorReader {
+    /// The digests, or why the descriptor is not acceptable ([`Reject::BadDescriptor`]).
+    fn digests(&self, descriptor: &[u8]) -> Result<ImageDigests, Reject>;
+}
+
+impl<F: Fn(&[u8]) -> Result<ImageDigests, Reject>> DescriptorReader for F {
+    fn digests(&self, descriptor: &[u8]) -> Result<ImageDigests, Reject> {
+        self(descriptor)
+    }
+}
+
+/// Why evidence was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{reject}: {explanation}")]
+pub struct Refusal {
+    /// The code.
+    pub reject: Reject,
+    /// One line for the operator, with what was found and expected where that can be said.
+    pub explanation: String,
+    /// Rows judged before the refusal, the refusing one among them if a row refused.
+    pub report: Report,
+}
+
+/// What an accepted evidence establishes. Read only through [`Appraisal::facts`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The challenge answered.
+    pub nonce: Nonce,
+    /// SHA-256 of the evidence as received.
+    pub evidence: Digest,
+    /// Name of the host, from enrolment.
+    pub host_name: String,
+    /// From enrolment: the host's TPM is software.
+    pub software_tpm: bool,
+    /// Name of the reference value the host's boot matches.
+    pub reference_name: String,
+    /// Security version of that reference value.
+    pub reference_svn: u32,
+    /// Claims of the recognised monitor about its host.
+    pub host_claims: HostClaims,
+    /// Claims of the recognised monitor about the VM.
+    pub vm_claims: VmClaims,
+    /// The launch, as measured into PCR 12 and 17.
+    pub launch_record: LaunchRecord,
+    /// The descriptor, whose SHA-256 is the image ID.
+    pub descriptor: Vec<u8>,
+    /// Claimed by the guest, bound by both quotes.
+    pub runtime: RuntimeData,
+}
+
+impl Facts {
+    /// Open or closed.
+    pub fn box_kind(&self) -> BoxKind {
+        self.vm_claims.box_kind
+    }
+
+    /// SHA-256 of the descriptor.
+    pub fn image_id(&self) -> &Digest {
+        &self.vm_claims.image_id
+    }
+
+    /// The launch.
+    pub fn instance_id(&self) -> &InstanceId {
+        &self.vm_claims.instance_id
+    }
+
+    /// `sealed` or `developer`, as the recognised monitor says.
+    pub fn host_profile(&self) -> &str {
+        &self.host_claims.profile
+    }
+
+    /// Secrets the guest asks for.
+    pub fn resources(&self) -> &[String] {
+        &self.runtime.resources
+    }
+
+    /// Key to seal secrets to.
+    pub fn hpke_key(&self) -> &[u8; 32] {
+        &self.runtime.hpke_key
+    }
+}
+
+/// Accepted evidence. Only [`appraise`] makes one.
+#[derive(Debug)]
+pub struct Appraisal {
+    facts: Facts,
+    report: Report,
+    host_clock: ClockInfo,
+}
+
+impl Appraisal {
+    /// What is established.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What was measured and expected.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The host TPM's clock, to be stored as the host's last.
+    pub fn host_clock(&self) -> ClockInfo {
+        self.host_clock
+    }
+}
+
+/// Judges evidence against an enrolled host, the verifier's own URL and the host builds it accepts.
+///
+/// `host` must be the row found under [`ReceivedEvidence::hak_name`], not revoked. The first check that
+/// fails decides the reject code.
+pub fn appraise(
+    received: ReceivedEvidence,
+    nonce: ConsumedNonce,
+    host: &EnrolledHost,
+    audience: &str,
+    references: &[HostReference],
+    descriptors: &dyn DescriptorReader,
+) -> Result<Appraisal, Refusal> {
+    let mut report = Report::default();
+    let case = Case { received, nonce: nonce.0, host, audience, references, descriptors };
+    match case.judge(&mut report) {
+        Ok((facts, host_clock)) => Ok(Appraisal { facts, report, host_clock }),
+        Err(Fault { reject, explanation }) => Err(Refusal { reject, explanation, report }),
+    }
+}
+
+struct Case<'a> {
+    received: ReceivedEvidence,
+    nonce: Nonce,
+    host: &'a EnrolledHost,
+    audience: &'a str,
+    references: &'a [HostReference],
+    descriptors: &'a dyn DescriptorReader,
+}
+
+impl Case<'_> {
+    /// SPEC 7.3, step by step.
+    fn judge(self, report: &mut Report) -> Result<(Facts, ClockInfo), Fault> {
+        // 3. The challenge consumed is the one answered.
+        if !bool::from(self.received.nonce().as_bytes().ct_eq(self.nonce.as_bytes())) {
+            return Err(Fault::of(Reject::NonceMismatch));
+        }
+        // 4 to 8. The host quote and everything it covers.
+        let (host_pcrs, host_claims) = self.host_quote()?;
+        let (vm_claims, runtime) = self.claims()?;
+        // 9 and 10. The VM quote, by the key the host vouches for.
+        let vm_pcrs = self.vm_quote(&vm_claims)?;
+        // 11. Image and launch.
+        let record = self.launch(&vm_claims)?;
+        let digests = self
+            .descriptors
+            .digests(&self.received.evidence.host.descriptor)
+            .map_err(at("descriptor"))?;
+        // 12 and 13. Logs.
+        let host_log = self.host_log(&host_pcrs)?;
+        self.vm_log(&vm_pcrs, &host_claims, &vm_claims, &digests, report)?;
+        // 14. Reference values.
+        let reference = self.recognise(&host_log, &host_pcrs, report)?;
+
+        let facts = Facts {
+            nonce: self.nonce,
+            evidence: self.received.digest,
+            host_name: self.host.name.clone(),
+            software_tpm: self.host.software_tpm,
+            reference_name: reference.name.clone(),
+            reference_svn: reference.svn,
+            host_claims,
+            vm_claims,
+            launch_record: record,
+            descriptor: self.received.evidence.host.descriptor.clone(),
+            runtime,
+        };
+        Ok((facts, host_pcrs.clock_info()))
+    }
+
+    /// Signature by the enrolled key, type and signer, extraData over the batch and the claims, selection
+    /// and values, clock. The batch root is not sent: it is what leaf and path lead to.
+    fn host_quote(&self) -> Result<(QuotedPcrs, HostClaims), Fault> {
+        let part = &self.received.evidence.host;
+        let here = at("host quote");
+        let authentic =
+            ReceivedQuote::new(&part.quote).authenticate(&self.host.ak_public).map_err(&here)?;
+        let name = self.host.ak_public.name();
+        if part.hak_name != name {
+            return Err(differ(Reject::HostMismatch, "host key", &part.hak_name, &name));
+        }
+        let leaf = binding::vm_leaf(&self.nonce, &part.vm_claims);
+        let root = merkle::root_from(&leaf, &part.inclusion).map_err(at("inclusion proof"))?;
+        let expected = binding::host_quote(part.inclusion.size, &root, &part.host_claims);
+        let pcrs = authentic
+            .bind(&expected, Reject::HostBindingMismatch)
+            .and_then(|bound| bound.pcrs(HOST_SELECTION))
+            .map_err(&here)?;
+        self.clock(&pcrs.clock_info())?;
+        let claims = HostClaims::decode(&part.host_claims).map_err(at("host claims"))?;
+        if claims.hak_name != name {
+            return Err(differ(Reject::HostMismatch, "claimed host key", &claims.hak_name, &name));
+        }
+        Ok((pcrs, claims))
+    }
+
+    /// resetCount never falls; while it stays, neither restartCount nor clock does.
+    fn clock(&self, now: &ClockInfo) -> Result<(), Fault> {
+        let last = (self.host.last_reset_count, self.host.last_restart_count, self.host.last_clock);
+        let (resets, restarts, clock) = last;
+        let same_boot_back =
+            now.reset_count == resets && (now.restart_count < restarts || now.clock < clock);
+        if now.reset_count < resets || same_boot_back {
+            let found = (now.reset_count, now.restart_count, now.clock);
+            let explanation =
+                format!("host TPM (resets, restarts, clock): found {found:?}, last seen {last:?}");
+            return Err(Fault { reject: Reject::ClockRegress, explanation });
+        }
+        Ok(())
+    }
+
+    /// What the monitor says of the VM answers for this runtime data, and that is meant for us.
+    fn claims(&self) -> Result<(VmClaims, RuntimeData), Fault> {
+        let evidence = &self.received.evidence;
+        let claims = VmClaims::decode(&evidence.host.vm_claims).map_err(at("VM claims"))?;
+        let report_data = RuntimeData::report_data(&evidence.runtime_data);
+        if claims.report_data != report_data {
+            let what = "report data";
+            return Err(differ(Reject::ReportDataMismatch, what, &claims.report_data, &report_data));
+        }
+        let runtime = RuntimeData::decode(&evidence.runtime_data).map_err(at("runtime data"))?;
+        if runtime.audience != self.audience {
+            let explanation =
+                format!("audience: found `{}`, expected `{}`", runtime.audience, self.audience);
+            return Err(Fault { reject: Reject::AudienceMismatch, explanation });
+        }
+        Ok((claims, runtime))
+    }
+
+    /// The vAK is the one in the claims and a proper attestation key; its quote answers this challenge.
+    fn vm_quote(&self, claims: &VmClaims) -> Result<QuotedPcrs, Fault> {
+        let part = &self.received.evidence.vm;
+        let vak = Public::parse(&part.vak_public).map_err(at("vTPM key"))?;
+        let name = vak.name();
+        if name != claims.vak_name {
+            return Err(differ(Reject::VmNotVouched, "vTPM key", &name, &claims.vak_name));
+        }
+        enroll::check_ak(&vak).map_err(at("vTPM key"))?;
+        let expected = binding::vm_quote(&self.nonce, &claims.report_data);
+        ReceivedQuote::new(&part.quote)
+            .authenticate(&vak)
+            .and_then(|quote| quote.bind(&expected, Reject::NonceMismatch))
+            .and_then(|quote| quote.pcrs(VM_SELECTION))
+            .map_err(at("VM quote"))
+    }
+
+    /// Descriptor, launch record and claims tell of one launch.
+    fn launch(&self, claims: &VmClaims) -> Result<LaunchRecord, Fault> {
+        let part = &self.received.evidence.host;
+        let image_id = Digest::of(&[&part.descriptor]);
+        if image_id != claims.image_id {
+            return Err(differ(Reject::ImageMismatch, "descriptor", &image_id, &claims.image_id));
+        }
+        let digest = LaunchRecord::digest(&part.launch_record);
+        if digest != claims.launch_digest {
+            let what = "launch record";
+            return Err(differ(Reject::LaunchMismatch, what, &digest, &claims.launch_digest));
+        }
+        let record = LaunchRecord::decode(&part.launch_record).map_err(at("launch record"))?;
+        if record.image_id != claims.image_id {
+            let what = "image in the launch record";
+            return Err(differ(Reject::ImageMismatch, what, &record.image_id, &claims.image_id));
+        }
+        let disagree = |what: &str| {
+            let explanation = format!("launch record and VM claims disagree on the {what}");
+            Err(Fault { reject: Reject::LaunchMismatch, explanation })
+        };
+        if record.box_kind != claims.box_kind {
+            return disagree("kind of box");
+        }
+        if record.instance_id != claims.instance_id {
+            return disagree("instance");
+        }
+        if record.incarnation != claims.incarnation {
+            return disagree("incarnation");
+        }
+        if claims.debug && claims.box_kind == BoxKind::Closed {
+            return disagree("closed box: a debugger may be attached");
+        }
+        Ok(record)
+    }
+
+    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog, Fault> {
+        let bytes = &self.received.evidence.host.quote.event_log;
+        let log = event_log::parse(bytes).map_err(at("host event log"))?;
+        replays(&log, pcrs, "host event log")?;
+        log.check_separators().map_err(|(pcr, reject)| Fault {
+            reject,
+            explanation: format!("host event log, pcr {pcr}: {}", reject.message()),
+        })?;
+        Ok(log)
+    }
+
+    /// The VM's registers hold exactly what the monitor measures for this launch: nothing else, no other order.
+    fn vm_log(
+        &self,
+        pcrs: &QuotedPcrs,
+        host: &HostClaims,
+        claims: &VmClaims,
+        digests: &ImageDigests,
+        report: &mut Report,
+    ) -> Result<(), Fault> {
+        let evidence = &self.received.evidence;
+        let log = event_log::parse(&evidence.vm.quote.event_log).map_err(at("VM event log"))?;
+        replays(&log, pcrs, "VM event log")?;
+        let predicted = vm_launch_log(
+            &host.monitor_version,
+            &digests.kernel,
+            &digests.initrd,
+            &digests.cmdline,
+            &claims.image_id,
+            &evidence.host.launch_record,
+        );
+        for &pcr in VM_SELECTION {
+            let expected = predicted.events.iter().filter(|(index, ..)| *index == pcr);
+            report.vm.extend(compare(pcr, log.of_pcr(pcr), expected));
+        }
+        all_ok(&report.vm, Reject::LaunchMismatch)
+    }
+
+    fn recognise(
+        &self,
+        log: &EventLog,
+        pcrs: &QuotedPcrs,
+        report: &mut Report,
+    ) -> Result<&HostReference, Fault> {
+        match recognise(self.references, log, pcrs) {
+            Ok((reference, rows)) => {
+                report.host = rows;
+                Ok(reference)
+            }
+            Err(rows) => {
+                report.host = rows;
+                all_ok(&report.host, Reject::HostNotRecognised)?;
+                Err(Fault::of(Reject::HostNotRecognised))
+            }
+        }
+    }
+}
+
+/// Events of one register beside the predicted ones, one row each.
+fn compare<'a>(
+    pcr: u8,
+    found: impl Iterator<Item = &'a event_log::Event>,
+    expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
+) -> Vec<Row> {
+    let (mut found, mut expected) = (found.fuse(), expected.fuse());
+    std::iter::from_fn(|| match (found.next(), expected.next()) {
+        (None, None) => None,
+        (None, Some((_, kind, digest, data))) => {
+            Some(Row::missing(pcr, &describe(*kind, data), *digest))
+        }
+        (Some(event), None) => {
+            Some(Row::refused(pcr, event.kind, "unexpected event", event.digest))
+        }
+        (Some(event), Some((_, kind, digest, data))) => {
+            let what = describe(*kind, data);
+            Some(Row::judged(pcr, event.kind, &what, event.digest, *digest))
+        }
+    })
+    .collect()
+}
+
+/// What a predicted event stands for; predicted data is ours, so it may be shown.
+fn describe(kind: event_log::EventType, data: &[u8]) -> String {
+    use event_log::EventType;
+    match kind {
+        EventType::S_CRTM_VERSION => "monitor version".into(),
+        EventType::SEPARATOR => "separator".into(),
+        EventType::EVENT_TAG => "launch record".into(),
+        _ => {
+            let text = data.strip_suffix(b"\0").unwrap_or(data);
+            let text = String::from_utf8_lossy(text);
+            text.strip_prefix("coffer:").unwrap_or(&text).to_owned()
+        }
+    }
+}
+
+fn replays(log: &EventLog, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
+    log.check_replay(pcrs).map_err(|(pcr, reject)| {
+        let (replayed, quoted) = (log.replay(pcr), pcrs.get(pcr).copied().unwrap_or(Digest::ZERO));
+        let explanation = format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
+        Fault { reject, explanation }
+    })
+}
+
+fn all_ok(rows: &[Row], otherwise: Reject) -> Result<(), Fault> {
+    match rows.iter().find(|row| !row.ok) {
+        Some(row) => Err(Fault { reject: otherwise, explanation: row.to_string() }),
+        None => Ok(()),
+    }
+}
+
+/// A reject with the line that explains it.
+struct Fault {
+    reject: Reject,
+    explanation: String,
+}
+
+impl Fault {
+    fn of(reject: Reject) -> Self {
+        Self { reject, explanation: reject.message().into() }
+    }
+}
+
+fn at(what: &'static str) -> impl Fn(Reject) -> Fault {
+    move |reject| Fault { reject, explanation: format!("{what}: {}", reject.message()) }
+}
+
+fn differ(
+    reject: Reject,
+    what: &str,
+    found: &impl std::fmt::Display,
+    expected: &impl std::fmt::Display,
+) -> Fault {
+    Fault { reject, explanation: format!("{what}: found {found}, expected {expected}") }
+}
