@@ -1,36 +1,27 @@
 //! Reading `/coffer/appliance.json`: strict, and once. The file is measured with the initrd, so it is the
-//! author's word; what is checked here keeps a mistake of the author from becoming a hole.
+//! author's word. The rules of the format are `coffer_image`'s; here the pins become keys and addresses.
 
 use std::net::IpAddr;
-use std::path::{Component, Path};
+use std::path::Path;
 
-use coffer_image::appliance::{Appliance, Network, SecretRequest, VerifierPin, Workload};
+use coffer_image::appliance::{Appliance, Network, SecretRequest, VerifierPin};
 use p256::ecdsa::VerifyingKey;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::Failure;
 
-/// Most bytes of the file; a descriptor may have as many.
-const APPLIANCE_MAX: usize = 64 << 10;
-/// Most secrets of one appliance (SPEC 4.2: at most 32 resources).
-const SECRETS_MAX: usize = 32;
+/// Most resources of one attestation (SPEC 4.2).
+const RESOURCES_MAX: usize = 32;
+/// Port of an `https` URL without one (RFC 9110, 4.2.2).
+const HTTPS_PORT: u16 = 443;
 
-/// A verifier whose pins have been parsed.
-#[derive(Clone)]
-pub struct PinnedVerifier {
-    /// URL as written: the audience of the evidence.
-    pub audience: String,
-    /// Host of the URL, as it goes into the `Host` header.
-    pub host: String,
-    /// Address to connect to.
-    pub address: IpAddr,
-    /// Port to connect to.
-    pub port: u16,
-    /// The only trust anchors.
-    pub ca: Vec<CertificateDer<'static>>,
-    /// Key that signs releases.
-    pub release_key: VerifyingKey,
+/// A checked appliance.
+pub struct CheckedAppliance {
+    /// As read.
+    pub appliance: Appliance,
+    /// What to fetch, if anything.
+    pub secrets: Option<SecretPlan>,
 }
 
 /// What to fetch and from whom. Exists only if the image asks for secrets.
@@ -42,7 +33,20 @@ pub struct SecretPlan {
     pub wanted: Vec<WantedSecret>,
 }
 
-/// A secret request whose file name and mode have been parsed.
+impl SecretPlan {
+    /// The ids to ask for: one secret may go into several files.
+    pub fn resources(&self) -> Vec<String> {
+        let mut ids: Vec<String> = Vec::new();
+        for wanted in &self.wanted {
+            if !ids.contains(&wanted.id) {
+                ids.push(wanted.id.clone());
+            }
+        }
+        ids
+    }
+}
+
+/// A secret request whose mode has been parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedSecret {
     /// Resource id.
@@ -53,147 +57,160 @@ pub struct WantedSecret {
     pub mode: u32,
 }
 
-/// A checked appliance.
-pub struct CheckedAppliance {
-    /// As read.
-    pub appliance: Appliance,
-    /// What to fetch, if anything.
-    pub secrets: Option<SecretPlan>,
+/// A verifier whose pins have been parsed.
+#[derive(Clone)]
+pub struct PinnedVerifier {
+    /// URL as written: the audience of the evidence.
+    pub audience: String,
+    /// Host and port as written, for the `Host` header and for messages.
+    pub authority: String,
+    /// Address to connect to.
+    pub address: IpAddr,
+    /// Port to connect to.
+    pub port: u16,
+    /// The only trust anchors.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// Key that signs releases.
+    pub release_key: VerifyingKey,
 }
 
 /// Reads and checks the file.
 pub fn read(path: &Path) -> Result<CheckedAppliance, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::Appliance(error.to_string()))?;
-    parse(&bytes)
+    let bytes = std::fs::read(path);
+    parse(&bytes.map_err(|error| Failure::Appliance(format!("appliance.json: {error}")))?)
 }
 
-/// Parses and checks; unknown fields, other versions and half-given pins are refused.
+/// Parses and checks; what breaks a rule of the format or has unusable pins is refused.
 pub fn parse(bytes: &[u8]) -> Result<CheckedAppliance, Failure> {
-    if bytes.len() > APPLIANCE_MAX {
-        return refuse("it is too long");
-    }
-    let appliance: Appliance =
-        serde_json::from_slice(bytes).map_err(|error| Failure::Appliance(error.to_string()))?;
-    if appliance.version != 1 {
-        return refuse("its version is not 1");
-    }
-    if appliance.root_fs != "erofs" {
-        return refuse("the root file system is not `erofs`");
-    }
-    check_workload(&appliance.workload)?;
-    let secrets = check_secrets(&appliance)?;
+    let appliance = Appliance::parse(bytes).map_err(|error| Failure::Appliance(error.to_string()))?;
+    let secrets = match &appliance.verifier {
+        Some(verifier) if !appliance.secrets.is_empty() => Some(plan(&appliance, verifier)?),
+        _ => None,
+    };
     Ok(CheckedAppliance { appliance, secrets })
 }
 
-fn check_workload(workload: &Workload) -> Result<(), Failure> {
-    match workload.argv.first() {
-        Some(program) if Path::new(program).is_absolute() => {}
-        _ => return refuse("the workload's program is not an absolute path"),
-    }
-    if workload.env.iter().any(|entry| !entry.contains('=') || entry.starts_with('=')) {
-        return refuse("an environment entry is not `NAME=value`");
-    }
-    if !workload.tmpfs.iter().all(|directory| is_plain_absolute(directory)) {
-        return refuse("a tmpfs directory is not a plain absolute path");
-    }
-    Ok(())
-}
-
-fn check_secrets(appliance: &Appliance) -> Result<Option<SecretPlan>, Failure> {
-    if appliance.secrets.is_empty() {
-        return Ok(None);
-    }
-    if appliance.secrets.len() > SECRETS_MAX {
-        return refuse("it asks for too many secrets");
-    }
+fn plan(appliance: &Appliance, verifier: &VerifierPin) -> Result<SecretPlan, Failure> {
     if appliance.network == Network::None {
-        return refuse("it asks for secrets and has no network to ask over");
+        return refuse("`secrets` are asked for without a network to ask over");
     }
-    let Some(pin) = &appliance.verifier else {
-        return refuse("it asks for secrets and names no verifier");
-    };
-    let wanted: Vec<_> = appliance.secrets.iter().map(wanted).collect::<Result<_, _>>()?;
-    for (position, secret) in wanted.iter().enumerate() {
-        let earlier = wanted.iter().take(position);
-        if earlier.into_iter().any(|other| other.id == secret.id || other.file == secret.file) {
-            return refuse("a secret id or file is named twice");
-        }
+    let wanted = appliance.secrets.iter().map(wanted).collect::<Result<_, _>>()?;
+    let plan = SecretPlan { verifier: pinned(verifier)?, wanted };
+    if plan.resources().len() > RESOURCES_MAX {
+        return refuse("`secrets` names more than 32 ids");
     }
-    Ok(Some(SecretPlan { verifier: pinned(pin)?, wanted }))
+    Ok(plan)
 }
 
 fn wanted(request: &SecretRequest) -> Result<WantedSecret, Failure> {
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
-    let name = &request.file;
-    if name.is_empty() || name == "." || name == ".." || !name.bytes().all(plain) {
-        return refuse("a secret's file name is not plain");
-    }
-    let digits = request.mode.len() == 4 && request.mode.starts_with('0');
-    let octal = request.mode.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     match u32::from_str_radix(&request.mode, 8) {
-        Ok(mode) if digits && octal => {
-            Ok(WantedSecret { id: request.id.clone(), file: name.clone(), mode })
-        }
-        _ => refuse("a secret's mode is not four octal digits that begin with 0"),
+        Ok(mode) => Ok(WantedSecret { id: request.id.clone(), file: request.file.clone(), mode }),
+        Err(_) => refuse("`secrets` has a mode that is not octal"),
     }
 }
 
 fn pinned(pin: &VerifierPin) -> Result<PinnedVerifier, Failure> {
-    let (host, address, port) = parse_url(&pin.url)?;
+    let authority = pin.url.strip_prefix("https://").unwrap_or(&pin.url);
+    let (address, port) = parse_authority(authority)?;
     let ca: Vec<_> = CertificateDer::pem_slice_iter(pin.ca.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|_| Failure::Appliance("the verifier's CA is not PEM".into()))?;
+        .or_else(|_| refuse("`verifier.ca` is not PEM"))?;
     if ca.is_empty() {
-        return refuse("the verifier's CA holds no certificate");
+        return refuse("`verifier.ca` holds no certificate");
     }
-    let release_key = hex::decode(&pin.release_key)
-        .ok()
-        .filter(|point| point.first() == Some(&0x04))
-        .and_then(|point| VerifyingKey::from_sec1_bytes(&point).ok());
-    let Some(release_key) = release_key else {
-        return refuse("the release key is not an uncompressed P-256 point");
+    let point = hex::decode(&pin.release_key).unwrap_or_default();
+    let Ok(release_key) = VerifyingKey::from_sec1_bytes(&point) else {
+        return refuse("`verifier.release_key` is not a point of P-256");
     };
-    Ok(PinnedVerifier { audience: pin.url.clone(), host, address, port, ca, release_key })
+    let (audience, authority) = (pin.url.clone(), authority.into());
+    Ok(PinnedVerifier { audience, authority, address, port, ca, release_key })
 }
 
-/// Takes `https://address[:port]`, nothing after it. The appliance has no name service, so the host must be
-/// an address; the certificate is checked against it.
-fn parse_url(url: &str) -> Result<(String, IpAddr, u16), Failure> {
-    let Some(rest) = url.strip_prefix("https://") else {
-        return refuse("the verifier's URL does not begin with `https://`");
+/// An appliance has no name service, so the host must be an address; the certificate is checked against it.
+fn parse_authority(authority: &str) -> Result<(IpAddr, u16), Failure> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (authority, Some(HTTPS_PORT)),
     };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let (bare, port) = split_port(authority);
-    let port = match port {
-        None => 443,
-        Some(text) => match text.parse::<u16>() {
-            Ok(port) if port != 0 => port,
-            _ => return refuse("the verifier's port is not a port"),
-        },
-    };
-    match bare.parse::<IpAddr>() {
-        Ok(address) => Ok((authority.into(), address, port)),
-        Err(_) => refuse("the verifier's host is not an IP address, and an appliance has no name service"),
+    match (host.parse(), port) {
+        (Ok(address), Some(port)) => Ok((address, port)),
+        (Err(_), _) => refuse("`verifier.url` names a host, and an appliance has no name service: give an address"),
+        (_, None) => refuse("`verifier.url` has no valid port"),
     }
-}
-
-fn split_port(authority: &str) -> (&str, Option<&str>) {
-    if let Some((bare, tail)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return (bare, tail.strip_prefix(':').or((!tail.is_empty()).then_some(tail)));
-    }
-    match authority.split_once(':') {
-        Some((bare, port)) => (bare, Some(port)),
-        None => (authority, None),
-    }
-}
-
-fn is_plain_absolute(path: &str) -> bool {
-    let mut parts = Path::new(path).components();
-    let rooted = parts.next() == Some(Component::RootDir);
-    let mut rest = parts.peekable();
-    rooted && rest.peek().is_some() && rest.all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn refuse<T>(reason: &str) -> Result<T, Failure> {
-    Err(Failure::Appliance(reason.into()))
+    Err(Failure::Appliance(format!("appliance.json: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A valid file; `{}` is where tests put their defects.
+    fn json(url: &str, network: &str, file: &str) -> String {
+        let key = "04".to_owned() + GENERATOR;
+        format!(
+            r#"{{"version":1,"modules":[],"root_fs":"erofs","network":{network},
+            "verifier":{{"url":"{url}","ca":"{CA}","release_key":"{key}"}},
+            "secrets":[{{"id":"nginx/key","file":"{file}","mode":"0400"}}],
+            "workload":{{"argv":["/bin/true"]}}}}"#
+        )
+    }
+
+    const NAT: &str = r#"{"mode":"nat","address":"192.168.76.2","prefix":24,"gateway":"192.168.76.1"}"#;
+    const CA: &str = r"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    /// The base point of P-256 (SP 800-186, 3.2.1.3).
+    const GENERATOR: &str = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                             4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+
+    #[track_caller]
+    fn refused(text: &str, expected: &str) {
+        match parse(text.as_bytes()) {
+            Ok(_) => panic!("taken: {text}"),
+            Err(failure) => {
+                assert_eq!(failure.code(), "bad-appliance");
+                assert!(failure.to_string().contains(expected), "{failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_valid_file_gives_a_plan() {
+        let checked = parse(json("https://192.168.76.1:8443", NAT, "tls.key").as_bytes()).unwrap();
+        let plan = checked.secrets.unwrap();
+        assert_eq!(plan.verifier.authority, "192.168.76.1:8443");
+        assert_eq!((plan.verifier.address.to_string(), plan.verifier.port), ("192.168.76.1".into(), 8443));
+        assert_eq!(plan.verifier.audience, "https://192.168.76.1:8443");
+        assert_eq!(plan.resources(), ["nginx/key"]);
+        assert_eq!(plan.wanted.first().map(|wanted| wanted.mode), Some(0o400));
+    }
+
+    #[test]
+    fn defects_are_refused_by_name() {
+        let good = json("https://192.168.76.1", NAT, "tls.key");
+        refused(&good.replace("\"version\":1", "\"version\":2"), "`version` must be 1");
+        refused(&good.replace("\"modules\"", "\"debug\":true,\"modules\""), "unknown field `debug`");
+        refused(&good.replace("erofs", "ext4"), "`root_fs` must be `erofs`");
+        refused(&good.replace("/bin/true", "bin/true"), "absolute path");
+        refused(&good.replace("tls.key", "../tls.key"), "`secrets[0].file`");
+        refused(&good.replace("0400", "4755"), "`secrets[0].mode`");
+        refused(&good.replace("AAAA", "%%%%"), "`verifier.ca` is not PEM");
+        refused(&good.replace(GENERATOR, &"0".repeat(128)), "not a point of P-256");
+        refused(&json("http://192.168.76.1", NAT, "k"), "`verifier.url`");
+        refused(&json("https://verifier.example.org", NAT, "k"), "no name service");
+        refused(&json("https://192.168.76.1", r#"{"mode":"none"}"#, "k"), "without a network");
+        refused("", "EOF");
+        refused("{}", "missing field");
+    }
+
+    #[test]
+    fn one_secret_may_fill_several_files() {
+        let twice = json("https://192.168.76.1", NAT, "a").replace(
+            r#""mode":"0400"}]"#,
+            r#""mode":"0400"},{"id":"nginx/key","file":"b","mode":"0444"}]"#,
+        );
+        let plan = parse(twice.as_bytes()).unwrap().secrets.unwrap();
+        assert_eq!((plan.wanted.len(), plan.resources().len()), (2, 1));
+    }
 }

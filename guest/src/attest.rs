@@ -108,7 +108,7 @@ fn encode_runtime_data(plan: &SecretPlan, key: &ReleaseKey) -> Vec<u8> {
         version: 1,
         hpke_key: key.public(),
         audience: plan.verifier.audience.clone(),
-        resources: plan.wanted.iter().map(|wanted| wanted.id.clone()).collect(),
+        resources: plan.resources(),
         user_data: None,
     })
 }

@@ -11,7 +11,7 @@ pub enum Failure {
     #[error(transparent)]
     Step(#[from] coffer_pid1::Error),
     /// `appliance.json` is missing or not acceptable.
-    #[error("appliance.json is not acceptable: {0}")]
+    #[error("{0}")]
     Appliance(String),
     /// The workload cannot be started as the image describes it.
     #[error("workload: {0}")]

@@ -36,7 +36,7 @@ impl<'a> Connection<'a> {
         let config = client_config(verifier)?;
         let name = ServerName::IpAddress(verifier.address.into());
         let mut tls = ClientConnection::new(config, name)
-            .map_err(|source| Failure::Untrusted { address: verifier.host.clone(), source })?;
+            .map_err(|source| Failure::Untrusted { address: verifier.authority.clone(), source })?;
         let address = SocketAddr::new(verifier.address, verifier.port);
         let mut tcp = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(fail)?;
         tcp.set_nodelay(true).map_err(fail)?;
@@ -61,7 +61,7 @@ impl<'a> Connection<'a> {
     }
 
     fn post(&mut self, path: &str, kind: &str, body: &[u8], limit: usize) -> Result<Vec<u8>, Failure> {
-        let result = http::post(&mut self.stream, &self.verifier.host, path, kind, body, limit);
+        let result = http::post(&mut self.stream, &self.verifier.authority, path, kind, body, limit);
         match result {
             Ok(Response { status: 200, body }) => Ok(body),
             Ok(Response { body, .. }) => Err(refusal(&body)),
@@ -98,7 +98,7 @@ fn refusal(body: &[u8]) -> Failure {
 
 /// A TLS error means the wrong peer; anything else means no peer, and may pass.
 fn classify(verifier: &PinnedVerifier, error: io::Error) -> Failure {
-    let address = verifier.host.clone();
+    let address = verifier.authority.clone();
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
     match tls {
         Some(source) => Failure::Untrusted { address, source },

@@ -1,0 +1,105 @@
+//! A monitor on a Unix socket: answers status, and attests with a host part the tests' verifier can recognise.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use coffer_attestation::channel::{Answer, Phase, Request};
+use coffer_attestation::evidence::{HostPart, Inclusion, QuotePart};
+use coffer_attestation::{Digest, Nonce, ObjectName, cbor};
+use coffer_init::channel::{Channel, Dial, Stream};
+
+/// What the monitor does with a request to attest.
+#[derive(Clone)]
+pub enum Manner {
+    Honest,
+    Refuses(&'static str),
+    AnswersNoted,
+    /// Sends these bytes instead of a frame.
+    Sends(Vec<u8>),
+}
+
+pub struct Monitor {
+    directory: tempfile::TempDir,
+    statuses: Arc<Mutex<Vec<(Phase, String)>>>,
+}
+
+impl Monitor {
+    pub fn start(manner: Manner) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let statuses = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&statuses);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (manner, seen) = (manner.clone(), Arc::clone(&seen));
+                thread::spawn(move || serve(stream.unwrap(), &manner, &seen));
+            }
+        });
+        Self { directory, statuses }
+    }
+
+    pub fn channel(&self) -> Channel {
+        Channel::new(UnixDial(self.directory.path().join("socket")))
+    }
+
+    pub fn statuses(&self) -> Vec<(Phase, String)> {
+        self.statuses.lock().unwrap().clone()
+    }
+}
+
+struct UnixDial(PathBuf);
+
+impl Dial for UnixDial {
+    fn dial(&self, _patient: bool) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(UnixStream::connect(&self.0)?))
+    }
+}
+
+fn serve(mut stream: UnixStream, manner: &Manner, seen: &Mutex<Vec<(Phase, String)>>) {
+    let mut length = [0; 4];
+    while stream.read_exact(&mut length).is_ok() {
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut body).unwrap();
+        let answer = match (cbor::decode(&body, 4096).unwrap(), manner) {
+            (Request::Status { phase, detail }, _) => {
+                seen.lock().unwrap().push((phase, detail));
+                Answer::Noted
+            }
+            (Request::AwaitStop, _) => Answer::Stop,
+            (Request::Attest { nonce, report_data }, Manner::Honest) => {
+                Answer::Evidence(Box::new(host_part(&nonce, &report_data)))
+            }
+            (Request::Attest { .. }, Manner::Refuses(line)) => Answer::Refused((*line).into()),
+            (Request::Attest { .. }, Manner::AnswersNoted) => Answer::Noted,
+            (Request::Attest { .. }, Manner::Sends(bytes)) => {
+                stream.write_all(bytes).unwrap();
+                return;
+            }
+        };
+        let answer = cbor::encode(&answer);
+        stream.write_all(&(answer.len() as u32).to_be_bytes()).unwrap();
+        stream.write_all(&answer).unwrap();
+    }
+}
+
+/// Stands for the host's half; only the claims carry meaning here, and bind the request.
+pub fn host_part(nonce: &Nonce, report_data: &Digest) -> HostPart {
+    let quote = QuotePart {
+        attest: b"host attest".to_vec(),
+        signature: b"host signature".to_vec(),
+        pcrs: vec![],
+        event_log: b"host log".to_vec(),
+    };
+    HostPart {
+        hak_name: ObjectName([7; 34]),
+        host_claims: b"host claims".to_vec(),
+        quote,
+        vm_claims: [nonce.as_bytes(), report_data.as_bytes()].concat(),
+        inclusion: Inclusion { index: 0, size: 1, path: vec![] },
+        launch_record: b"launch record".to_vec(),
+        descriptor: b"descriptor".to_vec(),
+    }
+}
