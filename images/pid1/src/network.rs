@@ -4,14 +4,15 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::Error;
@@ -75,11 +76,9 @@ impl Route {
     }
 
     fn link_up(&mut self) -> Result<(), Error> {
-        let mut link = LinkMessage::default();
-        link.header.index = self.index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        self.ask("set the link up", RouteNetlinkMessage::SetLink(link), 0)
+        let (index, flags, change_mask) = (self.index, LinkFlags::Up, LinkFlags::Up);
+        let link = LinkHeader { index, flags, change_mask, ..LinkHeader::default() };
+        self.ask("set the link up", Request::SetLink(link), 0)
     }
 
     fn add_address(&mut self, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
@@ -91,7 +90,7 @@ impl Route {
         message.attributes =
             vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.ask("set the address", RouteNetlinkMessage::NewAddress(message), flags)
+        self.ask("set the address", Request::NewAddress(message), flags)
     }
 
     fn add_default(&mut self, gateway: Ipv4Addr) -> Result<(), Error> {
@@ -106,13 +105,13 @@ impl Route {
             RouteAttribute::Oif(self.index),
         ];
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.ask("set the default route", RouteNetlinkMessage::NewRoute(message), flags)
+        self.ask("set the default route", Request::NewRoute(message), flags)
     }
 
     /// Sends one request and waits for its acknowledgement. What is there already is no error.
-    fn ask(&mut self, step: &'static str, inner: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+    fn ask(&mut self, step: &'static str, request: Request, flags: u16) -> Result<(), Error> {
         self.sequence += 1;
-        let mut message = NetlinkMessage::from(inner);
+        let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         message.header.sequence_number = self.sequence;
         message.finalize();
@@ -129,7 +128,7 @@ impl Route {
         self.socket.send(request, 0)?;
         let mut buffer = Vec::with_capacity(ACK_MAX);
         self.socket.recv(&mut buffer, 0)?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer)
+        let answer = NetlinkMessage::<Request>::deserialize(&buffer)
             .map_err(|_| io::Error::other("the kernel's answer does not parse"))?;
         match answer.payload {
             // An error message without a code is the acknowledgement (netlink(7)).
@@ -140,5 +139,58 @@ impl Route {
             },
             _ => Err(io::Error::other("the kernel did not acknowledge")),
         }
+    }
+}
+
+/// The three requests made here. `RouteNetlinkMessage` would serve too, and would put parsers for every
+/// kind of link, filter and rule into a program whose every byte is hashed at each launch.
+#[derive(Debug)]
+enum Request {
+    SetLink(LinkHeader),
+    NewAddress(AddressMessage),
+    NewRoute(RouteMessage),
+}
+
+impl Request {
+    fn body(&self) -> &dyn Emitable {
+        match self {
+            Self::SetLink(body) => body,
+            Self::NewAddress(body) => body,
+            Self::NewRoute(body) => body,
+        }
+    }
+}
+
+impl From<Request> for NetlinkPayload<Request> {
+    fn from(request: Request) -> Self {
+        Self::InnerMessage(request)
+    }
+}
+
+impl NetlinkSerializable for Request {
+    /// linux/rtnetlink.h: RTM_SETLINK, RTM_NEWADDR, RTM_NEWROUTE.
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::SetLink(_) => 19,
+            Self::NewAddress(_) => 20,
+            Self::NewRoute(_) => 24,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        self.body().emit(buffer);
+    }
+}
+
+impl NetlinkDeserializable for Request {
+    type Error = DecodeError;
+
+    /// The kernel only acknowledges; whatever else it sends is refused.
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, DecodeError> {
+        Err("an answer that is not an acknowledgement".into())
     }
 }
