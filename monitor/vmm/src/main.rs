@@ -1,1 +1,14 @@
-fn main() {}
+//! `coffer-vmm`: one sealed VM. Started by the monitor with a control socket as standard input; not for people.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match coffer_vmm::process::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coffer-vmm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

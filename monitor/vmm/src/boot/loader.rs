@@ -1,0 +1,219 @@
+//! Copies kernel, initrd and tables into guest memory.
+//!
+//! What it trusts: that the two memory files hold the bytes the supervisor hashed (it sealed them).
+//! What it refuses: any byte more or less than the sizes in the spec, and a guest too small for them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use coffer_machine::{GuestRam, LinuxEntry};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use crate::acpi::{self, AcpiDevices};
+use crate::boot::kernel::{ENTRY_64, HEAD_SIZE, KernelHeader, KernelRefused};
+use crate::boot::zero_page::{self, ZeroPage};
+use crate::layout::{self, MemoryMap};
+
+/// Why a guest could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The kernel cannot be booted.
+    #[error(transparent)]
+    Kernel(#[from] KernelRefused),
+    /// A memory file could not be read to its stated size.
+    #[error("cannot read the {what}: {source}")]
+    Read {
+        /// Which file.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A memory file is not as long as the spec says.
+    #[error("the {what} has {actual} bytes, the spec says {stated}")]
+    Size {
+        /// Which file.
+        what: &'static str,
+        /// Its length.
+        actual: u64,
+        /// Length in the spec.
+        stated: u64,
+    },
+    /// Guest memory could not be written; the map and the checks above disagree.
+    #[error("cannot write guest memory: {0}")]
+    Memory(#[from] GuestMemoryError),
+    /// The event log is larger than its area.
+    #[error("the event log has {0} bytes, its area 65536")]
+    EventLog(usize),
+    /// ACPI tables larger than their area.
+    #[error("the acpi tables do not fit their area")]
+    Acpi,
+    /// No random bytes.
+    #[error("cannot get random bytes: {0}")]
+    Random(#[from] rustix::io::Errno),
+}
+
+/// What to load.
+pub struct Payload<'a> {
+    /// Kernel file and its size.
+    pub kernel: (&'a File, u64),
+    /// Initrd and its size.
+    pub initrd: (&'a File, u64),
+    /// Command line, without NUL.
+    pub cmdline: &'a str,
+    /// TCG2 event log.
+    pub event_log: &'a [u8],
+    /// What ACPI describes.
+    pub devices: AcpiDevices,
+}
+
+/// Loads everything and says where to enter.
+pub fn load(ram: &GuestRam, map: &MemoryMap, payload: &Payload<'_>) -> Result<LinuxEntry, LoadError> {
+    let kernel = load_kernel(ram, map, payload.kernel)?;
+    let (initrd, initrd_size) = load_initrd(ram, map, &kernel, payload.initrd)?;
+    load_cmdline(ram, &kernel, payload.cmdline)?;
+    load_seed(ram)?;
+    load_event_log(ram, map, payload.event_log)?;
+    let rsdp = load_acpi(ram, map, &payload.devices)?;
+    let e820 = map.e820();
+    let page = ZeroPage { kernel: &kernel, initrd, initrd_size, e820: &e820, rsdp }.encode();
+    write(ram, layout::ZERO_PAGE, &page)?;
+    Ok(LinuxEntry { rip: kernel.load + ENTRY_64, zero_page: layout::ZERO_PAGE })
+}
+
+fn load_kernel(ram: &GuestRam, map: &MemoryMap, (file, size): (&File, u64)) -> Result<KernelHeader, LoadError> {
+    check_size("kernel", file, size)?;
+    let mut head = [0u8; HEAD_SIZE];
+    file.read_exact_at(&mut head, 0).map_err(|source| LoadError::Read { what: "kernel", source })?;
+    let kernel = KernelHeader::parse(&head, size)?;
+    check_memory(map, kernel.end())?;
+    copy("kernel", ram, file, kernel.code_offset, kernel.load, kernel.code_size)?;
+    Ok(kernel)
+}
+
+fn load_initrd(
+    ram: &GuestRam,
+    map: &MemoryMap,
+    kernel: &KernelHeader,
+    (file, size): (&File, u64),
+) -> Result<(u32, u32), LoadError> {
+    check_size("initrd", file, size)?;
+    let need = || check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE));
+    let address = map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
+    let Some(address) = address else {
+        need()?;
+        return Err(KernelRefused::Field("initrd_addr_max").into());
+    };
+    copy("initrd", ram, file, 0, address, size)?;
+    // Both lie below the device gap at 3 GiB.
+    Ok((address as u32, size as u32))
+}
+
+fn load_cmdline(ram: &GuestRam, kernel: &KernelHeader, cmdline: &str) -> Result<(), LoadError> {
+    let most = kernel.cmdline_max.min(layout::CMDLINE_MAX as u32 - 1);
+    if cmdline.len() as u64 > u64::from(most) {
+        return Err(KernelRefused::Cmdline(cmdline.len(), most).into());
+    }
+    write(ram, layout::CMDLINE, cmdline.as_bytes())?;
+    write(ram, layout::CMDLINE + cmdline.len() as u64, &[0])
+}
+
+fn load_seed(ram: &GuestRam) -> Result<(), LoadError> {
+    let mut seed = [0u8; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    write(ram, layout::SETUP_DATA, &zero_page::seed_setup_data(&seed))
+}
+
+fn load_event_log(ram: &GuestRam, map: &MemoryMap, log: &[u8]) -> Result<(), LoadError> {
+    if log.len() as u64 > layout::EVENT_LOG_SIZE {
+        return Err(LoadError::EventLog(log.len()));
+    }
+    write(ram, map.event_log(), log)
+}
+
+fn load_acpi(ram: &GuestRam, map: &MemoryMap, devices: &AcpiDevices) -> Result<u64, LoadError> {
+    let tables = acpi::build(map, devices);
+    if tables.bytes.len() as u64 > layout::ACPI_SIZE {
+        return Err(LoadError::Acpi);
+    }
+    write(ram, map.acpi(), &tables.bytes)?;
+    Ok(tables.rsdp)
+}
+
+fn check_size(what: &'static str, file: &File, stated: u64) -> Result<(), LoadError> {
+    let actual = file.metadata().map_err(|source| LoadError::Read { what, source })?.len();
+    if actual != stated {
+        return Err(LoadError::Size { what, actual, stated });
+    }
+    Ok(())
+}
+
+fn check_memory(map: &MemoryMap, end: u64) -> Result<(), KernelRefused> {
+    if end > map.usable_end() {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        return Err(KernelRefused::Memory { need_mib: mib(end), have_mib: mib(map.usable_end()) });
+    }
+    Ok(())
+}
+
+fn copy(
+    what: &'static str,
+    ram: &GuestRam,
+    file: &File,
+    offset: u64,
+    address: u64,
+    size: u64,
+) -> Result<(), LoadError> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = file;
+    file.seek(SeekFrom::Start(offset)).map_err(|source| LoadError::Read { what, source })?;
+    // Sizes were checked against guest memory, which fits this process.
+    ram.view().read_exact_volatile_from(GuestAddress(address), &mut file, size as usize)?;
+    Ok(())
+}
+
+fn write(ram: &GuestRam, address: u64, bytes: &[u8]) -> Result<(), LoadError> {
+    Ok(ram.view().write_slice(bytes, GuestAddress(address))?)
+}
+
+const PAGE: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn payload<'a>(kernel: &'a File, initrd: &'a File, size: u64) -> Payload<'a> {
+        Payload {
+            kernel: (kernel, size),
+            initrd: (initrd, 3),
+            cmdline: "quiet",
+            event_log: &[1, 2],
+            devices: AcpiDevices { vcpus: 1, virtio: 0 },
+        }
+    }
+
+    #[test]
+    fn refuses_a_kernel_file_of_another_size_than_stated() {
+        let map = MemoryMap::new(64);
+        let ram = GuestRam::allocate(&map.ram()).unwrap();
+        let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
+        let refused = load(&ram, &map, &payload(&kernel, &initrd, 5001));
+        assert!(matches!(refused, Err(LoadError::Size { what: "kernel", actual: 5000, stated: 5001 })));
+    }
+
+    #[test]
+    fn refuses_bytes_that_are_no_kernel() {
+        let map = MemoryMap::new(64);
+        let ram = GuestRam::allocate(&map.ram()).unwrap();
+        let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
+        let refused = load(&ram, &map, &payload(&kernel, &initrd, 5000));
+        assert!(matches!(refused, Err(LoadError::Kernel(KernelRefused::NotBzImage))));
+    }
+}

@@ -1,0 +1,5 @@
+//! Loading a kernel and what it must find in memory (Linux boot protocol, 64-bit entry).
+
+pub mod kernel;
+pub mod loader;
+pub mod zero_page;

@@ -1,0 +1,388 @@
+//! TPM 2.0 command/response buffer interface, locality 0 only (TCG PC Client Platform TPM Profile 1.05, section 6.5).
+//!
+//! ```text
+//!   IDLE --cmdReady--> READY --START--> BUSY --answer--> READY
+//!    ^                   |                 \--backend lost--> FATAL (tpmSts set, START clear)
+//!    +------goIdle-------+
+//! ```
+//!
+//! What it trusts: that the backend descriptor is swtpm's data channel and its answers are TPM responses.
+//! What it refuses: any buffer that is not one plain TPM 2.0 command. swtpm's data channel understands other
+//! things, among them a prefix that changes the locality for good (a guest could then write PCR 17); so a
+//! command travels only if its tag is 0x8001 or 0x8002 and its size field is exactly the bytes sent.
+//! Everything else is answered here with the error a TPM would give.
+//!
+//! Commands run on a thread of their own: a vCPU never waits for the TPM, it polls START.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::devices::bus::Registers;
+use crate::devices::lifecycle::Lifecycle;
+use crate::layout;
+
+/// Bytes of the shared command and response buffer.
+pub const BUFFER_SIZE: usize = 0xF80;
+/// Bytes of a TPM header: tag, size, code.
+pub const HEADER: usize = 10;
+
+/// What answers commands.
+pub trait TpmBackend: Send {
+    /// One command, checked, in; one response out. An error ends the TPM for this VM.
+    fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>>;
+}
+
+/// The device.
+pub struct TpmCrb {
+    shared: Arc<Shared>,
+    commands: Mutex<Sender<Vec<u8>>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled whenever BUSY ends.
+    done: Condvar,
+}
+
+struct State {
+    phase: Phase,
+    /// Guest asked for locality 0 and did not give it back.
+    granted: bool,
+    buffer: [u8; BUFFER_SIZE],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Ready,
+    Busy,
+    Fatal,
+}
+
+impl TpmCrb {
+    /// The device with its worker thread in front of `backend`.
+    pub fn new(backend: Box<dyn TpmBackend>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
+        let (commands, queue) = channel();
+        let worker = shared.clone();
+        thread::Builder::new().name("tpm".into()).spawn(move || work(&worker, backend, &queue))?;
+        Ok(Self { shared, commands: Mutex::new(commands) })
+    }
+
+    fn start_command(&self, state: &mut State) {
+        if state.phase != Phase::Ready {
+            return;
+        }
+        match checked_command(&state.buffer) {
+            Err(code) => state.answer(&error_response(code)),
+            Ok(command) => {
+                state.phase = Phase::Busy;
+                let sender = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+                if sender.send(command.to_vec()).is_err() {
+                    state.phase = Phase::Fatal;
+                }
+            }
+        }
+    }
+}
+
+/// The command in the buffer, or the TPM response code for what is there instead.
+fn checked_command(buffer: &[u8; BUFFER_SIZE]) -> Result<&[u8], u32> {
+    const TAG_NO_SESSIONS: [u8; 2] = [0x80, 0x01];
+    const TAG_SESSIONS: [u8; 2] = [0x80, 0x02];
+    const RC_BAD_TAG: u32 = 0x01E;
+    const RC_COMMAND_SIZE: u32 = 0x142;
+    let [t0, t1, s0, s1, s2, s3, ..] = *buffer;
+    if ![TAG_NO_SESSIONS, TAG_SESSIONS].contains(&[t0, t1]) {
+        return Err(RC_BAD_TAG);
+    }
+    let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
+    if size < HEADER {
+        return Err(RC_COMMAND_SIZE);
+    }
+    buffer.get(..size).ok_or(RC_COMMAND_SIZE)
+}
+
+fn error_response(code: u32) -> [u8; HEADER] {
+    let [a, b, c, d] = code.to_be_bytes();
+    [0x80, 0x01, 0, 0, 0, HEADER as u8, a, b, c, d]
+}
+
+/// The worker: one command after the other until the device is gone or the backend fails.
+fn work(shared: &Shared, mut backend: Box<dyn TpmBackend>, queue: &Receiver<Vec<u8>>) {
+    while let Ok(command) = queue.recv() {
+        let answer = backend.execute(&command);
+        let mut state = shared.lock();
+        // A reset while the command ran has already moved on; the answer belongs to nobody.
+        if state.phase == Phase::Busy {
+            match answer {
+                Ok(response) if response.len() <= BUFFER_SIZE => state.answer(&response),
+                Ok(_) => state.phase = Phase::Fatal,
+                Err(_) => state.phase = Phase::Fatal,
+            }
+        }
+        shared.done.notify_all();
+        if state.phase == Phase::Fatal {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn after_reset() -> Self {
+        Self { phase: Phase::Idle, granted: false, buffer: [0; BUFFER_SIZE] }
+    }
+
+    fn answer(&mut self, response: &[u8]) {
+        self.phase = Phase::Ready;
+        for (slot, byte) in self.buffer.iter_mut().zip(response) {
+            *slot = *byte;
+        }
+    }
+
+    /// The aligned 32-bit register at `offset`, as the guest sees it.
+    fn register(&self, offset: u64) -> u32 {
+        /// tpmRegValidSts; tpmEstablished stays 0, the value after a cold reset.
+        const LOC_STATE_VALID: u32 = 1 << 7;
+        const LOC_ASSIGNED: u32 = 1 << 1;
+        const FATAL: u32 = 1;
+        const TPM_IDLE: u32 = 1 << 1;
+        match offset {
+            0x00 => LOC_STATE_VALID | if self.granted { LOC_ASSIGNED } else { 0 },
+            0x0C => u32::from(self.granted),
+            0x30 => INTERFACE_ID,
+            0x34 => VENDOR_DEVICE,
+            0x44 => match self.phase {
+                Phase::Idle => TPM_IDLE,
+                Phase::Fatal => FATAL,
+                Phase::Ready | Phase::Busy => 0,
+            },
+            0x4C => u32::from(self.phase == Phase::Busy),
+            0x58 | 0x64 => BUFFER_SIZE as u32,
+            0x5C | 0x68 => (layout::TPM + DATA) as u32,
+            _ => 0,
+        }
+    }
+
+    fn byte(&self, offset: u64) -> u8 {
+        match offset.checked_sub(DATA) {
+            // While a command runs the buffer belongs to the TPM.
+            Some(_) if self.phase == Phase::Busy => 0xFF,
+            Some(at) => self.buffer.get(at as usize).copied().unwrap_or(0xFF),
+            None => {
+                let [a, b, c, d] = self.register(offset & !3).to_le_bytes();
+                match offset & 3 {
+                    0 => a,
+                    1 => b,
+                    2 => c,
+                    _ => d,
+                }
+            }
+        }
+    }
+
+    fn write_buffer(&mut self, at: u64, data: &[u8]) {
+        if self.phase == Phase::Busy {
+            return;
+        }
+        for (slot, byte) in self.buffer.iter_mut().skip(at as usize).zip(data) {
+            *slot = *byte;
+        }
+    }
+}
+
+impl Registers for TpmCrb {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let state = self.shared.lock();
+        for (at, byte) in (offset..).zip(data) {
+            *byte = state.byte(at);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut state = self.shared.lock();
+        if let Some(at) = offset.checked_sub(DATA) {
+            return state.write_buffer(at, data);
+        }
+        // All control bits sit in the first byte of their register, so width does not matter; addresses
+        // and sizes of the buffers are not the guest's to change.
+        let Some(bits) = data.first().copied() else { return };
+        match (offset, state.phase) {
+            (0x08, _) if bits & REQUEST_ACCESS != 0 => state.granted = true,
+            (0x08, _) if bits & RELINQUISH != 0 => state.granted = false,
+            (0x40, Phase::Idle) if bits & CMD_READY != 0 => state.phase = Phase::Ready,
+            (0x40, Phase::Ready) if bits & GO_IDLE != 0 => state.phase = Phase::Idle,
+            (0x4C, _) if bits & START != 0 => self.start_command(&mut state),
+            // 0x48 cancel: swtpm runs commands to their end.
+            _ => {}
+        }
+    }
+}
+
+impl Lifecycle for TpmCrb {
+    fn start(&self) {}
+
+    /// Waits for the command in flight, so that none is half done. A TPM that does not answer is given up.
+    fn pause(&self) {
+        let state = self.shared.lock();
+        let waited = self.shared.done.wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.phase == Phase::Busy {
+            state.phase = Phase::Fatal;
+        }
+    }
+
+    fn reset(&self) {
+        *self.shared.lock() = State::after_reset();
+    }
+}
+
+const DATA: u64 = 0x80;
+/// Longer than any command swtpm knows; prime generation takes seconds on a slow host.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// CRB interface, version 1, locality 0 only, 64-byte transfers, CRB supported and selected.
+const INTERFACE_ID: u32 = 1 | (1 << 4) | (3 << 11) | (1 << 14) | (1 << 17);
+/// Vendor and device, as QEMU and Cloud Hypervisor report them (IBM, 1).
+const VENDOR_DEVICE: u32 = 0x1014 | (1 << 16);
+const REQUEST_ACCESS: u8 = 1;
+const RELINQUISH: u8 = 2;
+const CMD_READY: u8 = 1;
+const GO_IDLE: u8 = 2;
+const START: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::bus::harness;
+    use proptest::prelude::*;
+
+    const GET_RANDOM: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7B, 0, 4];
+
+    /// Echoes commands, and remembers them.
+    struct Echo(Arc<Mutex<Vec<Vec<u8>>>>);
+    impl TpmBackend for Echo {
+        fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
+            self.0.lock().unwrap().push(command.to_vec());
+            Ok(command.to_vec())
+        }
+    }
+
+    struct Dead;
+    impl TpmBackend for Dead {
+        fn execute(&mut self, _: &[u8]) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    fn echo() -> (TpmCrb, Arc<Mutex<Vec<Vec<u8>>>>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        (TpmCrb::new(Box::new(Echo(seen.clone()))).unwrap(), seen)
+    }
+
+    fn read32(crb: &TpmCrb, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        crb.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write32(crb: &TpmCrb, offset: u64, value: u32) {
+        crb.write(offset, &value.to_le_bytes());
+    }
+
+    /// Sends a buffer as Linux does and returns the first ten bytes of the answer.
+    fn send(crb: &TpmCrb, buffer: &[u8]) -> [u8; HEADER] {
+        write32(crb, 0x40, 1);
+        for (chunk, at) in buffer.chunks(8).zip((DATA..).step_by(8)) {
+            crb.write(at, chunk);
+        }
+        write32(crb, 0x4C, 1);
+        crb.pause();
+        assert_eq!(read32(crb, 0x4C), 0);
+        let mut answer = [0; HEADER];
+        for (byte, at) in answer.iter_mut().zip(DATA..) {
+            crb.read(at, std::slice::from_mut(byte));
+        }
+        answer
+    }
+
+    #[test]
+    fn a_command_reaches_the_backend_whole() {
+        let (crb, seen) = echo();
+        assert_eq!(send(&crb, &GET_RANDOM), GET_RANDOM[..10]);
+        assert_eq!(*seen.lock().unwrap(), [GET_RANDOM.to_vec()]);
+    }
+
+    #[test]
+    fn the_locality_prefix_never_reaches_the_backend() {
+        let (crb, seen) = echo();
+        let mut hostile = vec![0, 0, 0, 8, 3, 0, 0, 0, 12];
+        hostile.extend(GET_RANDOM);
+        assert_eq!(send(&crb, &hostile), error_response(0x01E));
+        assert!(seen.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn sizes_outside_the_buffer_are_refused() {
+        let (crb, seen) = echo();
+        for size in [0u32, 9, BUFFER_SIZE as u32 + 1, u32::MAX] {
+            let mut command = GET_RANDOM;
+            command[2..6].copy_from_slice(&size.to_be_bytes());
+            assert_eq!(send(&crb, &command), error_response(0x142), "{size}");
+        }
+        assert!(seen.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn start_without_ready_does_nothing() {
+        let (crb, seen) = echo();
+        crb.write(DATA, &GET_RANDOM[..8]);
+        write32(&crb, 0x4C, 1);
+        assert_eq!(read32(&crb, 0x4C), 0);
+        assert!(seen.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_lost_backend_is_fatal_and_clears_start() {
+        let crb = TpmCrb::new(Box::new(Dead)).unwrap();
+        send(&crb, &GET_RANDOM);
+        assert_eq!(read32(&crb, 0x44), 1);
+        write32(&crb, 0x40, 1);
+        write32(&crb, 0x4C, 1);
+        assert_eq!((read32(&crb, 0x44), read32(&crb, 0x4C)), (1, 0));
+    }
+
+    #[test]
+    fn registers_are_what_linux_expects() {
+        let (crb, _) = echo();
+        assert_eq!(read32(&crb, 0x44), 2, "idle after reset");
+        write32(&crb, 0x08, 1);
+        assert_eq!(read32(&crb, 0x00), 0x82);
+        let mut address = [0; 8];
+        crb.read(0x68, &mut address);
+        assert_eq!(u64::from_le_bytes(address), 0xFED4_0080);
+        assert_eq!((read32(&crb, 0x58), read32(&crb, 0x64)), (0xF80, 0xF80));
+        let mut last = [0; 4];
+        crb.read(0xFFC, &mut last);
+    }
+
+    proptest! {
+        #[test]
+        fn any_access_is_answered_and_only_tpm_commands_pass(accesses in harness::accesses(layout::TPM_WINDOW)) {
+            let (crb, seen) = echo();
+            harness::perform(&crb, &accesses);
+            crb.pause();
+            for command in seen.lock().unwrap().iter() {
+                prop_assert!(command.len() >= HEADER && command.len() <= BUFFER_SIZE);
+                prop_assert!(command[..2] == [0x80, 1] || command[..2] == [0x80, 2]);
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The process around the VM: spec in, events out, end at a word or at silence.
+//!
+//! ```text
+//!   receive VmSpec -> build -> Running -> (Channel)* -> Ended -> exit
+//! ```
+//! Whatever goes wrong after the spec arrived is told as `Ended { Failed }` before the process exits. A supervisor that
+//! goes away takes its VMs with it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use coffer_monitor_wire::{EndReason, Event, VmSpec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+
+use crate::plan::VmPlan;
+use crate::stop::Stop;
+use crate::vm::Vm;
+
+/// The supervisor's end of our standard input.
+#[derive(Clone)]
+pub struct Control(Arc<OwnedFd>);
+
+/// Runs the process; an error is one line for standard error.
+pub fn run() -> anyhow::Result<()> {
+    let started = Instant::now();
+    // Guest memory is in this process: no debugger may attach and no core may be written.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot become undumpable")?;
+    let control = Control::new(std::io::stdin().as_fd().try_clone_to_owned().context("no control socket on standard input")?);
+    let Some((spec, fds)) = control.receive_spec()? else { return Ok(()) };
+    let reason = match launch(&control, spec, fds, started) {
+        Ok(reason) => reason,
+        Err(error) => EndReason::Failed { detail: format!("{error:#}") },
+    };
+    finish(&control, reason)
+}
+
+fn launch(control: &Control, spec: VmSpec, fds: Vec<OwnedFd>, started: Instant) -> anyhow::Result<EndReason> {
+    let plan = VmPlan::new(spec, fds)?;
+    let stop = Stop::new()?;
+    let vm = Vm::build(plan, control, &stop)?;
+    let setup_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    control.send(&Event::Running { setup_us }, &[])?;
+    vm.run(control, &stop)
+}
+
+fn finish(control: &Control, reason: EndReason) -> anyhow::Result<()> {
+    let failed = match &reason {
+        EndReason::Failed { detail } => Some(detail.clone()),
+        _ => None,
+    };
+    // A supervisor that is gone cannot be told, and has no wish to be.
+    let told = control.send(&Event::Ended { reason }, &[]);
+    if let Some(detail) = failed {
+        bail!(detail);
+    }
+    match told {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Control {
+    /// Takes over the control socket.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(Arc::new(socket))
+    }
+
+    /// Waits for the spec; `None` if the supervisor went away first. Afterwards the socket no longer blocks.
+    fn receive_spec(&self) -> anyhow::Result<Option<(VmSpec, Vec<OwnedFd>)>> {
+        let message = coffer_monitor_wire::receive(&*self.0).context("cannot read the vm spec from standard input")?;
+        rustix::io::ioctl_fionbio(&*self.0, true).context("cannot unblock the control socket")?;
+        Ok(message)
+    }
+
+    /// Sends an event; waits a little if the supervisor is slow to read.
+    pub fn send(&self, event: &Event, fds: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+        match self.try_send(event, fds) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                self.wait_writable()?;
+                self.try_send(event, fds)
+            }
+            other => other,
+        }
+    }
+
+    /// Sends an event, or fails at once with `WouldBlock`.
+    pub fn try_send(&self, event: &Event, fds: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+        coffer_monitor_wire::send(self.0.as_fd(), event, fds)
+    }
+
+    /// What the supervisor wants, if anything: `None` while there is nothing to read.
+    pub fn orders(&self) -> Option<Orders> {
+        match coffer_monitor_wire::receive::<coffer_monitor_wire::Command>(&*self.0) {
+            Ok(Some((coffer_monitor_wire::Command::Kill, _))) => Some(Orders::Kill),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            // Gone, or speaking gibberish: either way nobody answers for this VM any more.
+            Ok(None) | Err(_) => Some(Orders::Gone),
+        }
+    }
+
+    fn wait_writable(&self) -> Result<(), Errno> {
+        const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&*self.0, PollFlags::OUT)], Some(&PATIENCE)).map(|_| ())
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What came down the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orders {
+    /// Stop and exit.
+    Kill,
+    /// The supervisor is gone.
+    Gone,
+}

@@ -1,0 +1,171 @@
+//! What a virtio device is to the transport.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use coffer_machine::Doorbell;
+use coffer_monitor_wire::EndReason;
+use virtio_queue::{DescriptorChain, Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+/// Chains one device serves for one event before others get their turn.
+pub const BUDGET: usize = 256;
+
+/// A popped descriptor chain.
+pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
+
+/// A device behind a virtio transport. The transport calls it with its lock held, from the device loop
+/// except for `activate`, `reset` and `read_config`, which come from vCPU threads.
+pub trait VirtioDevice: Send {
+    /// Device type (virtio 1.2 section 5).
+    fn kind(&self) -> u32;
+
+    /// Features offered beside VERSION_1 and EVENT_IDX, which the transport adds.
+    fn features(&self) -> u64;
+
+    /// Size of each queue.
+    fn queue_sizes(&self) -> &'static [u16];
+
+    /// Device configuration from `offset` on; bytes beyond its end stay zero.
+    fn read_config(&self, offset: usize, data: &mut [u8]);
+
+    /// The driver is ready; queues are live from now until `reset`.
+    fn activate(&mut self) {}
+
+    /// The guest kicked `queue`. `Err` ends the VM.
+    fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason>;
+
+    /// A descriptor that becomes readable when the backend has something; polled from the start, so it must
+    /// stay silent until `activate` and whenever the device cannot take more.
+    fn backend(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The backend descriptor is readable.
+    fn backend_ready(&mut self, _io: &mut Queues<'_>) -> Result<Pace, EndReason> {
+        Ok(Pace::Idle)
+    }
+
+    /// Forgets everything the guest did; nothing may touch guest memory afterwards until `activate`.
+    fn reset(&mut self);
+}
+
+/// Whether a device stopped for lack of work or of budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing left to do.
+    Idle,
+    /// Budget used up: call again after the others.
+    More,
+}
+
+/// The live queues of a device.
+pub struct Queues<'a> {
+    /// Queues; one the driver left out is `None`.
+    pub queues: &'a mut [Option<Queue>],
+    /// Guest memory.
+    pub memory: &'a GuestMemoryMmap,
+    /// Where completions are told.
+    pub interrupt: &'a Interrupt,
+}
+
+impl<'a> Queues<'a> {
+    /// Takes the next chain of `queue`, if there is one.
+    pub fn pop(&mut self, queue: usize) -> Option<Chain<'a>> {
+        self.queues.get_mut(queue)?.as_mut()?.pop_descriptor_chain(self.memory)
+    }
+
+    /// Returns a chain to the driver with `written` bytes in it.
+    pub fn complete(&mut self, queue: usize, head: u16, written: u32) {
+        if let Some(Some(queue)) = self.queues.get_mut(queue) {
+            // Fails only if the ring left guest memory, which activation ruled out.
+            let _ = queue.add_used(self.memory, head, written);
+        }
+    }
+
+    /// Tells the driver about completions, if it wants to know.
+    pub fn notify(&mut self, queue: usize) {
+        if let Some(Some(queue)) = self.queues.get_mut(queue)
+            && queue.needs_notification(self.memory).unwrap_or(true)
+        {
+            self.interrupt.used_buffer();
+        }
+    }
+
+    /// Asks for kicks on `queue` again; true if chains came meanwhile.
+    pub fn rearm(&mut self, queue: usize) -> bool {
+        match self.queues.get_mut(queue) {
+            Some(Some(queue)) => queue.enable_notification(self.memory).unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    /// Serves chains of `queue` until there are none or the budget is used up, and tells the driver.
+    /// `serve` returns the bytes written into the chain.
+    pub fn drain(
+        &mut self,
+        queue: usize,
+        mut serve: impl FnMut(Chain<'a>, &GuestMemoryMmap) -> Result<u32, EndReason>,
+    ) -> Result<Pace, EndReason> {
+        let mut left = BUDGET;
+        loop {
+            let before = left;
+            while left > 0
+                && let Some(chain) = self.pop(queue)
+            {
+                let head = chain.head_index();
+                let written = serve(chain, self.memory)?;
+                self.complete(queue, head, written);
+                left -= 1;
+            }
+            self.notify(queue);
+            // A driver that claims chains it does not have makes `rearm` true without progress: that ends the turn.
+            match self.rearm(queue) {
+                true if left == 0 => return Ok(Pace::More),
+                true if left < before => {}
+                _ => return Ok(Pace::Idle),
+            }
+        }
+    }
+}
+
+/// The interrupt of one device: why, and the line.
+pub struct Interrupt {
+    status: AtomicU32,
+    line: Doorbell,
+}
+
+impl Interrupt {
+    const USED_BUFFER: u32 = 1;
+    const CONFIG: u32 = 2;
+
+    /// An interrupt that rings `line`.
+    pub fn new(line: Doorbell) -> Self {
+        Self { status: AtomicU32::new(0), line }
+    }
+
+    /// The driver has buffers to collect.
+    pub fn used_buffer(&self) {
+        self.raise(Self::USED_BUFFER);
+    }
+
+    /// The device's state changed.
+    pub fn config_changed(&self) {
+        self.raise(Self::CONFIG);
+    }
+
+    /// Reasons not yet acknowledged.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    /// The driver has seen these reasons.
+    pub fn acknowledge(&self, seen: u32) {
+        self.status.fetch_and(!seen, Ordering::SeqCst);
+    }
+
+    fn raise(&self, reason: u32) {
+        self.status.fetch_or(reason, Ordering::SeqCst);
+        self.line.ring();
+    }
+}

@@ -1,0 +1,56 @@
+//! Virtio devices over virtio-mmio version 2 (virtio 1.2 section 4.2).
+//!
+//! What it refuses: legacy drivers, queue changes after activation (by construction: the registers then describe nothing),
+//! descriptors outside guest memory, and unbounded work for one kick.
+
+pub mod block;
+pub mod device;
+pub mod device_loop;
+pub mod mmio;
+pub mod net;
+pub mod rng;
+pub mod status;
+pub mod vsock;
+mod watch;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use coffer_machine::Machine;
+use coffer_monitor_wire::{DiskSpec, NetSpec};
+
+use crate::layout;
+use crate::process::Control;
+use device::VirtioDevice;
+use mmio::{Slot, VirtioMmio};
+
+/// Makes every virtio device of a VM and plugs it in: disks in order (so the first is `/dev/vda`), NICs, vsock, rng.
+pub fn attach(
+    machine: &Machine,
+    disks: Vec<(DiskSpec, File)>,
+    nics: Vec<(NetSpec, OwnedFd)>,
+    guest_cid: u32,
+    control: &Control,
+) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for (index, (spec, file)) in disks.into_iter().enumerate() {
+        devices.push(Box::new(block::Block::open(index, &spec, file)?));
+    }
+    for (spec, backend) in nics {
+        devices.push(Box::new(net::Net::new(spec, backend)?));
+    }
+    devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
+    devices.push(Box::new(rng::Rng));
+    devices.into_iter().zip(0u32..).map(|(device, index)| plug(machine, device, index).map(Arc::new)).collect()
+}
+
+fn plug(machine: &Machine, device: Box<dyn VirtioDevice>, index: u32) -> anyhow::Result<VirtioMmio> {
+    let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
+    let kicks = (0u32..)
+        .zip(device.queue_sizes())
+        .map(|(queue, _)| machine.notify_on_write(base + mmio::QUEUE_NOTIFY, queue))
+        .collect::<Result<Vec<_>, _>>()?;
+    let line = machine.interrupt_line(layout::VIRTIO_FIRST_GSI + index)?;
+    VirtioMmio::new(device, Slot { memory: machine.ram().clone(), line, kicks })
+}

@@ -1,0 +1,112 @@
+//! One VM: its parts put together, started in order, and watched until it ends.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context;
+use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
+use coffer_monitor_wire::EndReason;
+
+use crate::acpi::AcpiDevices;
+use crate::boot::loader::{self, Payload};
+use crate::devices::bus::DeviceBus;
+use crate::devices::lifecycle::Lifecycle;
+use crate::devices::power::{self, I8042Reset, PowerBlock};
+use crate::devices::serial::{self, SerialPort};
+use crate::devices::swtpm::SwtpmChannel;
+use crate::devices::tpm_crb::TpmCrb;
+use crate::layout::{self, MemoryMap};
+use crate::plan::VmPlan;
+use crate::process::{Control, Orders};
+use crate::stop::Stop;
+use crate::virtio::device_loop::DeviceLoop;
+use crate::virtio::{self, mmio::VirtioMmio};
+
+/// A VM that has not run yet.
+pub struct Vm {
+    machine: Machine,
+    vcpus: Vec<Vcpu>,
+    bus: DeviceBus,
+    virtio: Vec<Arc<VirtioMmio>>,
+    /// Everything with a life, in the order it is started.
+    devices: Vec<Arc<dyn Lifecycle>>,
+}
+
+impl Vm {
+    /// Builds the VM of a plan: memory, devices, vCPUs, and the kernel loaded.
+    pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
+        let map = MemoryMap::new(plan.memory_mib);
+        let machine = Machine::new(plan.kvm, &map.ram())?;
+        let virtio = virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control)?;
+        let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
+        let entry = loader::load(
+            machine.ram(),
+            &map,
+            &Payload {
+                kernel: (&plan.kernel.0, plan.kernel.1),
+                initrd: (&plan.initrd.0, plan.initrd.1),
+                cmdline: &plan.cmdline,
+                event_log: &plan.event_log,
+                devices: acpi,
+            },
+        )?;
+        let vcpus = (0..plan.vcpus).map(|id| machine.vcpu(id, plan.vcpus)).collect::<Result<Vec<_>, _>>()?;
+        vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
+        let mut vm = Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
+        vm.map_virtio();
+        Ok(vm)
+    }
+
+    fn map_fixed_devices(&mut self, tpm: std::os::fd::OwnedFd, console: bool, stop: &Stop) -> anyhow::Result<()> {
+        let output: Box<dyn Write + Send> = if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
+        let uart = Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
+        let tpm = Arc::new(TpmCrb::new(Box::new(SwtpmChannel::new(tpm)?))?);
+        self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
+        self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
+        self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
+        self.bus.map_memory(layout::TPM, layout::TPM_WINDOW, tpm.clone());
+        self.devices.push(tpm);
+        self.devices.push(uart);
+        Ok(())
+    }
+
+    fn map_virtio(&mut self) {
+        for (device, base) in self.virtio.iter().zip((layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize)) {
+            self.bus.map_memory(base, layout::VIRTIO_WINDOW, device.clone());
+            self.devices.push(device.clone());
+        }
+    }
+
+    /// Runs the VM to its end.
+    pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
+        let Self { machine, vcpus, bus, virtio, devices } = self;
+        let device_loop = DeviceLoop::new(control, stop, &virtio)?;
+        devices.iter().for_each(|device| device.start());
+        let bus = Arc::new(bus);
+        let mut threads = Vec::new();
+        for vcpu in vcpus {
+            let (bus, stop) = (bus.clone(), stop.clone());
+            threads.push(VcpuThread::spawn(vcpu, move |vcpu| run_vcpu(vcpu, &bus, &stop))?);
+        }
+        let reason = device_loop.run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        // A killed VM ends with the process, at once; any other end is orderly.
+        if reason != EndReason::Killed {
+            threads.into_iter().for_each(VcpuThread::stop);
+            devices.iter().rev().for_each(|device| device.pause());
+        }
+        drop(machine);
+        Ok(reason)
+    }
+}
+
+fn run_vcpu(mut vcpu: Vcpu, bus: &DeviceBus, stop: &Stop) {
+    while stop.reason().is_none() {
+        match vcpu.run(bus) {
+            Exit::Again => {}
+            Exit::Reset => stop.now(EndReason::Reset),
+            Exit::PowerOff => stop.now(EndReason::PowerOff),
+            Exit::Broken(detail) => stop.now(EndReason::Failed { detail }),
+        }
+    }
+}
