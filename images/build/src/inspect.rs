@@ -1,0 +1,84 @@
+//! What an image says of itself. Cheap: the descriptor is checked, disks and kernel are not read.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use coffer_attestation::Digest;
+use coffer_image::appliance::{Appliance, Network};
+use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk};
+use coffer_image::layout::LayoutError;
+use serde::Serialize;
+
+use crate::verify::{check_blob, read_appliance};
+use crate::open_image;
+
+/// An image's own words.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspection {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of the descriptor.
+    pub image_id: Digest,
+    /// The descriptor.
+    pub descriptor: Descriptor,
+    /// The kernel command line; absent if its blob is damaged.
+    pub cmdline: Option<String>,
+    /// What coffer-init does; absent if the initrd is damaged.
+    pub appliance: Option<Appliance>,
+}
+
+/// Reads what an image says of itself.
+pub fn inspect(path: &Path) -> Result<Inspection, LayoutError> {
+    let layout = open_image(path)?;
+    let descriptor = layout.descriptor().clone();
+    let cmdline = layout.open_blob("command line", &descriptor.cmdline)?;
+    let initrd = layout.open_blob("initrd", &descriptor.initrd)?;
+    let cmdline = check_blob("command line", &descriptor.cmdline, &cmdline).and_then(|()| {
+        cmdline.read_all().map_err(|source| LayoutError::Read { what: "command line".into(), source })
+    });
+    let whole = check_blob("initrd", &descriptor.initrd, &initrd).is_ok();
+    Ok(Inspection {
+        path: path.into(),
+        image_id: layout.image_id(),
+        cmdline: cmdline.ok().and_then(|bytes| String::from_utf8(bytes).ok()),
+        appliance: whole.then(|| read_appliance(&initrd).ok()).flatten(),
+        descriptor,
+    })
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = &self.descriptor;
+        let damaged = "(damaged; see `coffer image verify`)";
+        writeln!(f, "image id   sha256:{}", self.image_id)?;
+        writeln!(f, "name       {}, svn {}, {} box, {}", of.name, of.svn, of.box_kind.as_str(), of.architecture)?;
+        writeln!(f, "kernel     {} ({} bytes)", of.kernel.digest, of.kernel.size)?;
+        writeln!(f, "initrd     {} ({} bytes)", of.initrd.digest, of.initrd.size)?;
+        writeln!(f, "cmdline    {}", self.cmdline.as_deref().unwrap_or(damaged))?;
+        for Disk::Integrity { name, data_size, root_hash, .. } in &of.disks {
+            writeln!(f, "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}")?;
+        }
+        let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
+        writeln!(f, "shape      {} to {} vCPUs, {} to {} MiB", cpu.min, cpu.max, memory.min, memory.max)?;
+        match &of.network {
+            Network::None => writeln!(f, "network    none")?,
+            Network::Nat { address, prefix, gateway } => {
+                writeln!(f, "network    NAT, {address}/{prefix} by {gateway}")?;
+            }
+        }
+        let console = match of.console {
+            ConsoleMode::Output => "output only",
+            ConsoleMode::None => "none",
+        };
+        writeln!(f, "console    {console}")?;
+        writeln!(f, "verifier   {}", of.verifier.as_ref().map_or("none", |verifier| &verifier.url))?;
+        for secret in &of.secrets {
+            writeln!(f, "secret     {} as {} ({})", secret.id, secret.file, secret.mode)?;
+        }
+        if let Some(end) = of.not_after {
+            writeln!(f, "not after  {end} (Unix seconds)")?;
+        }
+        let workload = self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" "));
+        write!(f, "workload   {}", workload.as_deref().unwrap_or(damaged))
+    }
+}
