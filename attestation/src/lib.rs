@@ -13,6 +13,7 @@ pub mod channel;
 pub mod claims;
 pub mod credential;
 pub mod digest;
+pub mod endorsement;
 pub mod enroll;
 pub mod event_log;
 pub mod evidence;

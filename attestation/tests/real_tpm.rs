@@ -1,0 +1,183 @@
+//! Commands, answers, quotes and credentials against a real TPM 2.0 implementation.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod swtpm;
+
+use coffer_attestation::credential::{Credential, make_credential};
+use coffer_attestation::event_log::vm_launch_log;
+use coffer_attestation::evidence::QuotePart;
+use coffer_attestation::quote::{QuotedPcrs, ReceivedQuote};
+use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
+use coffer_attestation::tpm::public::{Key, Public};
+use coffer_attestation::tpm::response::TpmError;
+use coffer_attestation::tpm::{command, response, template};
+use coffer_attestation::{Digest, Reject, enroll};
+use swtpm::Swtpm;
+
+fn quote(tpm: &mut Swtpm, ak: u32, qualifying: &[u8], pcrs: &[u8]) -> QuotePart {
+    let answer = tpm.send(&command::quote(ak, qualifying, pcrs));
+    let (attest, signature) = response::quote(&answer).unwrap();
+    QuotePart { attest, signature, pcrs: tpm.pcrs(pcrs), event_log: vec![] }
+}
+
+fn verify(part: &QuotePart, ak: &Public, extra: &Digest, pcrs: &[u8]) -> Result<QuotedPcrs, Reject> {
+    ReceivedQuote::new(part).authenticate(ak)?.bind(extra, Reject::NonceMismatch)?.pcrs(pcrs)
+}
+
+#[test]
+fn quotes_verify_and_near_misses_do_not() {
+    let mut tpm = Swtpm::fresh();
+    let (handle, public) = tpm.create_primary(&template::host_ak());
+    let ak = Public::parse(&public).unwrap();
+    enroll::check_ak(&ak).unwrap();
+    let extra = Digest([7; 32]);
+    tpm.extend(4, &Digest([1; 32]));
+    let good = quote(&mut tpm, handle, extra.as_bytes(), HOST_SELECTION);
+
+    let quoted = verify(&good, &ak, &extra, HOST_SELECTION).unwrap();
+    assert_eq!(quoted.get(4), Ok(&Digest::ZERO.extend(&Digest([1; 32]))));
+    assert_eq!(quoted.get(10), Err(Reject::PcrNotQuoted));
+
+    let reject = |part: &QuotePart, extra: &Digest, pcrs: &[u8]| {
+        verify(part, &ak, extra, pcrs).map(drop).unwrap_err()
+    };
+    assert_eq!(reject(&good, &Digest([8; 32]), HOST_SELECTION), Reject::NonceMismatch);
+    assert_eq!(reject(&good, &extra, &[0, 4]), Reject::SelectionMismatch);
+    assert_eq!(reject(&good, &extra, &[4, 10]), Reject::PcrNotQuoted);
+    let mut part = good.clone();
+    part.attest[20] ^= 1;
+    assert_eq!(reject(&part, &extra, HOST_SELECTION), Reject::BadSignature);
+    let mut part = good.clone();
+    *part.signature.last_mut().unwrap() ^= 1;
+    assert_eq!(reject(&part, &extra, HOST_SELECTION), Reject::BadSignature);
+    let mut part = good.clone();
+    part.pcrs[4].digest = Digest([3; 32]);
+    assert_eq!(reject(&part, &extra, HOST_SELECTION), Reject::PcrDigestMismatch);
+    let mut part = good.clone();
+    part.pcrs[4].index = 10;
+    assert_eq!(reject(&part, &extra, HOST_SELECTION), Reject::SelectionMismatch);
+    let mut part = good.clone();
+    part.pcrs.pop();
+    assert_eq!(reject(&part, &extra, HOST_SELECTION), Reject::SelectionMismatch);
+
+    let (_, other) = tpm.create_primary(&template::vm_ak());
+    let other = Public::parse(&other).unwrap();
+    assert_ne!(other.name(), ak.name());
+    assert_eq!(verify(&good, &other, &extra, HOST_SELECTION).unwrap_err(), Reject::BadSignature);
+}
+
+#[test]
+fn one_seed_and_one_template_make_one_key() {
+    let mut tpm = Swtpm::fresh();
+    let (handle, first) = tpm.create_primary(&template::vm_ak());
+    assert_eq!(response::read_public(&tpm.send(&command::read_public(handle))).unwrap(), first);
+    response::ok(&tpm.send(&command::flush_context(handle))).unwrap();
+    tpm.reset();
+    assert_eq!(tpm.create_primary(&template::vm_ak()).1, first);
+    assert_ne!(Swtpm::fresh().create_primary(&template::vm_ak()).1, first);
+}
+
+#[test]
+fn a_measured_launch_replays_to_the_quoted_registers() {
+    let mut tpm = Swtpm::fresh();
+    let d = |b| Digest([b; 32]);
+    let vm = vm_launch_log("coffer 0.1.0", &d(1), &d(2), &d(3), &d(4), b"launch record");
+    for (pcr, _, digest, data) in &vm.events {
+        match pcr {
+            17 => tpm.hash_sequence(b"launch record"),
+            _ => tpm.extend(*pcr, digest),
+        }
+        let _ = data;
+    }
+    let (handle, public) = tpm.create_primary(&template::vm_ak());
+    let ak = Public::parse(&public).unwrap();
+    let part = quote(&mut tpm, handle, d(9).as_bytes(), VM_SELECTION);
+    let quoted = verify(&part, &ak, &d(9), VM_SELECTION).unwrap();
+    let log = coffer_attestation::event_log::parse(&vm.log).unwrap();
+    assert_eq!(log.check_replay(&quoted), Ok(()));
+}
+
+#[test]
+fn the_platform_hierarchy_closes_and_a_certificate_stays_readable() {
+    const INDEX: u32 = 0x01c0_000a;
+    // PPWRITE, PPREAD, OWNERREAD, AUTHREAD, NO_DA, PLATFORMCREATE.
+    const ATTRIBUTES: u32 = 1 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
+    let mut tpm = Swtpm::fresh();
+    let certificate: Vec<u8> = (0..900u32).map(|n| n as u8).collect();
+    response::ok(&tpm.send(&command::nv_define(INDEX, 900, ATTRIBUTES))).unwrap();
+    for (n, part) in certificate.chunks(512).enumerate() {
+        response::ok(&tpm.send(&command::nv_write(INDEX, n as u16 * 512, part))).unwrap();
+    }
+    response::ok(&tpm.send(&command::hierarchy_disable_platform())).unwrap();
+
+    let public = response::nv_read_public(&tpm.send(&command::nv_read_public(INDEX))).unwrap();
+    assert_eq!((public.index, public.size), (INDEX, 900));
+    let read = |tpm: &mut Swtpm, size, offset| {
+        response::nv_read(&tpm.send(&command::nv_read(INDEX, size, offset))).unwrap()
+    };
+    let back = [read(&mut tpm, 512, 0), read(&mut tpm, 388, 512)].concat();
+    assert_eq!(back, certificate);
+    assert_eq!(response::get_random(&tpm.send(&command::get_random(16))).unwrap().len(), 16);
+    let again = response::ok(&tpm.send(&command::nv_write(INDEX, 0, &[0])));
+    assert!(matches!(again, Err(TpmError::Code(_))), "platform authorisation is gone: {again:?}");
+}
+
+#[test]
+fn an_rsa_ek_activates_its_credential() {
+    let mut tpm = Swtpm::fresh();
+    activates(&mut tpm, &template::ek_rsa2048());
+}
+
+#[test]
+fn a_p256_ek_activates_its_credential() {
+    let mut tpm = Swtpm::fresh();
+    activates(&mut tpm, &template::ek_p256());
+}
+
+#[test]
+fn another_tpm_or_another_name_does_not_activate() {
+    let (mut tpm, mut other) = (Swtpm::fresh(), Swtpm::fresh());
+    for ek_template in [template::ek_rsa2048(), template::ek_p256()] {
+        let (ek_handle, ek) = tpm.create_primary(&ek_template);
+        let (ak_handle, ak) = tpm.create_primary(&template::host_ak());
+        let (ek, ak) = (Public::parse(&ek).unwrap(), Public::parse(&ak).unwrap());
+        let credential = make_credential(&ek, &ak.name(), &[5; 32], &[6; 64]).unwrap();
+        let (other_ek, _) = other.create_primary(&ek_template);
+        let (other_ak, _) = other.create_primary(&template::host_ak());
+        assert!(activate(&mut other, other_ak, other_ek, &credential).is_err());
+        let misnamed = make_credential(&ek, &ek.name(), &[5; 32], &[6; 64]).unwrap();
+        assert!(activate(&mut tpm, ak_handle, ek_handle, &misnamed).is_err());
+        for (tpm, handle) in [(&mut tpm, ek_handle), (&mut other, other_ek)] {
+            response::ok(&tpm.send(&command::flush_context(handle))).unwrap();
+        }
+        response::ok(&tpm.send(&command::flush_context(ak_handle))).unwrap();
+        response::ok(&other.send(&command::flush_context(other_ak))).unwrap();
+    }
+}
+
+#[track_caller]
+fn activates(tpm: &mut Swtpm, ek_template: &[u8]) {
+    let (ek_handle, ek) = tpm.create_primary(ek_template);
+    let (ak_handle, ak) = tpm.create_primary(&template::host_ak());
+    let (ek, ak) = (Public::parse(&ek).unwrap(), Public::parse(&ak).unwrap());
+    enroll::check_ek(&ek).unwrap();
+    assert!(matches!(ek.key(), Key::Rsa(_) | Key::P256(_)));
+    assert_eq!(enroll::check_ek(&ak), Err(Reject::BadEkTemplate));
+    assert_eq!(enroll::check_ak(&ek), Err(Reject::BadAkAttributes));
+    for n in 0..4 {
+        let credential = make_credential(&ek, &ak.name(), &[5; 32], &[n; 64]).unwrap();
+        assert_eq!(activate(tpm, ak_handle, ek_handle, &credential).as_deref(), Ok([5; 32].as_slice()));
+    }
+}
+
+fn activate(tpm: &mut Swtpm, ak: u32, ek: u32, credential: &Credential) -> Result<Vec<u8>, TpmError> {
+    let session = response::start_session(&tpm.send(&command::start_policy_session(&[1; 16])))?;
+    response::ok(&tpm.send(&command::policy_secret_endorsement(session)))?;
+    let (blob, secret) = (&credential.blob[2..], &credential.encrypted_secret[2..]);
+    let answer = tpm.send(&command::activate_credential(ak, ek, session, blob, secret));
+    let secret = response::activate_credential(&answer).map(|secret| secret.to_vec());
+    if secret.is_err() {
+        response::ok(&tpm.send(&command::flush_context(session)))?;
+    }
+    secret
+}
