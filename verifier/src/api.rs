@@ -20,6 +20,7 @@
 //! | `GET /v1/admin/decisions/{id}/evidence` | | the bytes received |
 //! | `GET /v1/admin/log` | | [`LogState`] |
 
+use coffer_attestation::appraisal::Report;
 use coffer_attestation::launch::BoxKind;
 use coffer_attestation::{Digest, InstanceId, Nonce, ObjectName};
 use coffer_policies::{Denial, Facts};
@@ -232,31 +233,9 @@ pub struct ReleaseRecord {
     /// The launch.
     pub instance: Option<InstanceId>,
     /// What was measured, as found and as expected.
-    pub report: Vec<MeasuredRow>,
+    pub report: Report,
     /// One for each secret asked for, as far as it came.
     pub secrets: Vec<SecretDecision>,
-}
-
-/// One measurement, as found and as expected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeasuredRow {
-    /// Whose TPM: `host` or `vm`.
-    pub side: String,
-    /// PCR index.
-    pub pcr: u8,
-    /// Bank, `sha256`.
-    pub bank: String,
-    /// Event type by its TCG name, or `pcr` for a whole register.
-    pub event: String,
-    /// What was measured, in words.
-    pub what: String,
-    /// Digest found.
-    pub digest: Digest,
-    /// Digest expected, where something was.
-    pub expected: Option<Digest>,
-    /// Whether it is as expected.
-    pub ok: bool,
 }
 
 /// The decision on one secret.

@@ -12,9 +12,21 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod clock;
 mod data_dir;
+mod fault;
+mod flow;
+mod http;
 mod init;
 mod keys;
+mod roots;
+mod serve;
+mod store;
+mod verifier;
 
+pub use clock::{Clock, SystemClock};
 pub use data_dir::DataDir;
 pub use init::{InitConfig, InitError, Initialised, init};
+pub use roots::RootsError;
+pub use serve::{Handle, ServeConfig, ServeError, policy_source, serve};
+pub use verifier::OpenError;

@@ -1,0 +1,207 @@
+//! Enrolment: a TPM proves that its EK and AK live together, once (SPEC 7.1).
+//!
+//! ```text
+//! token (consumed) ─> EK chain ─> EK template ─> AK attributes ─> identity free ─> credential, session
+//! session (removed) ─> proof ─> first quote over the host's log ─> identity row, for good ─> log
+//! ```
+
+use coffer_attestation::credential::make_credential;
+use coffer_attestation::endorsement::{Endorsed, verify_chain};
+use coffer_attestation::evidence::{PcrValue, QuotePart};
+use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Digest, Nonce, Reject, enroll};
+
+use crate::api::{Decision, DecisionKind};
+use crate::fault::Fault;
+use crate::keys::{hash_token, random, same};
+use crate::store::{EnrollSession, HostClock, PendingIdentity};
+use crate::verifier::Verifier;
+
+/// A host's TPM answers within seconds; a person may carry the messages.
+const SESSION_TTL_S: u64 = 300;
+/// Certificates beside the leaf; makers use at most three.
+const CHAIN_MAX: usize = 8;
+
+/// Answers `POST /v1/enroll/start`.
+pub(crate) async fn start(
+    verifier: &Verifier,
+    request_id: &str,
+    request: EnrollStart,
+) -> Result<EnrollChallenge, Fault> {
+    let host = well_formed(&request.host);
+    let outcome = begin(verifier, request).await;
+    if let Err(fault) = &outcome {
+        log(verifier, request_id, host, Err(fault)).await?;
+    }
+    outcome
+}
+
+/// Answers `POST /v1/enroll/complete`.
+pub(crate) async fn complete(
+    verifier: &Verifier,
+    request_id: &str,
+    request: EnrollComplete,
+) -> Result<Enrolled, Fault> {
+    match finish(verifier, request).await {
+        Ok(enrolled) => {
+            let logged = log(verifier, request_id, Some(enrolled.host.clone()), Ok(&enrolled)).await;
+            if let Err(fault) = logged {
+                // An identity nobody can find in the log must not stay.
+                verifier.store.remove_host(&enrolled.host).await?;
+                return Err(fault);
+            }
+            Ok(enrolled)
+        }
+        Err((host, fault)) => {
+            log(verifier, request_id, host, Err(&fault)).await?;
+            Err(fault)
+        }
+    }
+}
+
+async fn begin(verifier: &Verifier, request: EnrollStart) -> Result<EnrollChallenge, Fault> {
+    let EnrollStart { token, host, identity } = request;
+    let now = verifier.clock.now();
+    if well_formed(&host).is_none() {
+        return Err(Fault::bad_request("a host name is 1 to 63 of `a-z0-9.-`"));
+    }
+    // One attempt for each token: it is gone before the TPM is looked at.
+    verifier.store.consume_token(&hash_token(&token), &host, now).await??;
+
+    let ek = Public::parse(&identity.ek_public.0)
+        .map_err(|reject| Fault::reject(reject, format!("EK public area: {reject}")))?;
+    let endorsed = endorse(verifier, &ek, &identity.ek_certificate, &identity.ek_chain, now)?;
+    enroll::check_ek(&ek)?;
+    let ak = Public::parse(&identity.ak_public.0)
+        .map_err(|reject| Fault::reject(reject, format!("AK public area: {reject}")))?;
+    enroll::check_ak(&ak)?;
+    let ek_digest = Digest::of(&[ek.as_bytes()]);
+    verifier.store.check_identity_free(&host, &ek_digest).await?;
+
+    let session = hex::encode(random::<16>()?.as_slice());
+    let nonce = Nonce(*random::<32>()?);
+    let (secret, entropy) = (random::<32>()?, random::<64>()?);
+    let ak_name = ak.name();
+    let credential = make_credential(&ek, &ak_name, &secret, &entropy)?;
+    let proof = enroll::proof(&secret, &session, &nonce, &ak_name);
+    let pending = EnrollSession {
+        nonce,
+        proof_hash: Digest::of(&[&proof]),
+        identity: PendingIdentity {
+            host,
+            ak_name,
+            ak_public: identity.ak_public,
+            ek_digest,
+            ek_certificate: identity.ek_certificate,
+            tpm_manufacturer: endorsed.manufacturer,
+            tpm_model: endorsed.model,
+            tpm_version: endorsed.version,
+            software_tpm: endorsed.software,
+        },
+        expires_at: now.saturating_add(SESSION_TTL_S),
+    };
+    verifier.store.put_session(&session, &pending, now).await?;
+    Ok(EnrollChallenge {
+        session,
+        nonce,
+        credential_blob: HexBytes(credential.blob),
+        encrypted_secret: HexBytes(credential.encrypted_secret),
+    })
+}
+
+fn endorse(
+    verifier: &Verifier,
+    ek: &Public,
+    certificate: &HexBytes,
+    chain: &[HexBytes],
+    now: u64,
+) -> Result<Endorsed, Fault> {
+    if chain.len() > CHAIN_MAX {
+        return Err(Fault::reject(Reject::LimitExceeded, "the EK certificate chain is too long"));
+    }
+    let chain: Vec<Vec<u8>> = chain.iter().map(|c| c.0.clone()).collect();
+    Ok(verify_chain(&certificate.0, &chain, ek, &verifier.roots, now)?)
+}
+
+/// The error carries the host's name as far as it is known.
+async fn finish(verifier: &Verifier, request: EnrollComplete) -> Result<Enrolled, (Option<String>, Fault)> {
+    // The session is gone before anything in the answer is compared: one attempt.
+    let taken = verifier.store.take_session(&request.session).await.map_err(|e| (None, e.into()))?;
+    let Some(session) = taken else { return Err((None, Reject::SessionGone.into())) };
+    let host = session.identity.host.clone();
+    admit(verifier, session, request).await.map_err(|fault| (Some(host), fault))
+}
+
+async fn admit(
+    verifier: &Verifier,
+    session: EnrollSession,
+    request: EnrollComplete,
+) -> Result<Enrolled, Fault> {
+    let EnrollSession { nonce, proof_hash, identity, expires_at } = session;
+    let now = verifier.clock.now();
+    if now > expires_at {
+        return Err(Fault::reject(Reject::SessionGone, "the enrolment session has expired"));
+    }
+    if !same(&Digest::of(&[&request.proof.0]), &proof_hash) {
+        return Err(Reject::ActivationFailed.into());
+    }
+    let ak = Public::parse(&identity.ak_public.0)?;
+    let quote = QuotePart {
+        attest: request.attest.0,
+        signature: request.signature.0,
+        pcrs: request.pcrs.iter().map(|p| PcrValue { index: p.index, digest: p.digest }).collect(),
+        event_log: request.event_log.0,
+    };
+    let first = enroll::verify_first_quote(&ak, &nonce, &request.host_claims.0, &quote)
+        .map_err(|reject| Fault::reject(reject, format!("first host quote: {reject}")))?;
+    let clock = first.pcrs.clock_info();
+    let clock = HostClock {
+        reset_count: clock.reset_count,
+        restart_count: clock.restart_count,
+        clock: clock.clock,
+    };
+    verifier.store.add_host(&identity, clock, now).await?;
+    Ok(Enrolled {
+        host: identity.host,
+        ak_name: identity.ak_name,
+        tpm_manufacturer: identity.tpm_manufacturer,
+        software_tpm: identity.software_tpm,
+    })
+}
+
+async fn log(
+    verifier: &Verifier,
+    request_id: &str,
+    host: Option<String>,
+    outcome: Result<&Enrolled, &Fault>,
+) -> Result<(), Fault> {
+    let explanation = match outcome {
+        Ok(e) => format!(
+            "enrolled with key {}, TPM by `{}`, {}",
+            e.ak_name,
+            e.tpm_manufacturer,
+            if e.software_tpm { "DANGEROUS software TPM" } else { "hardware TPM" }
+        ),
+        Err(fault) => fault.explanation.clone(),
+    };
+    let decision = Decision {
+        id: request_id.to_owned(),
+        at: verifier.clock.now(),
+        kind: DecisionKind::Enroll,
+        allowed: outcome.is_ok(),
+        code: outcome.err().map(|fault| fault.code().to_owned()),
+        explanation,
+        host,
+        release: None,
+    };
+    verifier.store.append(&decision, None).await.map_err(|error| {
+        Fault::reject(Reject::LogUnavailable, format!("the decisions log refused: {error}"))
+    })
+}
+
+/// The name, if it may be one; what is not is kept out of the log.
+pub(crate) fn well_formed(host: &str) -> Option<String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+    ((1..=63).contains(&host.len()) && host.bytes().all(allowed)).then(|| host.to_owned())
+}

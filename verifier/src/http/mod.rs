@@ -1,0 +1,222 @@
+//! The routes (SPEC 7): bytes in, one call of a flow, bytes out. Nothing is decided here but who is an
+//! administrator.
+
+mod answer;
+pub(crate) mod connections;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use coffer_attestation::evidence::{CMW_MEDIA_TYPE, EVENT_LOG_MAX, EVIDENCE_MAX};
+use coffer_attestation::release::RELEASE_MEDIA_TYPE;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use self::answer::{Failure, RequestId, json};
+use crate::api::Info;
+use crate::fault::{Fault, FaultKind};
+use crate::flow::{admin, challenge, enroll, release};
+use crate::keys::{hash_token, same};
+use crate::verifier::Verifier;
+
+type Shared = State<Arc<Verifier>>;
+type Id = Extension<RequestId>;
+type Answer = Result<Response, Failure>;
+
+/// An enrolment answer holds a log in hex and little more.
+const ENROLL_BODY_MAX: usize = 2 * EVENT_LOG_MAX + (128 << 10);
+/// A secret in base64 and 1024 image ids.
+const ADMIN_BODY_MAX: usize = 256 << 10;
+/// Requests worked on at once; each may hold a body of 1 MiB.
+const REQUESTS_MAX: usize = 64;
+/// Waiting for a turn and being served, together.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The whole interface.
+pub(crate) fn router(verifier: Arc<Verifier>) -> Router {
+    let guests = Router::new()
+        .route("/v1/info", get(info))
+        .route("/v1/challenge", post(new_challenge))
+        .route("/v1/release", post(new_release).layer(DefaultBodyLimit::max(EVIDENCE_MAX)))
+        .route("/v1/enroll/start", post(enroll_start).layer(DefaultBodyLimit::max(ENROLL_BODY_MAX)))
+        .route("/v1/enroll/complete", post(enroll_complete).layer(DefaultBodyLimit::max(ENROLL_BODY_MAX)));
+    let operators = Router::new()
+        .route("/secrets", get(secrets))
+        .route("/secrets/{*id}", put(put_secret).delete(remove_secret))
+        .route("/tokens", post(new_token))
+        .route("/hosts", get(hosts))
+        .route("/hosts/{name}", delete(remove_host))
+        .route("/host-references", get(references))
+        .route("/host-references/{name}", put(put_reference).delete(remove_reference))
+        .route("/decisions", get(decisions))
+        .route("/decisions/{id}", get(decision))
+        .route("/decisions/{id}/evidence", get(evidence))
+        .route("/log", get(log_state))
+        .fallback(unknown_path)
+        .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
+        .layer(middleware::from_fn_with_state(verifier.clone(), only_admins));
+    guests
+        .nest("/v1/admin", operators)
+        .with_state(verifier)
+        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        .layer(middleware::from_fn(answer::finish))
+}
+
+async fn info(State(verifier): Shared) -> Answer {
+    json(&Info {
+        url: verifier.url.clone(),
+        release_key: verifier.release_key.public_hex(),
+        ca_pem: verifier.ca_pem.clone(),
+    })
+}
+
+async fn new_challenge(State(verifier): Shared) -> Answer {
+    json(&challenge::challenge(&verifier).await?)
+}
+
+async fn new_release(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes());
+    if content_type != Some(CMW_MEDIA_TYPE.as_bytes()) {
+        return Err(Fault::bad_request(format!("the content type is not `{CMW_MEDIA_TYPE}`")).into());
+    }
+    let body = bytes(request).await?;
+    let release = release::release(&verifier, &id.0, &body).await?;
+    Ok(([(header::CONTENT_TYPE, RELEASE_MEDIA_TYPE)], release).into_response())
+}
+
+async fn enroll_start(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    json(&enroll::start(&verifier, &id.0, body(request).await?).await?)
+}
+
+async fn enroll_complete(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    json(&enroll::complete(&verifier, &id.0, body(request).await?).await?)
+}
+
+async fn secrets(State(verifier): Shared) -> Answer {
+    json(&admin::secrets(&verifier).await?)
+}
+
+async fn put_secret(
+    State(verifier): Shared,
+    Extension(id): Id,
+    Path(secret): Path<String>,
+    request: Request,
+) -> Answer {
+    json(&admin::put_secret(&verifier, &id.0, &secret, body(request).await?).await?)
+}
+
+async fn remove_secret(State(verifier): Shared, Extension(id): Id, Path(secret): Path<String>) -> Answer {
+    admin::remove_secret(&verifier, &id.0, &secret).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn new_token(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    json(&admin::new_token(&verifier, &id.0, body(request).await?).await?)
+}
+
+async fn hosts(State(verifier): Shared) -> Answer {
+    json(&admin::hosts(&verifier).await?)
+}
+
+async fn remove_host(State(verifier): Shared, Extension(id): Id, Path(name): Path<String>) -> Answer {
+    admin::remove_host(&verifier, &id.0, &name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn references(State(verifier): Shared) -> Answer {
+    json(&admin::references(&verifier).await?)
+}
+
+async fn put_reference(
+    State(verifier): Shared,
+    Extension(id): Id,
+    Path(name): Path<String>,
+    request: Request,
+) -> Answer {
+    admin::put_reference(&verifier, &id.0, &name, body(request).await?).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn remove_reference(State(verifier): Shared, Extension(id): Id, Path(name): Path<String>) -> Answer {
+    admin::remove_reference(&verifier, &id.0, &name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    limit: Option<u32>,
+}
+
+async fn decisions(State(verifier): Shared, Query(limit): Query<Limit>) -> Answer {
+    json(&admin::decisions(&verifier, limit.limit).await?)
+}
+
+async fn decision(State(verifier): Shared, Path(id): Path<String>) -> Answer {
+    json(&admin::decision(&verifier, &id).await?)
+}
+
+async fn evidence(State(verifier): Shared, Path(id): Path<String>) -> Answer {
+    let bytes = admin::evidence(&verifier, &id).await?;
+    Ok(([(header::CONTENT_TYPE, CMW_MEDIA_TYPE)], bytes).into_response())
+}
+
+async fn log_state(State(verifier): Shared) -> Answer {
+    json(&verifier.store.log_state().await.map_err(Fault::from)?)
+}
+
+async fn unknown_path() -> Failure {
+    Fault::not_found("such path").into()
+}
+
+/// Lets a request through that carries the admin token. Hashes are compared, in constant time, so neither
+/// the token nor its length shows in the time taken.
+async fn only_admins(State(verifier): Shared, request: Request, next: Next) -> Response {
+    let presented = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let accepted = presented.is_some_and(|token| same(&hash_token(token), &verifier.admin_token_hash));
+    if accepted {
+        next.run(request).await
+    } else {
+        let why = if presented.is_some() { "wrong admin token" } else { "no admin token" };
+        Failure::from(Fault::new(FaultKind::Unauthorized, why)).into_response()
+    }
+}
+
+/// The body within the route's limit.
+async fn bytes(request: Request) -> Result<Bytes, Failure> {
+    use axum::extract::FromRequest as _;
+    Bytes::from_request(request, &()).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Fault::from(coffer_attestation::Reject::LimitExceeded).into()
+        } else {
+            Fault::bad_request("the body could not be read").into()
+        }
+    })
+}
+
+/// The body as strict JSON.
+async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
+    let bytes = zeroize::Zeroizing::new(bytes(request).await?.to_vec());
+    serde_json::from_slice(&bytes)
+        // Only the place: serde's words may quote the value, which may be a secret.
+        .map_err(|e| {
+            let place = format!("line {}, column {}", e.line(), e.column());
+            Fault::bad_request(format!("the body is not the JSON expected here ({place})")).into()
+        })
+}
