@@ -1,0 +1,643 @@
+//! Evidence of two real TPMs, host and VM, from end to end: accepted as made, and refused for the right
+//! reason after each change. Changes to signed parts are made before the TPM signs, so that it is the check
+//! in question that refuses and not the signature.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod swtpm;
+
+use std::collections::BTreeMap;
+
+use coffer_attestation::appraisal::{
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal,
+    appraise,
+};
+use coffer_attestation::claims::{HostClaims, VmClaims};
+use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, vm_launch_log};
+use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
+use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::runtime::RuntimeData;
+use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::tpm::{command, response, template};
+use coffer_attestation::{Digest, InstanceId, Nonce, Reject, binding, enroll, merkle, predict};
+use swtpm::Swtpm;
+
+const AUDIENCE: &str = "https://verifier.example:8443";
+const NONCE: Nonce = Nonce([0x11; 32]);
+const DESCRIPTOR: &[u8] = br#"{"version":1}"#;
+const IMAGE: ImageDigests =
+    ImageDigests { kernel: Digest([1; 32]), initrd: Digest([2; 32]), cmdline: Digest([3; 32]) };
+const HOST_KERNEL: Digest = Digest([0xa1; 32]);
+const HOST_INITRD: Digest = Digest([0xa2; 32]);
+const HOST_CMDLINE: &str = "console=ttyS0 initrd=initrd";
+
+type Event = (u8, EventType, Digest, Vec<u8>);
+
+/// What a host's firmware and kernel measure, as in a log recorded in the lab.
+fn host_boot() -> Vec<Event> {
+    let backed = |pcr, kind, data: &[u8]| (pcr, kind, Digest::of(&[data]), data.to_vec());
+    let mut events = vec![
+        backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
+        backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, b"SecureBoot"),
+        backed(7, EventType::SEPARATOR, &[0; 4]),
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, b"device path".to_vec()),
+        backed(1, EventType::EFI_VARIABLE_BOOT, b"BootOrder"),
+        backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
+    ];
+    events.extend((0..7).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));
+    let options = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0".to_vec();
+    events.push((9, EventType::EVENT_TAG, predict::load_options(HOST_CMDLINE), options));
+    let initrd = b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0".to_vec();
+    events.push((9, EventType::EVENT_TAG, HOST_INITRD, initrd));
+    events.push(backed(5, EventType::EFI_ACTION, b"Exit Boot Services Invocation"));
+    events
+}
+
+fn log_of(events: &[Event]) -> Vec<u8> {
+    let log = |log: LogBuilder, (pcr, kind, digest, data): &Event| {
+        log.event(*pcr, *kind, *digest, data)
+    };
+    events.iter().fold(LogBuilder::new(), log).finish()
+}
+
+fn reference() -> HostReference {
+    let log = coffer_attestation::event_log::parse(&log_of(&host_boot())).unwrap();
+    HostReference {
+        name: "lab-1".into(),
+        svn: 3,
+        kernel: HOST_KERNEL,
+        initrd: HOST_INITRD,
+        cmdline: predict::load_options(HOST_CMDLINE),
+        firmware: [0, 2, 3, 7].map(|pcr| (pcr, log.replay(pcr))).into(),
+    }
+}
+
+/// Everything that goes into one evidence before anything is signed.
+struct Draft {
+    runtime: RuntimeData,
+    record: LaunchRecord,
+    /// Bytes sent; differ from the record measured only where a case says so.
+    launch_record: Vec<u8>,
+    descriptor: Vec<u8>,
+    vm_claims: VmClaims,
+    host_claims: HostClaims,
+    vm_extra: Option<Digest>,
+    host_extra: Option<Digest>,
+    vm_pcrs: Vec<u8>,
+    host_pcrs: Vec<u8>,
+    vm_label_signed_by_host: bool,
+    neighbours: Vec<Digest>,
+}
+
+/// A host and a VM on it, booted.
+struct Scene {
+    host: Swtpm,
+    vm: Swtpm,
+    hak: (u32, Public),
+    vak: (u32, Public),
+    host_log: Vec<u8>,
+    vm_log: VmLog,
+}
+
+fn record() -> LaunchRecord {
+    LaunchRecord {
+        version: 1,
+        box_kind: BoxKind::Closed,
+        image_id: Digest::of(&[DESCRIPTOR]),
+        vcpus: 2,
+        memory_mib: 512,
+        disks: vec![],
+        nics: vec![],
+        instance_id: InstanceId([4; 16]),
+        incarnation: 1,
+    }
+}
+
+fn launch(record: &LaunchRecord) -> VmLog {
+    let image = Digest::of(&[DESCRIPTOR]);
+    let encoded = record.encode();
+    vm_launch_log("0.1.0", &IMAGE.kernel, &IMAGE.initrd, &IMAGE.cmdline, &image, &encoded)
+}
+
+impl Scene {
+    fn good() -> Self {
+        Self::boot(&host_boot(), launch(&record()), &record().encode())
+    }
+
+    fn boot(host_events: &[Event], vm_log: VmLog, hashed: &[u8]) -> Self {
+        let (mut host, mut vm) = (Swtpm::fresh(), Swtpm::fresh());
+        for (pcr, _, digest, _) in host_events {
+            host.extend(*pcr, digest);
+        }
+        for (pcr, _, digest, _) in &vm_log.events {
+            match pcr {
+                17 => vm.hash_sequence(hashed),
+                _ => vm.extend(*pcr, digest),
+            }
+        }
+        let key = |tpm: &mut Swtpm, template: &[u8]| {
+            let (handle, public) = tpm.create_primary(template);
+            (handle, Public::parse(&public).unwrap())
+        };
+        let hak = key(&mut host, &template::host_ak());
+        let vak = key(&mut vm, &template::vm_ak());
+        Self { host, vm, hak, vak, host_log: log_of(host_events), vm_log }
+    }
+
+    fn draft(&self) -> Draft {
+        let runtime = RuntimeData {
+            version: 1,
+            hpke_key: [9; 32],
+            audience: AUDIENCE.into(),
+            resources: vec!["site/tls-key".into()],
+            user_data: None,
+        };
+        let record = record();
+        Draft {
+            vm_claims: VmClaims {
+                version: 1,
+                instance_id: record.instance_id,
+                box_kind: record.box_kind,
+                image_id: record.image_id,
+                launch_digest: LaunchRecord::digest(&record.encode()),
+                vak_name: self.vak.1.name(),
+                vek_name: self.vak.1.name(),
+                incarnation: record.incarnation,
+                report_data: RuntimeData::report_data(&encode(&runtime)),
+                debug: false,
+            },
+            host_claims: HostClaims {
+                version: 1,
+                hak_name: self.hak.1.name(),
+                profile: "sealed".into(),
+                monitor_version: "0.1.0".into(),
+                monitor_svn: 1,
+                swtpm_version: "0.7".into(),
+                kernel_release: "6.1".into(),
+                lockdown: "none".into(),
+                iommu: false,
+                nested_paging: "npt".into(),
+                smt: false,
+                ksm: false,
+                live_vms: 1,
+                launch_log_head: Digest::ZERO,
+                boot_id: [0; 16],
+            },
+            launch_record: record.encode(),
+            record,
+            runtime,
+            descriptor: DESCRIPTOR.to_vec(),
+            vm_extra: None,
+            host_extra: None,
+            vm_pcrs: VM_SELECTION.to_vec(),
+            host_pcrs: HOST_SELECTION.to_vec(),
+            vm_label_signed_by_host: false,
+            neighbours: vec![],
+        }
+    }
+
+    fn evidence(&mut self, draft: &Draft) -> Evidence {
+        let runtime_data = encode(&draft.runtime);
+        let vm_claims = draft.vm_claims.encode();
+        let host_claims = draft.host_claims.encode();
+        let report_data = RuntimeData::report_data(&runtime_data);
+        let vm_extra = draft.vm_extra.unwrap_or(binding::vm_quote(&NONCE, &report_data));
+
+        let mut leaves = draft.neighbours.clone();
+        leaves.push(binding::vm_leaf(&NONCE, &vm_claims));
+        let root = merkle::root(&leaves).unwrap();
+        let host_extra = match draft.vm_label_signed_by_host {
+            true => vm_extra,
+            false => draft.host_extra.unwrap_or(binding::host_quote(
+                leaves.len() as u64,
+                &root,
+                &host_claims,
+            )),
+        };
+        let vm_log = self.vm_log.log.clone();
+        Evidence {
+            version: 1,
+            nonce: NONCE,
+            runtime_data,
+            vm: VmPart {
+                vak_public: self.vak.1.as_bytes().to_vec(),
+                quote: quote(&mut self.vm, self.vak.0, &vm_extra, &draft.vm_pcrs, vm_log),
+            },
+            host: HostPart {
+                hak_name: self.hak.1.name(),
+                quote: quote(
+                    &mut self.host,
+                    self.hak.0,
+                    &host_extra,
+                    &draft.host_pcrs,
+                    self.host_log.clone(),
+                ),
+                host_claims,
+                vm_claims,
+                inclusion: merkle::prove(&leaves, leaves.len() - 1).unwrap(),
+                launch_record: draft.launch_record.clone(),
+                descriptor: draft.descriptor.clone(),
+            },
+        }
+    }
+
+    fn enrolled(&self) -> EnrolledHost {
+        EnrolledHost {
+            name: "rack-7".into(),
+            ak_public: self.hak.1.clone(),
+            software_tpm: true,
+            last_reset_count: 0,
+            last_restart_count: 0,
+            last_clock: 0,
+        }
+    }
+
+    fn judge(&self, evidence: &Evidence) -> Result<Appraisal, Refusal> {
+        judge(evidence, &self.enrolled(), &[reference()])
+    }
+
+    /// Judges evidence made from a changed draft.
+    #[track_caller]
+    fn refuses(&mut self, what: &str, reject: Reject, change: impl FnOnce(&mut Draft)) {
+        let mut draft = self.draft();
+        change(&mut draft);
+        let evidence = self.evidence(&draft);
+        check(what, self.judge(&evidence), reject);
+    }
+
+    /// Judges good evidence changed on the way.
+    #[track_caller]
+    fn refuses_altered(&mut self, what: &str, reject: Reject, change: impl FnOnce(&mut Evidence)) {
+        let mut evidence = self.evidence(&self.draft());
+        change(&mut evidence);
+        check(what, self.judge(&evidence), reject);
+    }
+}
+
+fn judge(
+    evidence: &Evidence,
+    host: &EnrolledHost,
+    references: &[HostReference],
+) -> Result<Appraisal, Refusal> {
+    let received = ReceivedEvidence::receive(&evidence.to_cmw()).unwrap();
+    let descriptors = |descriptor: &[u8]| match descriptor {
+        DESCRIPTOR => Ok(IMAGE),
+        _ => Err(Reject::BadDescriptor),
+    };
+    appraise(received, ConsumedNonce::assert_consumed(NONCE), host, AUDIENCE, references, &descriptors)
+}
+
+#[track_caller]
+fn check(what: &str, verdict: Result<Appraisal, Refusal>, reject: Reject) {
+    match verdict {
+        Ok(_) => panic!("{what}: accepted"),
+        Err(refusal) => assert_eq!(refusal.reject, reject, "{what}: {refusal}"),
+    }
+}
+
+fn encode(runtime: &RuntimeData) -> Vec<u8> {
+    coffer_attestation::cbor::encode(runtime)
+}
+
+fn quote(tpm: &mut Swtpm, ak: u32, extra: &Digest, pcrs: &[u8], event_log: Vec<u8>) -> QuotePart {
+    let answer = tpm.send(&command::quote(ak, extra.as_bytes(), pcrs));
+    let (attest, signature) = response::quote(&answer).unwrap();
+    QuotePart { attest, signature, pcrs: tpm.pcrs(pcrs), event_log }
+}
+
+#[test]
+fn accepts_evidence_as_made_and_says_what_it_rests_on() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let appraisal = scene.judge(&evidence).unwrap();
+    let facts = appraisal.facts();
+    assert_eq!(facts.host_name, "rack-7");
+    assert_eq!((facts.reference_name.as_str(), facts.reference_svn), ("lab-1", 3));
+    assert_eq!(facts.box_kind(), BoxKind::Closed);
+    assert_eq!(facts.hpke_key(), &[9; 32]);
+    assert_eq!(facts.evidence, Digest::of(&[&evidence.to_cmw()]));
+    let report = appraisal.report();
+    assert!(report.host.iter().chain(&report.vm).all(|row| row.ok));
+    // Registers 0, 4, 9, 11, 12, 17 hold 2, 2, 2, 1, 1 and 1 events.
+    assert_eq!(report.vm.len(), 9);
+    assert!(report.vm.iter().all(|row| row.expected == row.digest));
+    assert!(report.host.iter().any(|row| row.what == "host initrd" && row.expected.is_some()));
+}
+
+#[test]
+fn accepts_one_vm_of_a_batch() {
+    let mut scene = Scene::good();
+    let mut draft = scene.draft();
+    draft.neighbours = vec![Digest([7; 32]); 5];
+    let evidence = scene.evidence(&draft);
+    assert_eq!(scene.judge(&evidence).map(|_| ()), Ok(()));
+}
+
+#[test]
+fn refuses_what_the_tpms_signed_wrongly() {
+    let scene = &mut Scene::good();
+    let d = Digest([0x55; 32]);
+    scene.refuses("host quote over something else", Reject::HostBindingMismatch, |s| s.host_extra = Some(d));
+    scene.refuses("VM quote for another nonce", Reject::NonceMismatch, |s| s.vm_extra = Some(d));
+    scene.refuses("VM label under the host key", Reject::HostBindingMismatch, |s| {
+        s.vm_label_signed_by_host = true;
+    });
+    scene.refuses("host quote without PCR 9", Reject::PcrNotQuoted, |s| s.host_pcrs = vec![0, 4, 7]);
+    scene.refuses("VM quote with PCR 10 too", Reject::SelectionMismatch, |s| {
+        s.vm_pcrs = vec![0, 4, 9, 10, 11, 12, 17];
+    });
+    scene.refuses("VM quote without PCR 17", Reject::PcrNotQuoted, |s| s.vm_pcrs = vec![0, 4, 9, 11, 12]);
+}
+
+#[test]
+fn refuses_claims_that_do_not_belong_together() {
+    let scene = &mut Scene::good();
+    let d = Digest([0x55; 32]);
+    let other = Public::parse(&scene.host.create_primary(&template::vm_ak()).1).unwrap().name();
+    scene.refuses("another vTPM key vouched for", Reject::VmNotVouched, |s| s.vm_claims.vak_name = other);
+    scene.refuses("claims of another host", Reject::HostMismatch, |s| s.host_claims.hak_name = other);
+    scene.refuses("other report data", Reject::ReportDataMismatch, |s| s.vm_claims.report_data = d);
+    scene.refuses("another verifier", Reject::AudienceMismatch, |s| {
+        s.runtime.audience.push('/');
+        s.vm_claims.report_data = RuntimeData::report_data(&encode(&s.runtime));
+    });
+    scene.refuses("another image claimed", Reject::ImageMismatch, |s| s.vm_claims.image_id = d);
+    scene.refuses("another descriptor", Reject::ImageMismatch, |s| s.descriptor = b"{}".to_vec());
+    scene.refuses("another launch claimed", Reject::LaunchMismatch, |s| s.vm_claims.launch_digest = d);
+    scene.refuses("open box claimed", Reject::LaunchMismatch, |s| s.vm_claims.box_kind = BoxKind::Open);
+    scene.refuses("another instance", Reject::LaunchMismatch, |s| {
+        s.vm_claims.instance_id = InstanceId([0; 16]);
+    });
+    scene.refuses("another incarnation", Reject::LaunchMismatch, |s| s.vm_claims.incarnation = 2);
+    scene.refuses("closed box with a debugger", Reject::LaunchMismatch, |s| s.vm_claims.debug = true);
+    scene.refuses("claims of version 2", Reject::UnsupportedVersion, |s| s.vm_claims.version = 2);
+    scene.refuses("host claims of version 2", Reject::UnsupportedVersion, |s| s.host_claims.version = 2);
+    scene.refuses("another monitor version", Reject::LaunchMismatch, |s| {
+        s.host_claims.monitor_version = "0.2.0".into();
+    });
+    scene.refuses("a record that was not measured", Reject::LaunchMismatch, |s| {
+        s.record.vcpus = 8;
+        s.launch_record = s.record.encode();
+        s.vm_claims.launch_digest = LaunchRecord::digest(&s.launch_record);
+    });
+    scene.refuses("a record of another image", Reject::ImageMismatch, |s| {
+        s.record.image_id = d;
+        s.launch_record = s.record.encode();
+        s.vm_claims.launch_digest = LaunchRecord::digest(&s.launch_record);
+    });
+}
+
+#[test]
+fn refuses_evidence_altered_on_the_way() {
+    let scene = &mut Scene::good();
+    let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    scene.refuses_altered("nonce", Reject::NonceMismatch, |e| e.nonce.0[0] ^= 1);
+    scene.refuses_altered("runtime data", Reject::ReportDataMismatch, |e| flip(&mut e.runtime_data));
+    scene.refuses_altered("vAK", Reject::BadKey, |e| flip(&mut e.vm.vak_public));
+    scene.refuses_altered("vAK cut", Reject::Malformed, |e| {
+        e.vm.vak_public.pop();
+    });
+    scene.refuses_altered("VM attest", Reject::BadSignature, |e| flip(&mut e.vm.quote.attest));
+    scene.refuses_altered("VM signature", Reject::BadSignature, |e| flip(&mut e.vm.quote.signature));
+    scene.refuses_altered("VM register", Reject::PcrDigestMismatch, |e| e.vm.quote.pcrs[0].digest.0[0] ^= 1);
+    scene.refuses_altered("VM register's index", Reject::SelectionMismatch, |e| e.vm.quote.pcrs[1].index = 5);
+    scene.refuses_altered("VM log", Reject::ReplayMismatch, |e| e.vm.quote.event_log[80] ^= 1);
+    scene.refuses_altered("VM log cut", Reject::Malformed, |e| {
+        e.vm.quote.event_log.pop();
+    });
+    scene.refuses_altered("host key name", Reject::HostMismatch, |e| e.host.hak_name.0[5] ^= 1);
+    scene.refuses_altered("host claims", Reject::HostBindingMismatch, |e| flip(&mut e.host.host_claims));
+    scene.refuses_altered("VM claims", Reject::HostBindingMismatch, |e| flip(&mut e.host.vm_claims));
+    scene.refuses_altered("host attest", Reject::BadSignature, |e| flip(&mut e.host.quote.attest));
+    scene.refuses_altered("host signature", Reject::BadSignature, |e| flip(&mut e.host.quote.signature));
+    scene.refuses_altered("host signature RSAPSS", Reject::SchemeMismatch, |e| e.host.quote.signature[1] = 0x16);
+    scene.refuses_altered("host signature RSASSA", Reject::SchemeMismatch, |e| {
+        e.host.quote.signature = vec![0, 0x14, 0, 0x0b, 0, 1, 1];
+    });
+    scene.refuses_altered("host signature SHA-384", Reject::SchemeMismatch, |e| e.host.quote.signature[3] = 0x0c);
+    scene.refuses_altered("host signature hash", Reject::WeakHash, |e| e.host.quote.signature[3] = 0x04);
+    scene.refuses_altered("host register", Reject::PcrDigestMismatch, |e| e.host.quote.pcrs[4].digest.0[0] ^= 1);
+    scene.refuses_altered("host register left out", Reject::SelectionMismatch, |e| drop(e.host.quote.pcrs.pop()));
+    scene.refuses_altered("host log", Reject::ReplayMismatch, |e| e.host.quote.event_log[80] ^= 1);
+    scene.refuses_altered("host log empty", Reject::Malformed, |e| e.host.quote.event_log.clear());
+    scene.refuses_altered("index", Reject::BadInclusion, |e| e.host.inclusion.index = 1);
+    scene.refuses_altered("tree size", Reject::BadInclusion, |e| e.host.inclusion.size = 2);
+    scene.refuses_altered("path", Reject::BadInclusion, |e| e.host.inclusion.path.push(Digest::ZERO));
+    scene.refuses_altered("launch record", Reject::LaunchMismatch, |e| flip(&mut e.host.launch_record));
+    scene.refuses_altered("descriptor", Reject::ImageMismatch, |e| flip(&mut e.host.descriptor));
+    scene.refuses_altered("quotes swapped", Reject::BadSignature, |e| {
+        std::mem::swap(&mut e.host.quote, &mut e.vm.quote);
+    });
+}
+
+#[test]
+fn refuses_a_vm_of_another_host() {
+    let (mut one, mut two) = (Scene::good(), Scene::good());
+    let mut relayed = one.evidence(&one.draft());
+    relayed.vm = two.evidence(&two.draft()).vm;
+    check("the VM's half of another host", one.judge(&relayed), Reject::VmNotVouched);
+    let mut relayed = one.evidence(&one.draft());
+    relayed.host = two.evidence(&two.draft()).host;
+    check("the host's half of another host", one.judge(&relayed), Reject::BadSignature);
+}
+
+#[test]
+fn refuses_an_event_relabelled_but_accepts_what_nobody_measures() {
+    let scene = &mut Scene::good();
+    // The type of the kernel's event: claimed, so the digest is no longer looked for among applications.
+    let at = |log: &[u8], kind: u32| {
+        log.windows(4).position(|w| w == kind.to_le_bytes()).unwrap()
+    };
+    scene.refuses_altered("application as an action", Reject::HostNotRecognised, |e| {
+        let log = &mut e.host.quote.event_log;
+        let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
+        log[at..at + 4].copy_from_slice(&EventType::EFI_ACTION.0.to_le_bytes());
+    });
+    scene.refuses_altered("separator as an action", Reject::SeparatorInvalid, |e| {
+        let log = &mut e.host.quote.event_log;
+        let at = log.windows(8).position(|w| w == [7, 0, 0, 0, 4, 0, 0, 0]).unwrap();
+        log[at + 4..at + 8].copy_from_slice(&EventType::EFI_ACTION.0.to_le_bytes());
+    });
+}
+
+#[test]
+fn refuses_hosts_whose_boot_differs() {
+    let differing = |change: &dyn Fn(&mut Vec<Event>)| {
+        let mut events = host_boot();
+        change(&mut events);
+        let mut scene = Scene::boot(&events, launch(&record()), &record().encode());
+        let evidence = scene.evidence(&scene.draft());
+        scene.judge(&evidence).unwrap_err()
+    };
+    let find = |events: &[Event], pcr, kind| {
+        events.iter().rposition(|(p, k, ..)| (*p, *k) == (pcr, kind)).unwrap()
+    };
+    let cases: &[(&str, &str, &dyn Fn(&mut Vec<Event>))] = &[
+        ("another initrd", "host initrd", &|e| {
+            let at = find(e, 9, EventType::EVENT_TAG);
+            e[at].2 = Digest([0xee; 32]);
+        }),
+        ("another command line", "host command line", &|e| {
+            let at = find(e, 9, EventType::EVENT_TAG) - 1;
+            e[at].2 = predict::load_options("console=ttyS0 init=/bin/sh initrd=initrd");
+        }),
+        ("another kernel", "host kernel", &|e| {
+            let at = find(e, 4, EventType::EFI_BOOT_SERVICES_APPLICATION);
+            e[at].2 = Digest([0xee; 32]);
+        }),
+        ("a shell before the kernel", "host kernel", &|e| {
+            let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
+            e.insert(3, (4, kind, Digest([0xee; 32]), b"shell".to_vec()));
+        }),
+        ("a shell under another type", "unexpected event", &|e| {
+            let data = b"the image itself".to_vec();
+            e.insert(3, (4, EventType::EFI_ACTION, Digest::of(&[&data]), data));
+        }),
+        ("no kernel", "host kernel", &|e| drop(e.remove(3))),
+        ("a second initrd", "unexpected event", &|e| {
+            let at = find(e, 9, EventType::EVENT_TAG);
+            e.push(e[at].clone());
+        }),
+        ("no initrd", "host initrd", &|e| {
+            let at = find(e, 9, EventType::EVENT_TAG);
+            e.remove(at);
+        }),
+        ("something more in PCR 9", "unexpected event", &|e| {
+            e.push((9, EventType::IPL, Digest([0xee; 32]), b"initrd".to_vec()));
+        }),
+        ("other firmware", "firmware code", &|e| e[0].2 = Digest([0xee; 32])),
+        ("other Secure Boot state", "Secure Boot state", &|e| e[1].2 = Digest([0xee; 32])),
+        ("an option ROM", "option ROM code", &|e| {
+            let kind = EventType::EFI_BOOT_SERVICES_DRIVER;
+            e.insert(3, (2, kind, Digest([0xee; 32]), vec![]));
+        }),
+    ];
+    for (name, what, change) in cases {
+        let refusal = differing(*change);
+        assert_eq!(refusal.reject, Reject::HostNotRecognised, "{name}: {refusal}");
+        let row = refusal.report.host.iter().find(|row| !row.ok).unwrap();
+        assert_eq!(&row.what, what, "{name}");
+        assert!(refusal.explanation.contains(what), "{name}: {refusal}");
+    }
+    let separators = differing(&|e| e.push((3, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4])));
+    assert_eq!(separators.reject, Reject::SeparatorInvalid);
+}
+
+#[test]
+fn refuses_vms_measured_otherwise() {
+    let other = LaunchRecord { box_kind: BoxKind::Open, ..record() };
+    let mut more = launch(&record());
+    more.events.push((11, EventType::IPL, Digest([0xee; 32]), vec![]));
+    more.log = log_of(&more.events);
+    let mut kernel = launch(&record());
+    let at = kernel.events.iter().position(|e| (e.0, e.1) == (4, EventType::IPL)).unwrap();
+    kernel.events[at].2 = Digest([0xee; 32]);
+    kernel.log = log_of(&kernel.events);
+    let mut drtm = launch(&record());
+    drtm.events.last_mut().unwrap().2 = Digest::of(&[&other.encode()]);
+    drtm.log = log_of(&drtm.events);
+    let cases = [
+        ("an open box measured", launch(&other), other.encode(), "launch record"),
+        ("one event more", more, record().encode(), "unexpected event"),
+        ("another kernel", kernel, record().encode(), "kernel"),
+        ("another record in PCR 17", drtm, other.encode(), "launch"),
+    ];
+    for (name, log, hashed, what) in cases {
+        let mut scene = Scene::boot(&host_boot(), log, &hashed);
+        let evidence = scene.evidence(&scene.draft());
+        let refusal = scene.judge(&evidence).unwrap_err();
+        assert_eq!(refusal.reject, Reject::LaunchMismatch, "{name}: {refusal}");
+        assert_eq!(refusal.report.vm.iter().find(|row| !row.ok).unwrap().what, what, "{name}");
+    }
+    // A log that tells the expected story over registers that hold another.
+    let mut scene = Scene::boot(&host_boot(), launch(&record()), &other.encode());
+    let evidence = scene.evidence(&scene.draft());
+    check("PCR 17 of another launch", scene.judge(&evidence), Reject::ReplayMismatch);
+}
+
+#[test]
+fn refuses_what_the_verifier_holds_against_it() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let clock = scene.judge(&evidence).unwrap().host_clock();
+    let good = EnrolledHost {
+        last_reset_count: clock.reset_count,
+        last_restart_count: clock.restart_count,
+        last_clock: clock.clock,
+        ..scene.enrolled()
+    };
+    let references = [reference()];
+    assert!(judge(&evidence, &good, &references).is_ok());
+    let later = EnrolledHost { last_clock: clock.clock + 1, ..good.clone() };
+    check("clock", judge(&evidence, &later, &references), Reject::ClockRegress);
+    let later = EnrolledHost { last_restart_count: clock.restart_count + 1, ..good.clone() };
+    check("restarts", judge(&evidence, &later, &references), Reject::ClockRegress);
+    let later = EnrolledHost { last_reset_count: clock.reset_count + 1, last_clock: 0, ..good.clone() };
+    check("resets", judge(&evidence, &later, &references), Reject::ClockRegress);
+    let rebooted = EnrolledHost {
+        last_reset_count: clock.reset_count - 1,
+        last_restart_count: 9,
+        last_clock: u64::MAX,
+        ..good.clone()
+    };
+    assert!(judge(&evidence, &rebooted, &references).is_ok(), "a reset since starts a new count");
+    let other_key = EnrolledHost { ak_public: scene.vak.1.clone(), ..good.clone() };
+    check("another enrolled key", judge(&evidence, &other_key, &references), Reject::BadSignature);
+
+    check("no references", judge(&evidence, &good, &[]), Reject::HostNotRecognised);
+    let bare = HostReference { firmware: BTreeMap::new(), ..reference() };
+    let refusal = judge(&evidence, &good, &[bare]).unwrap_err();
+    assert!(refusal.explanation.contains("no reference value in `lab-1`"), "{refusal}");
+    let unquoted = HostReference { firmware: [(10, Digest::ZERO)].into(), ..reference() };
+    check("unquoted register", judge(&evidence, &good, &[unquoted]), Reject::HostNotRecognised);
+    let older = HostReference { name: "old".into(), initrd: Digest::ZERO, ..reference() };
+    let accepted = judge(&evidence, &good, &[older, reference()]).unwrap();
+    assert_eq!(accepted.facts().reference_name, "lab-1");
+}
+
+#[test]
+fn refuses_replayed_consumption() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let received = ReceivedEvidence::receive(&evidence.to_cmw()).unwrap();
+    assert_eq!((received.nonce(), received.hak_name()), (&NONCE, &scene.hak.1.name()));
+    let other = ConsumedNonce::assert_consumed(Nonce([0; 32]));
+    let reader = |_: &[u8]| Ok(IMAGE);
+    let verdict =
+        appraise(received, other, &scene.enrolled(), AUDIENCE, &[reference()], &reader);
+    check("another nonce consumed", verdict, Reject::NonceMismatch);
+}
+
+#[test]
+fn the_descriptor_reader_has_its_say() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let received = ReceivedEvidence::receive(&evidence.to_cmw()).unwrap();
+    let nonce = ConsumedNonce::assert_consumed(NONCE);
+    let reader = |_: &[u8]| Err(Reject::BadDescriptor);
+    let verdict = appraise(received, nonce, &scene.enrolled(), AUDIENCE, &[reference()], &reader);
+    check("descriptor", verdict, Reject::BadDescriptor);
+}
+
+#[test]
+fn the_first_quote_of_an_enrolment_verifies_and_nothing_else_does() {
+    let mut scene = Scene::good();
+    let claims = scene.draft().host_claims.encode();
+    let extra = binding::host_quote(1, &binding::enroll_leaf(&NONCE), &claims);
+    let log = scene.host_log.clone();
+    let part = quote(&mut scene.host, scene.hak.0, &extra, HOST_SELECTION, log);
+    let ak = &scene.hak.1;
+    let verify = |nonce: &Nonce, claims: &[u8], part: &QuotePart| {
+        enroll::verify_first_quote(ak, nonce, claims, part).map(|quote| quote.claims.hak_name)
+    };
+    assert_eq!(verify(&NONCE, &claims, &part), Ok(ak.name()));
+    assert_eq!(verify(&Nonce([0; 32]), &claims, &part), Err(Reject::NonceMismatch));
+    assert_eq!(verify(&NONCE, &[claims.clone(), vec![0]].concat(), &part), Err(Reject::NonceMismatch));
+    let logless = QuotePart { event_log: LogBuilder::new().finish(), ..part.clone() };
+    assert_eq!(verify(&NONCE, &claims, &logless), Err(Reject::ReplayMismatch));
+    // A quote made for an attestation does not complete an enrolment.
+    let attestation = scene.evidence(&scene.draft()).host;
+    let verdict =
+        enroll::verify_first_quote(&scene.hak.1, &NONCE, &attestation.host_claims, &attestation.quote);
+    assert_eq!(verdict.map(drop).unwrap_err(), Reject::NonceMismatch);
+}
