@@ -82,7 +82,8 @@ pub fn read(path: &Path) -> Result<CheckedAppliance, Failure> {
 
 /// Parses and checks; what breaks a rule of the format or has unusable pins is refused.
 pub fn parse(bytes: &[u8]) -> Result<CheckedAppliance, Failure> {
-    let appliance = Appliance::parse(bytes).map_err(|error| Failure::Appliance(error.to_string()))?;
+    let appliance =
+        Appliance::parse(bytes).map_err(|error| Failure::Appliance(error.to_string()))?;
     let secrets = match &appliance.verifier {
         Some(verifier) if !appliance.secrets.is_empty() => Some(plan(&appliance, verifier)?),
         _ => None,
@@ -134,7 +135,9 @@ fn parse_authority(authority: &str) -> Result<(IpAddr, u16), Failure> {
     };
     match (host.parse(), port) {
         (Ok(address), Some(port)) => Ok((address, port)),
-        (Err(_), _) => refuse("`verifier.url` names a host, and an appliance has no name service: give an address"),
+        (Err(_), _) => refuse(
+            "`verifier.url` names a host, and an appliance has no name service: give an address",
+        ),
         (_, None) => refuse("`verifier.url` has no valid port"),
     }
 }
@@ -158,7 +161,8 @@ mod tests {
         )
     }
 
-    const NAT: &str = r#"{"mode":"nat","address":"192.168.76.2","prefix":24,"gateway":"192.168.76.1"}"#;
+    const NAT: &str =
+        r#"{"mode":"nat","address":"192.168.76.2","prefix":24,"gateway":"192.168.76.1"}"#;
     const CA: &str = r"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     /// The base point of P-256 (SP 800-186, 3.2.1.3).
     const GENERATOR: &str = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
@@ -180,7 +184,10 @@ mod tests {
         let checked = parse(json("https://192.168.76.1:8443", NAT, "tls.key").as_bytes()).unwrap();
         let plan = checked.secrets.unwrap();
         assert_eq!(plan.verifier.authority, "192.168.76.1:8443");
-        assert_eq!((plan.verifier.address.to_string(), plan.verifier.port), ("192.168.76.1".into(), 8443));
+        assert_eq!(
+            (plan.verifier.address.to_string(), plan.verifier.port),
+            ("192.168.76.1".into(), 8443)
+        );
         assert_eq!(plan.verifier.audience, "https://192.168.76.1:8443");
         assert_eq!(plan.resources(), ["nginx/key"]);
         assert_eq!(plan.wanted.first().map(|wanted| wanted.mode), Some(0o400));
@@ -190,7 +197,10 @@ mod tests {
     fn defects_are_refused_by_name() {
         let good = json("https://192.168.76.1", NAT, "tls.key");
         refused(&good.replace("\"version\":1", "\"version\":2"), "`version` must be 1");
-        refused(&good.replace("\"modules\"", "\"debug\":true,\"modules\""), "unknown field `debug`");
+        refused(
+            &good.replace("\"modules\"", "\"debug\":true,\"modules\""),
+            "unknown field `debug`",
+        );
         refused(&good.replace("erofs", "ext4"), "`root_fs` must be `erofs`");
         refused(&good.replace("/bin/true", "bin/true"), "absolute path");
         refused(&good.replace("tls.key", "../tls.key"), "`secrets[0].file`");

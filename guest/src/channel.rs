@@ -79,9 +79,7 @@ impl Channel {
         match self.ask(&Request::Status { phase, detail })? {
             Answer::Noted => Ok(()),
             Answer::Refused(line) => Err(Failure::MonitorRefused(printable(&line))),
-            Answer::Evidence(_) | Answer::Stop => {
-                Err(Failure::ChannelProtocol(Reject::Malformed))
-            }
+            Answer::Evidence(_) | Answer::Stop => Err(Failure::ChannelProtocol(Reject::Malformed)),
         }
     }
 

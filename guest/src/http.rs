@@ -65,7 +65,9 @@ fn read_response<S: Read>(reader: &mut Reader<'_, S>, limit: usize) -> Result<Re
     let mut lines = head.split("\r\n");
     let status = parse_status(lines.next().unwrap_or_default())?;
     let body = match framing(lines)? {
-        Framing::Length(length) if length > limit => return Err(HttpError::Protocol("it is too long")),
+        Framing::Length(length) if length > limit => {
+            return Err(HttpError::Protocol("it is too long"));
+        }
         Framing::Length(length) => reader.take(length)?,
         Framing::Chunked => read_chunks(reader, limit)?,
     };
@@ -89,7 +91,8 @@ fn parse_status(line: &str) -> Result<u16, HttpError> {
 fn framing<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Framing, HttpError> {
     let mut found = None;
     for header in headers {
-        let (name, value) = header.split_once(':').ok_or(HttpError::Protocol("a header has no colon"))?;
+        let (name, value) =
+            header.split_once(':').ok_or(HttpError::Protocol("a header has no colon"))?;
         let value = value.trim();
         let next = if name.eq_ignore_ascii_case("content-length") {
             if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -191,12 +194,12 @@ mod tests {
 
     fn read(answer: &str) -> Result<Response, String> {
         let mut bytes = answer.as_bytes();
-        read_response(&mut Reader { stream: &mut bytes, buffer: Vec::new(), start: 0 }, 16).map_err(|error| {
-            match error {
+        read_response(&mut Reader { stream: &mut bytes, buffer: Vec::new(), start: 0 }, 16).map_err(
+            |error| match error {
                 HttpError::Io(error) => error.kind().to_string(),
                 HttpError::Protocol(reason) => reason.into(),
-            }
-        })
+            },
+        )
     }
 
     #[test]
@@ -204,7 +207,8 @@ mod tests {
         let hello = Response { status: 200, body: b"hello".to_vec() };
         let plain = read("HTTP/1.1 200 OK\r\nX: y\r\ncontent-LENGTH: 5\r\n\r\nhello");
         assert_eq!(plain, Ok(hello));
-        let chunked = "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+        let chunked =
+            "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
         assert_eq!(read(chunked), Ok(Response { status: 403, body: b"hello".to_vec() }));
     }
 
@@ -217,15 +221,27 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n", "it is too long"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "it is too long"),
             ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "the length is not a number"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", "the length is given twice"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+                "the length is given twice",
+            ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
                 "the length is given twice",
             ),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "the transfer encoding is unknown"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+                "the transfer encoding is unknown",
+            ),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n", "it is too long"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n", "a chunk has no size"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", "a chunk does not end"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n",
+                "a chunk has no size",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",
+                "a chunk does not end",
+            ),
             ("HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", "a header has no colon"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", "unexpected end of file"),
             ("HTTP/1.1 200", "unexpected end of file"),

@@ -10,6 +10,10 @@
 //! any release that is not signed by the pinned key, not for this challenge and this evidence, or not
 //! exactly what the image asked for. There is no shell, no option and no second try after a refusal.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")
+)]
 
 pub mod appliance;
 pub mod attest;

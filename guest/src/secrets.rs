@@ -118,9 +118,8 @@ impl OpenedSecrets {
     pub fn place(self, directory: &Path) -> Result<PlacedSecrets, Failure> {
         make_private(directory)?;
         for (wanted, plain) in &self.0 {
-            write_new(&directory.join(&wanted.file), wanted.mode, plain).map_err(|source| {
-                Failure::SecretStore { file: wanted.file.clone(), source }
-            })?;
+            write_new(&directory.join(&wanted.file), wanted.mode, plain)
+                .map_err(|source| Failure::SecretStore { file: wanted.file.clone(), source })?;
         }
         Ok(PlacedSecrets { directory: directory.into() })
     }

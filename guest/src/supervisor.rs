@@ -66,7 +66,10 @@ impl Supervisor {
             if started.elapsed() >= STEADY {
                 pause = FIRST_PAUSE;
             }
-            eprintln!("coffer-init: the workload ended with {ended}; restart in {} ms", pause.as_millis());
+            eprintln!(
+                "coffer-init: the workload ended with {ended}; restart in {} ms",
+                pause.as_millis()
+            );
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -109,7 +109,8 @@ impl<T: Transmit> VirtualTpm<T> {
             return Ok(key.clone());
         }
         let template = template::vm_ak();
-        let answer = self.send(STEP, &command::create_primary(command::Hierarchy::Endorsement, &template))?;
+        let answer =
+            self.send(STEP, &command::create_primary(command::Hierarchy::Endorsement, &template))?;
         let (handle, public) = checked(STEP, response::create_primary(&answer))?;
         let key = AttestationKey { handle, public };
         self.key = Some(key.clone());

@@ -60,8 +60,15 @@ impl<'a> Connection<'a> {
         self.post("/v1/release", CMW_MEDIA_TYPE, evidence, RELEASE_MAX)
     }
 
-    fn post(&mut self, path: &str, kind: &str, body: &[u8], limit: usize) -> Result<Vec<u8>, Failure> {
-        let result = http::post(&mut self.stream, &self.verifier.authority, path, kind, body, limit);
+    fn post(
+        &mut self,
+        path: &str,
+        kind: &str,
+        body: &[u8],
+        limit: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let result =
+            http::post(&mut self.stream, &self.verifier.authority, path, kind, body, limit);
         match result {
             Ok(Response { status: 200, body }) => Ok(body),
             Ok(Response { body, .. }) => Err(refusal(&body)),

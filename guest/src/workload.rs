@@ -42,7 +42,9 @@ pub fn scratch_target(directory: &Path) -> Result<PathBuf, Failure> {
     let reserved = RESERVED.iter().any(|reserved| target.starts_with(reserved));
     if hides || reserved {
         let (from, to) = (directory.display(), target.display());
-        return Err(Failure::Workload(format!("tmpfs `{from}` leads to `{to}`, which is reserved")));
+        return Err(Failure::Workload(format!(
+            "tmpfs `{from}` leads to `{to}`, which is reserved"
+        )));
     }
     Ok(target)
 }

@@ -114,11 +114,13 @@ fn broken_connections_are_tried_again_with_a_new_challenge() {
 fn a_verifier_that_is_down_is_given_up_in_bounded_time() {
     let mut plan = Verifier::start(Deceit::None).plan();
     // A port that was just free: nobody listens.
-    plan.verifier.port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    plan.verifier.port =
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (vtpm, monitor) = (Swtpm::start(), Monitor::start(Manner::Honest));
     let patience = Patience { total: Duration::from_millis(200), ..QUICK };
     let start = Instant::now();
-    let failure = fetch_secrets(&plan, &monitor.channel(), &mut vtpm.virtual_tpm(), patience).err().unwrap();
+    let failure =
+        fetch_secrets(&plan, &monitor.channel(), &mut vtpm.virtual_tpm(), patience).err().unwrap();
     assert_eq!(failure.code(), "verifier-unreachable");
     assert!(start.elapsed() < Duration::from_secs(2));
 }
@@ -157,7 +159,9 @@ fn many_attestations_fit_into_one_vtpm() {
     let mut tpm = vtpm.virtual_tpm();
     // swtpm holds three loaded keys; a fourth would fail if one were left behind.
     for _ in 0..5 {
-        fetch_secrets(&verifier.plan(), &monitor.channel(), &mut tpm, QUICK).map_err(|f| f.to_string()).unwrap();
+        fetch_secrets(&verifier.plan(), &monitor.channel(), &mut tpm, QUICK)
+            .map_err(|f| f.to_string())
+            .unwrap();
     }
 }
 

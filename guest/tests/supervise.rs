@@ -54,12 +54,18 @@ fn orphans_are_reaped() {
 }
 
 fn stops_in_order() {
-    let took = stop_while_running("trap 'exit 0' TERM; while :; do sleep 0.01; done", Duration::from_secs(8));
+    let took = stop_while_running(
+        "trap 'exit 0' TERM; while :; do sleep 0.01; done",
+        Duration::from_secs(8),
+    );
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 fn kills_what_ignores_the_stop() {
-    let took = stop_while_running("trap '' TERM; while :; do sleep 0.01; done", Duration::from_millis(200));
+    let took = stop_while_running(
+        "trap '' TERM; while :; do sleep 0.01; done",
+        Duration::from_millis(200),
+    );
     assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(4), "{took:?}");
 }
 
@@ -91,5 +97,8 @@ fn a_stop_before_the_start_prevents_it() {
 fn a_missing_program_is_named() {
     let workload = Workload { argv: vec!["/nowhere/nginx".into()], ..shell("", true) };
     let failure = Supervisor::default().run(&workload, || ()).unwrap_err();
-    assert!(failure.to_string().starts_with("cannot start `/nowhere/nginx`: No such file"), "{failure}");
+    assert!(
+        failure.to_string().starts_with("cannot start `/nowhere/nginx`: No such file"),
+        "{failure}"
+    );
 }

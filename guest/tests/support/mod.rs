@@ -2,5 +2,5 @@
 //! verifier behind real TLS that checks the VM quote before it releases anything.
 
 pub mod monitor;
-pub mod vtpm;
 pub mod verifier;
+pub mod vtpm;

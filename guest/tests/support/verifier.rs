@@ -3,8 +3,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use coffer_attestation::evidence::Evidence;
@@ -16,8 +16,8 @@ use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_init::appliance::{PinnedVerifier, SecretPlan, WantedSecret};
 use hpke::{Deserializable as _, Kem as _, OpModeS, Serializable as _};
-use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::SigningKey;
+use p256::ecdsa::signature::Signer as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -61,7 +61,8 @@ pub struct Verifier {
     pub connections: Arc<AtomicUsize>,
 }
 
-pub const SECRETS: [(&str, &[u8]); 2] = [("nginx/tls-key", b"the private key"), ("nginx/token", b"the token")];
+pub const SECRETS: [(&str, &[u8]); 2] =
+    [("nginx/tls-key", b"the private key"), ("nginx/token", b"the token")];
 
 impl Verifier {
     pub fn start(deceit: Deceit) -> Self {
@@ -92,7 +93,11 @@ impl Verifier {
             release_key: *self.release_key.verifying_key(),
         };
         let file = |id: &str| id.rsplit('/').next().unwrap().to_owned();
-        let wanted = SECRETS.iter().map(|(id, _)| WantedSecret { id: (*id).into(), file: file(id), mode: 0o400 });
+        let wanted = SECRETS.iter().map(|(id, _)| WantedSecret {
+            id: (*id).into(),
+            file: file(id),
+            mode: 0o400,
+        });
         SecretPlan { verifier, wanted: wanted.collect() }
     }
 }
@@ -117,17 +122,21 @@ fn certificates(deceit: Deceit) -> (CertificateDer<'static>, Arc<ServerConfig>) 
     }
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
-    let version =
-        if deceit == Deceit::SpeaksTls12 { &rustls::version::TLS12 } else { &rustls::version::TLS13 };
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
-        .unwrap();
+    let version = if deceit == Deceit::SpeaksTls12 {
+        &rustls::version::TLS12
+    } else {
+        &rustls::version::TLS13
+    };
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
     (pinned.der().clone(), Arc::new(config))
 }
 
@@ -152,7 +161,8 @@ impl Service {
         let mut stream = BufReader::new(StreamOwned::new(tls, tcp));
         let nonce = Nonce([earlier as u8 + 1; 32]);
         while let Some((path, body)) = read_request(&mut stream) {
-            if path == "/v1/release" && self.deceit == Deceit::DropsTheFirstRelease && earlier == 0 {
+            if path == "/v1/release" && self.deceit == Deceit::DropsTheFirstRelease && earlier == 0
+            {
                 return;
             }
             let (status, answer) = self.answer(&path, &body, nonce);
@@ -208,7 +218,10 @@ fn release(deceit: Deceit, cmw: &[u8], nonce: &Nonce) -> Vec<u8> {
         nonce: *nonce,
         evidence: digest,
         instance_id: InstanceId([9; 16]),
-        secrets: SECRETS.iter().map(|(id, plain)| seal(id, plain, &runtime.hpke_key, &digest, nonce)).collect(),
+        secrets: SECRETS
+            .iter()
+            .map(|(id, plain)| seal(id, plain, &runtime.hpke_key, &digest, nonce))
+            .collect(),
     };
     let mut signer = signing_key(1);
     match deceit {
@@ -216,11 +229,14 @@ fn release(deceit: Deceit, cmw: &[u8], nonce: &Nonce) -> Vec<u8> {
         Deceit::AnswersAnotherNonce => release.nonce = Nonce([0xee; 32]),
         Deceit::AnswersOtherEvidence => release.evidence = Digest::ZERO,
         Deceit::OmitsASecret => drop(release.secrets.pop()),
-        Deceit::AddsASecret => release.secrets.push(seal("other", b"x", &runtime.hpke_key, &digest, nonce)),
+        Deceit::AddsASecret => {
+            release.secrets.push(seal("other", b"x", &runtime.hpke_key, &digest, nonce))
+        }
         Deceit::RepeatsASecret => release.secrets.push(release.secrets[0].clone()),
         Deceit::SealsToAnotherKey => {
             let (_, other) = hpke::kem::X25519HkdfSha256::gen_keypair();
-            release.secrets[1] = seal(SECRETS[1].0, SECRETS[1].1, &other.to_bytes().into(), &digest, nonce);
+            release.secrets[1] =
+                seal(SECRETS[1].0, SECRETS[1].1, &other.to_bytes().into(), &digest, nonce);
         }
         Deceit::SwapsCiphertexts => {
             let [first, second] = &mut release.secrets[..] else { unreachable!() };
@@ -245,9 +261,15 @@ fn seal(id: &str, plain: &[u8], key: &[u8; 32], evidence: &Digest, nonce: &Nonce
     let key = <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(key).unwrap();
     let info = binding::release_info(evidence, nonce);
     let (encapsulated, mut context) =
-        hpke::setup_sender::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&OpModeS::Base, &key, &info).unwrap();
+        hpke::setup_sender::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&OpModeS::Base, &key, &info)
+            .unwrap();
     let ciphertext = context.seal(plain, &binding::release_aad(id, 3)).unwrap();
-    SealedSecret { id: id.into(), version: 3, encapsulated: encapsulated.to_bytes().to_vec(), ciphertext }
+    SealedSecret {
+        id: id.into(),
+        version: 3,
+        encapsulated: encapsulated.to_bytes().to_vec(),
+        ciphertext,
+    }
 }
 
 type TlsStream = BufReader<StreamOwned<ServerConnection, TcpStream>>;

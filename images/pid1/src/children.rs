@@ -95,11 +95,9 @@ pub fn signal_all(signal: Signal) -> Result<(), Error> {
 fn signal_pid(pid: Pid, signal: Signal) -> Result<(), Error> {
     match kill(pid, signal) {
         Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
-        Err(errno) => Err(Error::Child {
-            step: "signal",
-            program: pid.to_string(),
-            source: errno.into(),
-        }),
+        Err(errno) => {
+            Err(Error::Child { step: "signal", program: pid.to_string(), source: errno.into() })
+        }
     }
 }
 

@@ -85,7 +85,10 @@ impl Error {
         move |source| Self::Mount { target: target.into(), source }
     }
 
-    pub(crate) fn file<E: Into<std::io::Error>>(step: &'static str, path: &Path) -> impl Fn(E) -> Self {
+    pub(crate) fn file<E: Into<std::io::Error>>(
+        step: &'static str,
+        path: &Path,
+    ) -> impl Fn(E) -> Self {
         let path = path.to_path_buf();
         move |source| Self::File { step, path: path.clone(), source: source.into() }
     }

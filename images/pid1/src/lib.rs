@@ -7,6 +7,10 @@
 //!
 //! Nothing here is configurable by the machine's operator: no command line option, no emergency shell.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")
+)]
 
 pub mod children;
 pub mod console;
@@ -21,7 +25,9 @@ pub mod wait;
 pub use console::become_console;
 pub use error::Error;
 pub use modules::{load_module, load_modules};
-pub use mounts::{Cgroups, mount_base, mount_cgroups, mount_device_directories, mount_read_only, mount_tmpfs};
+pub use mounts::{
+    Cgroups, mount_base, mount_cgroups, mount_device_directories, mount_read_only, mount_tmpfs,
+};
 pub use power::{halt_on_panic, power_off, reboot};
 pub use root::{move_root_to_tmpfs, switch_root};
 pub use wait::wait_for_path;

@@ -96,9 +96,5 @@ pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(Error::file("create", path))
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(Error::file("create", path))
 }

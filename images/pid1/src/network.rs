@@ -36,7 +36,8 @@ pub fn loopback() -> Result<(), Error> {
 
 /// The name of the only interface besides `lo`; refuses none and several.
 pub fn only_interface() -> Result<String, Error> {
-    let fail = |source| Error::Network { step: "find the interface", interface: "*".into(), source };
+    let fail =
+        |source| Error::Network { step: "find the interface", interface: "*".into(), source };
     let list = nix::net::if_::if_nameindex().map_err(|errno| fail(errno.into()))?;
     let mut names = list
         .iter()
@@ -87,8 +88,10 @@ impl Route {
         message.header.prefix_len = prefix;
         message.header.scope = AddressScope::Universe;
         message.header.index = self.index;
-        message.attributes =
-            vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        message.attributes = vec![
+            AddressAttribute::Local(address.into()),
+            AddressAttribute::Address(address.into()),
+        ];
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.ask("set the address", Request::NewAddress(message), flags)
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use coffer_pid1::children::{self, Ended};
-use coffer_pid1::{move_root_to_tmpfs, mount_tmpfs, network, switch_root};
+use coffer_pid1::{mount_tmpfs, move_root_to_tmpfs, network, switch_root};
 
 #[track_caller]
 fn passes_in_a_namespace(name: &str) {
@@ -48,7 +48,8 @@ in_a_namespace! {
 #[test]
 #[ignore = "runs inside a namespace"]
 fn inner_network() {
-    let made = Command::new("ip").args(["link", "add", "eth0", "type", "veth", "peer", "far"]).status();
+    let made =
+        Command::new("ip").args(["link", "add", "eth0", "type", "veth", "peer", "far"]).status();
     assert!(made.unwrap().success());
     // The far end is up, or the route would have no carrier.
     assert!(Command::new("ip").args(["link", "set", "far", "up"]).status().unwrap().success());
@@ -165,7 +166,8 @@ fn inner_disk_root() {
 #[ignore = "runs inside a namespace"]
 fn inner_children() {
     let strings = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-    let script = "[ \"$(cut -d' ' -f6 /proc/$$/stat)\" = $$ ] && [ \"$ONLY\" = yes ] && kill -PIPE $$";
+    let script =
+        "[ \"$(cut -d' ' -f6 /proc/$$/stat)\" = $$ ] && [ \"$ONLY\" = yes ] && kill -PIPE $$";
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("proc", "/proc", "proc", flags, None).unwrap();
     let env = strings(&["ONLY=yes", "PATH=/usr/bin:/bin"]);
