@@ -52,6 +52,7 @@ type Reply<T> = Sender<Result<T, HostTpmError>>;
 enum Job {
     Claims(Claims),
     Attest(Digest, Reply<Batched>),
+    AttestAlone(Digest, Reply<Batched>),
     Identity(Reply<Identity>),
     Activate(Vec<u8>, Vec<u8>, Reply<Vec<u8>>),
 }
@@ -96,6 +97,11 @@ impl HostTpm {
     /// A host quote over a tree that holds `leaf`. Blocks.
     pub fn attest(&self, leaf: Digest) -> Result<Batched, HostTpmError> {
         self.call(|reply| Job::Attest(leaf, reply))
+    }
+
+    /// As [`HostTpm::attest`], in a tree of its own: enrolment has no place for an inclusion proof.
+    pub fn attest_alone(&self, leaf: Digest) -> Result<Batched, HostTpmError> {
+        self.call(|reply| Job::AttestAlone(leaf, reply))
     }
 
     /// What the TPM says of itself. Blocks; on hardware this makes an RSA key and takes a while.
@@ -144,6 +150,7 @@ impl Owner {
         match job {
             Job::Claims(claims) => self.claims = claims,
             Job::Attest(leaf, reply) => batch.push((leaf, reply)),
+            Job::AttestAlone(leaf, reply) => self.attest(vec![(leaf, reply)]),
             Job::Identity(reply) => drop(reply.send(self.identity())),
             Job::Activate(blob, secret, reply) => drop(reply.send(self.activate(blob, secret))),
         }

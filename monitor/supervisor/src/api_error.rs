@@ -1,0 +1,93 @@
+//! Errors of the API: a spare one for the caller, the same under a request id in the log.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use coffer_attestation::Reject;
+use coffer_attestation::protocol::ErrorBody;
+use coffer_host_tpm::HostTpmError;
+
+use crate::enroll::EnrollError;
+use crate::launch_error::LaunchError;
+
+/// An error as the caller sees it.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    hint: Option<String>,
+}
+
+impl ApiError {
+    /// A request that does not parse.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    /// Nothing there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    /// Not now.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "busy", message)
+    }
+
+    /// A method that a path does not have.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "this path has no such method")
+    }
+
+    /// Something that cannot happen did.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)
+    }
+
+    /// Adds what to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), hint: None }
+    }
+}
+
+impl From<LaunchError> for ApiError {
+    fn from(error: LaunchError) -> Self {
+        let (code, status) = error.code();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::new(status, code, error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<HostTpmError> for ApiError {
+    fn from(error: HostTpmError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Reject::HostTpmFailed.code(), error.to_string())
+            .hint(error.hint())
+    }
+}
+
+impl From<EnrollError> for ApiError {
+    fn from(error: EnrollError) -> Self {
+        let status = match error {
+            EnrollError::Tpm(_) => StatusCode::SERVICE_UNAVAILABLE,
+            EnrollError::Malformed | EnrollError::NotForUs => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.code(), error.to_string()).hint("start the enrolment again with a fresh token")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let request_id = uuid::Uuid::new_v4().simple().to_string();
+        tracing::warn!(%request_id, code = self.code, "{}", self.message);
+        let body =
+            ErrorBody { code: self.code.into(), message: self.message, hint: self.hint, request_id };
+        (self.status, Json(body)).into_response()
+    }
+}

@@ -1,0 +1,139 @@
+//! The attestation channel of one VM: requests in, answers out, one thread for each connection (SPEC 6.1).
+//!
+//! The peer is the guest, hostile from its first instruction. It names nothing: which VM asks is known by the
+//! descriptor its VM process handed over. Lengths and the number of connections are bounded.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use coffer_attestation::cbor;
+use coffer_attestation::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
+use coffer_host_tpm::HostTpm;
+
+use crate::evidence;
+use crate::vm::Vm;
+
+/// Connections of one VM at a time: one for evidence, one that waits for a stop, and room for a restart.
+const CONNECTIONS_MAX: usize = 8;
+/// A guest that does not take its answer loses it.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// Most characters of a status detail (see [`Request::Status`]).
+const DETAIL_MAX: usize = 256;
+
+/// The channels of one VM.
+#[derive(Clone)]
+pub struct Channels {
+    host_tpm: Option<HostTpm>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Channels {
+    /// None open yet. Without a host TPM every request for evidence is refused.
+    pub fn new(host_tpm: Option<HostTpm>) -> Self {
+        Self { host_tpm, open: Arc::default() }
+    }
+
+    /// Serves one connection until it ends.
+    pub fn serve(&self, vm: &Arc<Vm>, stream: UnixStream) {
+        let slot = Slot::take(&self.open);
+        let (channels, vm) = (self.clone(), Arc::clone(vm));
+        let Some(slot) = slot else {
+            tracing::warn!(vm = %vm.name, "guest opens too many channels");
+            return;
+        };
+        let spawned = thread::Builder::new().name("channel".into()).spawn(move || {
+            let _slot = slot;
+            if let Err(error) = channels.converse(&vm, &stream) {
+                tracing::debug!(vm = %vm.name, %error, "channel closed");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread for a channel");
+        }
+    }
+
+    fn converse(&self, vm: &Vm, stream: &UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        while let Some(request) = read(stream)? {
+            write(stream, &self.answer(vm, request))?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, vm: &Vm, request: Request) -> Answer {
+        match request {
+            Request::Attest { nonce, report_data } => {
+                let Some(host_tpm) = &self.host_tpm else {
+                    return Answer::Refused("this host has no TPM".into());
+                };
+                match evidence::host_part(&vm.identity, host_tpm, &nonce, report_data) {
+                    Ok(part) => Answer::Evidence(Box::new(part)),
+                    Err(error) => {
+                        tracing::warn!(vm = %vm.name, %error, "no evidence");
+                        Answer::Refused(error.to_string())
+                    }
+                }
+            }
+            Request::Status { detail, .. } if detail.len() > DETAIL_MAX => {
+                Answer::Refused("the status detail is too long".into())
+            }
+            Request::Status { phase, detail } => {
+                vm.reported(phase, &detail);
+                Answer::Noted
+            }
+            Request::AwaitStop => {
+                if vm.wait_for_stop() {
+                    Answer::Stop
+                } else {
+                    Answer::Refused("the VM is gone".into())
+                }
+            }
+        }
+    }
+}
+
+/// One of [`CONNECTIONS_MAX`].
+struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < CONNECTIONS_MAX).then_some(n + 1));
+        taken.ok().map(|_| Self(Arc::clone(open)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// `None` when the guest closed the connection between messages.
+fn read(mut stream: &UnixStream) -> io::Result<Option<Request>> {
+    let mut length = [0; 4];
+    match stream.read_exact(&mut length) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_be_bytes(length) as usize;
+    if length > REQUEST_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "request too long"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    cbor::decode(&body, REQUEST_MAX).map(Some).map_err(io::Error::other)
+}
+
+fn write(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut body = cbor::encode(answer);
+    if body.len() > ANSWER_MAX {
+        body = cbor::encode(&Answer::Refused("the evidence is too large".into()));
+    }
+    let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    stream.write_all(&[&length.to_be_bytes(), body.as_slice()].concat())
+}

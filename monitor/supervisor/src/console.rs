@@ -1,0 +1,107 @@
+//! What a guest prints, as far as its image lets the host see it: the last bytes, in memory.
+//!
+//! The volume is the guest's choice, so it is a ring: it costs no disk and never grows. Bytes are kept as
+//! they came; who shows them on a terminal must make them harmless.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Bytes kept.
+const RING_MAX: usize = 256 << 10;
+
+/// A console.
+#[derive(Debug, Default)]
+pub struct Console {
+    ring: Mutex<Ring>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    bytes: VecDeque<u8>,
+    /// Bytes ever written; the ring holds the last of them.
+    written: u64,
+    closed: bool,
+}
+
+/// What a reader gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// Bytes, and the position to ask for next.
+    Bytes(Vec<u8>, u64),
+    /// Nothing new yet.
+    Nothing,
+    /// Nothing will come any more.
+    End,
+}
+
+impl Console {
+    /// Appends; drops the oldest bytes if it must.
+    pub fn push(&self, bytes: &[u8]) {
+        let mut ring = self.lock();
+        ring.written += bytes.len() as u64;
+        ring.bytes.extend(bytes);
+        let excess = ring.bytes.len().saturating_sub(RING_MAX);
+        ring.bytes.drain(..excess);
+        drop(ring);
+        self.changed.notify_waiters();
+    }
+
+    /// The guest is gone.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_waiters();
+    }
+
+    /// What was written from `position` on; older bytes than are kept are skipped.
+    pub fn read(&self, position: u64) -> Chunk {
+        let ring = self.lock();
+        let first = ring.written - ring.bytes.len() as u64;
+        let skip = usize::try_from(position.saturating_sub(first)).unwrap_or(usize::MAX);
+        let bytes: Vec<u8> = ring.bytes.iter().skip(skip).copied().collect();
+        match (bytes.is_empty(), ring.closed) {
+            (false, _) => Chunk::Bytes(bytes, ring.written),
+            (true, false) => Chunk::Nothing,
+            (true, true) => Chunk::End,
+        }
+    }
+
+    /// As [`Console::read`], but waits for something new.
+    pub async fn next(&self, position: u64) -> Chunk {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Registered before looking, so that nothing written in between is missed.
+            changed.as_mut().enable();
+            match self.read(position) {
+                Chunk::Nothing => changed.await,
+                chunk => return chunk,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_last_bytes_and_resumes_where_a_reader_was() {
+        let console = Console::default();
+        assert_eq!(console.read(0), Chunk::Nothing);
+        console.push(b"hello ");
+        assert_eq!(console.read(0), Chunk::Bytes(b"hello ".to_vec(), 6));
+        console.push(b"world");
+        assert_eq!(console.read(6), Chunk::Bytes(b"world".to_vec(), 11));
+        console.close();
+        assert_eq!(console.read(11), Chunk::End);
+        console.push(&vec![b'x'; RING_MAX + 5]);
+        let Chunk::Bytes(bytes, next) = console.read(0) else { panic!() };
+        assert_eq!((bytes.len(), next), (RING_MAX, 11 + RING_MAX as u64 + 5));
+    }
+}

@@ -1,0 +1,60 @@
+//! The host's half of the evidence for one VM and one challenge (SPEC 4.5).
+
+use coffer_attestation::claims::VmClaims;
+use coffer_attestation::evidence::HostPart;
+use coffer_attestation::launch::LaunchRecord;
+use coffer_attestation::{Digest, Nonce, ObjectName, binding};
+use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
+
+/// What the monitor knows of a VM from having launched it. The guest has no say in any of it.
+#[derive(Debug, Clone)]
+pub struct VmIdentity {
+    /// The launch record.
+    pub record: LaunchRecord,
+    /// Its encoding, as measured.
+    pub record_bytes: Vec<u8>,
+    /// Descriptor bytes.
+    pub descriptor: Vec<u8>,
+    /// Name of the vAK.
+    pub vak_name: ObjectName,
+    /// Name of the vEK.
+    pub vek_name: ObjectName,
+}
+
+impl VmIdentity {
+    fn claims(&self, report_data: Digest) -> VmClaims {
+        VmClaims {
+            version: 1,
+            instance_id: self.record.instance_id,
+            box_kind: self.record.box_kind,
+            image_id: self.record.image_id,
+            launch_digest: LaunchRecord::digest(&self.record_bytes),
+            vak_name: self.vak_name,
+            vek_name: self.vek_name,
+            incarnation: self.record.incarnation,
+            report_data,
+            // This monitor has no way to attach a debugger, to an open box either.
+            debug: false,
+        }
+    }
+}
+
+/// Makes it. Blocks for a host quote.
+pub fn host_part(
+    vm: &VmIdentity,
+    host_tpm: &HostTpm,
+    nonce: &Nonce,
+    report_data: Digest,
+) -> Result<HostPart, HostTpmError> {
+    let vm_claims = vm.claims(report_data).encode();
+    let Batched { quote, host_claims, inclusion } = host_tpm.attest(binding::vm_leaf(nonce, &vm_claims))?;
+    Ok(HostPart {
+        hak_name: host_tpm.ak_name(),
+        host_claims,
+        quote,
+        vm_claims,
+        inclusion,
+        launch_record: vm.record_bytes.clone(),
+        descriptor: vm.descriptor.clone(),
+    })
+}

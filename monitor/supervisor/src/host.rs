@@ -1,0 +1,87 @@
+//! What the supervisor holds for the whole host.
+
+use std::sync::Arc;
+
+use coffer_host_tpm::{HostTpm, HostTpmError};
+use coffer_monitor_wire::api::HostInfo;
+
+use crate::config::Config;
+use crate::ek_certificate::{EkCertificateError, VtpmAuthority};
+use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
+use crate::registry::Registry;
+use crate::state::{StateDir, StateError};
+
+/// The host.
+pub struct Host {
+    /// Flags.
+    pub config: Config,
+    /// State directory.
+    pub state: StateDir,
+    /// VMs.
+    pub registry: Arc<Registry>,
+    /// Certifies vEKs.
+    pub authority: VtpmAuthority,
+    /// The host's TPM, if there is one.
+    pub tpm: Option<HostTpm>,
+    facts: HostFacts,
+}
+
+/// Why the host cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// State directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// swtpm does not run.
+    #[error("`{0}` does not run: {1}")]
+    Swtpm(String, std::io::Error),
+    /// Host TPM.
+    #[error(transparent)]
+    Tpm(#[from] HostTpmError),
+    /// CA of vTPMs.
+    #[error(transparent)]
+    Authority(#[from] EkCertificateError),
+    /// The path of this program, which the TPM keeper runs too.
+    #[error("cannot find this program: {0}")]
+    Program(std::io::Error),
+}
+
+impl Host {
+    /// Takes the state directory, starts the TPM keeper, looks around.
+    pub fn open(config: Config) -> Result<Arc<Self>, HostError> {
+        let state = StateDir::open(&config.state)?;
+        let swtpm_version = coffer_vtpm::version(&config.swtpm)
+            .map_err(|e| HostError::Swtpm(config.swtpm.display().to_string(), e))?;
+        let facts = HostFacts::gather(config.profile.as_str(), swtpm_version);
+        let registry = Arc::<Registry>::default();
+        let tpm = match &config.tcti {
+            None => None,
+            Some(tcti) => {
+                let program = std::env::current_exe().map_err(HostError::Program)?;
+                let tpm = HostTpm::start(&program, tcti, &config.host_event_log)?;
+                let (name, facts, registry) = (tpm.ak_name(), facts.clone(), Arc::clone(&registry));
+                tpm.set_claims(Arc::new(move || facts.claims(name, counters(&registry)).encode()));
+                Some(tpm)
+            }
+        };
+        let authority = VtpmAuthority::new()?;
+        Ok(Arc::new(Self { config, state, registry, authority, tpm, facts }))
+    }
+
+    /// For the API.
+    pub fn info(&self) -> HostInfo {
+        HostInfo {
+            monitor_version: MONITOR_VERSION.into(),
+            profile: self.facts.profile.into(),
+            kernel_release: self.facts.kernel_release.clone(),
+            nested_paging: self.facts.nested_paging.into(),
+            swtpm_version: self.facts.swtpm_version.clone(),
+            hak_name: self.tpm.as_ref().map(|tpm| tpm.ak_name().to_hex()),
+            live_vms: self.registry.live(),
+        }
+    }
+}
+
+fn counters(registry: &Registry) -> HostCounters {
+    HostCounters { live_vms: registry.live(), launch_log_head: registry.launch_log_head() }
+}

@@ -1,0 +1,125 @@
+//! What the monitor says of its host (SPEC 4.4), gathered from the kernel each time it is said.
+
+use std::fs;
+use std::path::Path;
+
+use coffer_attestation::claims::HostClaims;
+use coffer_attestation::{Digest, ObjectName};
+
+/// Security version of this monitor: raised when a fault that breaks a promise is fixed.
+pub const MONITOR_SVN: u32 = 1;
+/// Version of this monitor, measured into every vTPM.
+pub const MONITOR_VERSION: &str = concat!("coffer-monitor ", env!("CARGO_PKG_VERSION"));
+
+/// What does not change while the monitor runs.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// `sealed` or `developer`.
+    pub profile: &'static str,
+    /// Version line of swtpm.
+    pub swtpm_version: String,
+    /// Kernel release.
+    pub kernel_release: String,
+    /// `npt`, `ept` or `none`.
+    pub nested_paging: &'static str,
+    /// Random per boot.
+    pub boot_id: [u8; 16],
+}
+
+/// What changes.
+#[derive(Debug, Clone, Copy)]
+pub struct HostCounters {
+    /// VMs running.
+    pub live_vms: u32,
+    /// Head of the launch log.
+    pub launch_log_head: Digest,
+}
+
+impl HostFacts {
+    /// Looks around.
+    pub fn gather(profile: &'static str, swtpm_version: String) -> Self {
+        Self {
+            profile,
+            swtpm_version,
+            kernel_release: line("/proc/sys/kernel/osrelease").chars().take(128).collect(),
+            nested_paging: nested_paging(),
+            boot_id: boot_id(),
+        }
+    }
+
+    /// Claims as of now.
+    pub fn claims(&self, hak_name: ObjectName, counters: HostCounters) -> HostClaims {
+        HostClaims {
+            version: 1,
+            hak_name,
+            profile: self.profile.into(),
+            monitor_version: MONITOR_VERSION.into(),
+            monitor_svn: MONITOR_SVN,
+            swtpm_version: self.swtpm_version.clone(),
+            kernel_release: self.kernel_release.clone(),
+            lockdown: lockdown(&line("/sys/kernel/security/lockdown")),
+            iommu: iommu(),
+            nested_paging: self.nested_paging.into(),
+            smt: line("/sys/devices/system/cpu/smt/active") == "1",
+            ksm: line("/sys/kernel/mm/ksm/run") == "1",
+            live_vms: counters.live_vms,
+            launch_log_head: counters.launch_log_head,
+            boot_id: self.boot_id,
+        }
+    }
+}
+
+/// First line of a small kernel file, empty if there is none.
+fn line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+fn nested_paging() -> &'static str {
+    let on = |path| matches!(line(path).as_str(), "Y" | "1");
+    if on("/sys/module/kvm_amd/parameters/npt") {
+        "npt"
+    } else if on("/sys/module/kvm_intel/parameters/ept") {
+        "ept"
+    } else {
+        "none"
+    }
+}
+
+/// The bracketed one of `none [integrity] confidentiality`; `none` where the kernel has no lockdown.
+fn lockdown(text: &str) -> String {
+    let current = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
+    match current {
+        Some(mode @ ("integrity" | "confidentiality")) => mode.to_owned(),
+        _ => "none".to_owned(),
+    }
+}
+
+/// An IOMMU is active when devices are in groups.
+fn iommu() -> bool {
+    fs::read_dir(Path::new("/sys/kernel/iommu_groups")).is_ok_and(|mut groups| groups.next().is_some())
+}
+
+fn boot_id() -> [u8; 16] {
+    uuid::Uuid::parse_str(&line("/proc/sys/kernel/random/boot_id")).unwrap_or_default().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_the_bracketed_mode() {
+        assert_eq!(lockdown("none [integrity] confidentiality"), "integrity");
+        assert_eq!(lockdown("[none] integrity confidentiality"), "none");
+        assert_eq!(lockdown(""), "none");
+    }
+
+    #[test]
+    fn claims_decode_as_the_verifier_reads_them() {
+        let facts = HostFacts::gather("developer", "swtpm".into());
+        let counters = HostCounters { live_vms: 3, launch_log_head: Digest::ZERO };
+        let claims = facts.claims(ObjectName([1; 34]), counters);
+        assert_eq!(HostClaims::decode(&claims.encode()), Ok(claims));
+        assert_ne!(facts.boot_id, [0; 16]);
+    }
+}

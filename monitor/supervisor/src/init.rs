@@ -1,0 +1,142 @@
+//! PID 1 of a sealed host (SPEC 2.2): sets the machine up as `/etc/coffer/host.json` in the measured initrd
+//! says, runs `serve` as its one service, reaps, and powers off when that ends. There is no shell, no login,
+//! and no way in but the API.
+//!
+//! `serve` is a child, not PID 1 itself: reaping whatever ends up with PID 1 must not take away the exit
+//! statuses the supervisor waits for.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use coffer_pid1::Cgroups;
+use coffer_pid1::children::{reap, spawn_session};
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration is.
+pub const HOST_CONFIG: &str = "/etc/coffer/host.json";
+/// Where this program is. Fixed: after the root has moved, `/proc/self/exe` names a file that is gone.
+pub const PROGRAM: &str = "/usr/bin/coffer-monitor";
+/// Where kernel modules are.
+pub const MODULES: &str = "/etc/coffer/modules";
+/// Where the image disk is mounted: the image store.
+pub const IMAGES: &str = "/var/lib/coffer/images";
+/// Longest wait for a device: probing on an emulated CPU is slow.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(60);
+/// Directories of the initramfs that the running host keeps.
+const KEEP: [&str; 9] = ["bin", "etc", "lib", "lib32", "lib64", "sbin", "tmp", "usr", "var"];
+
+/// `/etc/coffer/host.json`. Measured with the initrd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Format version, 1.
+    pub version: u32,
+    /// Kernel modules below [`MODULES`], in load order.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// Network.
+    pub network: Option<HostNetwork>,
+    /// Block device with an erofs image store.
+    pub images_disk: Option<PathBuf>,
+    /// TCP address of the API.
+    pub listen: Option<SocketAddr>,
+    /// Host TPM; `device:/dev/tpmrm0` if absent.
+    pub tcti: Option<String>,
+}
+
+/// The host's one interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostNetwork {
+    /// Name; the only one besides `lo` if absent.
+    pub interface: Option<String>,
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Prefix length.
+    pub prefix: u8,
+    /// Default route.
+    pub gateway: Ipv4Addr,
+}
+
+/// Runs the host. Does not return on PID 1 but through power-off.
+pub fn run() -> anyhow::Result<()> {
+    if std::process::id() != 1 {
+        bail!("`init` is for PID 1 of a sealed host; use `serve` here");
+    }
+    coffer_pid1::halt_on_panic("coffer-monitor");
+    if let Err(error) = live() {
+        eprintln!("coffer-monitor: {error:#}");
+    }
+    eprintln!("coffer-monitor: powering off");
+    coffer_pid1::power::power_off_or_die()
+}
+
+fn live() -> anyhow::Result<()> {
+    coffer_pid1::mount_base(Cgroups::Mount)?;
+    coffer_pid1::become_console()?;
+    // passt pivots its root away, which the initramfs' rootfs does not allow.
+    coffer_pid1::move_root_to_tmpfs(Path::new("/new-root"), &KEEP)?;
+    for directory in ["/tmp", "/run/coffer", IMAGES] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make `{directory}`"))?;
+    }
+    let config = read_config()?;
+    coffer_pid1::load_modules(Path::new(MODULES), &config.modules)?;
+    bring_up(&config)?;
+    let service = spawn_session(&serve_command(&config), &environment())?;
+    loop {
+        match reap()? {
+            Some(reaped) if reaped.pid == service => {
+                eprintln!("coffer-monitor: the service ended: {:?}", reaped.ended);
+                return Ok(());
+            }
+            Some(_) => {}
+            None => bail!("the service is gone"),
+        }
+    }
+}
+
+fn read_config() -> anyhow::Result<HostConfig> {
+    let text = fs::read(HOST_CONFIG).with_context(|| format!("cannot read `{HOST_CONFIG}`"))?;
+    let config: HostConfig = serde_json::from_slice(&text).with_context(|| format!("`{HOST_CONFIG}` is not acceptable"))?;
+    if config.version != 1 {
+        bail!("`{HOST_CONFIG}` has version {}, this build knows 1", config.version);
+    }
+    Ok(config)
+}
+
+fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
+    match &config.network {
+        Some(network) => {
+            let interface = match &network.interface {
+                Some(name) => name.clone(),
+                None => coffer_pid1::network::only_interface()?,
+            };
+            let device = Path::new("/sys/class/net").join(&interface);
+            coffer_pid1::wait_for_path(&device, DEVICE_PATIENCE)?;
+            coffer_pid1::network::up(&interface, network.address, network.prefix, network.gateway)?;
+        }
+        None => coffer_pid1::network::loopback()?,
+    }
+    if let Some(disk) = &config.images_disk {
+        coffer_pid1::wait_for_path(disk, DEVICE_PATIENCE)?;
+        coffer_pid1::mount_read_only(disk, Path::new(IMAGES), "erofs")?;
+    }
+    Ok(())
+}
+
+fn serve_command(config: &HostConfig) -> Vec<String> {
+    let tcti = config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0");
+    let mut command: Vec<String> =
+        [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti].map(str::to_owned).into();
+    if let Some(address) = config.listen {
+        command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
+    }
+    command
+}
+
+fn environment() -> Vec<String> {
+    vec!["PATH=/usr/bin:/bin".into()]
+}

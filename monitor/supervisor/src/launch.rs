@@ -1,0 +1,280 @@
+//! One launch, from the request to running vCPUs (SPEC 3.4, 3.5).
+//!
+//! Order: everything is opened, copied and hashed; digests are compared; only then is anything measured,
+//! and only when the vTPM is sealed does the VM process get its descriptors. Hashing, making the vTPM and
+//! starting the processes overlap: none of them depends on another. Whatever fails, everything started so far
+//! ends with its owner.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use coffer_attestation::event_log::{VmLog, vm_launch_log};
+use coffer_attestation::{Digest, InstanceId, Reject};
+use coffer_image::blob::Blob;
+use coffer_image::descriptor::Descriptor;
+use coffer_monitor_wire::api::{CreateVm, VmState};
+use coffer_monitor_wire::{FdRole, VmSpec};
+use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Vtpm};
+
+use crate::channel::Channels;
+use crate::evidence::VmIdentity;
+use crate::host::Host;
+use crate::host_claims::MONITOR_VERSION;
+use crate::image::Image;
+use crate::kvm::{self, KvmUnusable};
+use crate::launch_error::LaunchError;
+use crate::measurements;
+use crate::memfile::MemFile;
+use crate::passt::{self, Passt};
+use crate::plan::Plan;
+use crate::state::VmDir;
+use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
+use crate::vm_process::{Companions, Control, VmProcess};
+
+/// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
+const GUEST_CID: u32 = 3;
+/// How long a VM process may take to load a kernel and run, on an emulated CPU.
+const RUN_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Launches a VM. Blocks until its vCPUs run.
+pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
+    let mut clock = LaunchClock::start();
+    let image = Image::open(&host.config.images, &request.image)?;
+    let plan = Plan::new(&image, request, instance_id()?)?;
+    let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
+    passt::check_ports(&plan.publish)?;
+    let directory = host.state.create_vm(&plan.id)?;
+
+    let Image { layout, files } = image;
+    let Prepared { boot, vtpm, processes } = prepare(host, &plan, &directory, files, &mut clock);
+    let boot = boot?;
+    boot.check(layout.descriptor())?;
+    clock.mark("hash");
+    // Later than the digests: an image that was tampered with is named as such on any machine.
+    let processes = processes?;
+    let vtpm = vtpm?;
+    clock.mark("vtpm");
+
+    let record = plan.record.encode();
+    let log = boot.measurements(&layout.image_id(), &record);
+    let events: Vec<(u8, Digest)> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
+    let (vtpm, tpm_channel) = vtpm.measure(&events, &record)?.seal()?;
+    clock.mark("measure");
+
+    let vm = Arc::new(Vm::new(VmParts {
+        name: reservation.name.clone(),
+        image: plan.image.clone(),
+        publish: plan.publish.clone(),
+        measurements: measurements::describe(&log, &record),
+        identity: VmIdentity {
+            vak_name: vtpm.ak_name(),
+            vek_name: vtpm.ek_name(),
+            record: plan.record.clone(),
+            record_bytes: record,
+            descriptor: layout.descriptor_bytes().to_vec(),
+        },
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        clock: { clock.mark("spawn"); clock },
+    }));
+    let control = start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)?;
+    vm.wait_for_launch(RUN_PATIENCE);
+    if let Err(error) = launched(&vm).and_then(|()| reservation.enter(Arc::clone(&vm), control.clone())) {
+        vm.note_kill();
+        control.kill();
+        vm.wait_for_end(RUN_PATIENCE);
+        return Err(error);
+    }
+    tracing::info!(vm = %plan.id, name = %vm.name, image = %vm.identity.record.image_id, "launched");
+    Ok(vm)
+}
+
+/// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
+struct Prepared {
+    boot: Result<Boot, LaunchError>,
+    vtpm: Result<Certified, LaunchError>,
+    processes: Result<Processes, LaunchError>,
+}
+
+/// The VM process and the network backend, started and waiting, and KVM.
+struct Processes {
+    kvm: File,
+    vmm: VmProcess,
+    passt: Option<Passt>,
+}
+
+fn prepare(
+    host: &Host,
+    plan: &Plan,
+    directory: &VmDir,
+    files: coffer_image::layout::ImageFiles,
+    clock: &mut LaunchClock,
+) -> Prepared {
+    let failed = || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
+    let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
+        let vmm = VmProcess::spawn(&host.config.vmm)?;
+        let passt = Passt::spawn(&host.config.passt, &plan.network, &plan.publish)?;
+        Ok(Processes { kvm, vmm, passt })
+    });
+    clock.mark("open");
+    let unusable = matches!(processes, Err(LaunchError::Kvm(KvmUnusable::Device(_) | KvmUnusable::NoExtension)));
+    thread::scope(|scope| {
+        let vtpm = scope.spawn(|| {
+            // No guest will ever use it.
+            if unusable { Err(failed()) } else { make_vtpm(host, directory) }
+        });
+        let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
+        let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
+        let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
+        let boot = Boot::assemble(kernel, initrd, &files.cmdline, files.disks);
+        Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
+    })
+}
+
+fn make_vtpm(host: &Host, directory: &VmDir) -> Result<Certified, LaunchError> {
+    let config = SwtpmConfig { program: host.config.swtpm.clone(), state: directory.path().join("vtpm") };
+    let swtpm = Swtpm::spawn(&config)?;
+    directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
+    let keyed = swtpm.initialise()?.make_keys()?;
+    let certificate = host
+        .authority
+        .certify(&keyed.keys().ek)
+        .map_err(|e| LaunchError::System { what: "certifying the vEK", source: std::io::Error::other(e) })?;
+    Ok(keyed.certify(&certificate)?)
+}
+
+/// What the guest boots from: sealed copies, and disks that are verified as they are read.
+struct Boot {
+    kernel: MemFile,
+    initrd: MemFile,
+    cmdline: Vec<u8>,
+    cmdline_digest: Digest,
+    disks: Vec<File>,
+}
+
+impl Boot {
+    fn assemble(
+        kernel: Result<MemFile, LaunchError>,
+        initrd: Result<MemFile, LaunchError>,
+        cmdline: &Blob,
+        disks: Vec<Blob>,
+    ) -> Result<Self, LaunchError> {
+        let cmdline = cmdline.read_all().map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
+        let cmdline_digest = Digest::of(&[&cmdline]);
+        // An integrity disk is a whole file: its verity superblock is found by offset.
+        let disks = disks.into_iter().map(|disk| disk.into_file().0).collect();
+        Ok(Self { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks })
+    }
+
+    /// The bytes that will run are the ones the descriptor names.
+    fn check(&self, descriptor: &Descriptor) -> Result<(), LaunchError> {
+        let parts = [
+            ("kernel", Reject::KernelDigest, self.kernel.digest(), descriptor.kernel.digest.0),
+            ("initrd", Reject::InitrdDigest, self.initrd.digest(), descriptor.initrd.digest.0),
+            ("command line", Reject::CmdlineDigest, self.cmdline_digest, descriptor.cmdline.digest.0),
+        ];
+        for (what, reject, found, expected) in parts {
+            if found != expected {
+                return Err(LaunchError::Refused {
+                    reject,
+                    detail: format!("the {what} has digest sha256:{found}, the descriptor names sha256:{expected}"),
+                    hint: "the image was changed after it was built; fetch or build it again",
+                });
+            }
+        }
+        coffer_image::rules::check_cmdline(&self.cmdline).map_err(|e| LaunchError::Refused {
+            reject: Reject::BadDescriptor,
+            detail: e.to_string(),
+            hint: "build the image again",
+        })
+    }
+
+    fn measurements(&self, image_id: &Digest, record: &[u8]) -> VmLog {
+        let (kernel, initrd) = (self.kernel.digest(), self.initrd.digest());
+        vm_launch_log(MONITOR_VERSION, &kernel, &initrd, &self.cmdline_digest, image_id, record)
+    }
+}
+
+fn copy(what: &'static str, blob: &Blob, reject: Reject) -> Result<MemFile, LaunchError> {
+    MemFile::copy(what, blob.reader()).map_err(|e| unreadable(what, reject, &e))
+}
+
+fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {
+    LaunchError::Refused {
+        reject,
+        detail: format!("cannot read the {what}: {error}"),
+        hint: "check the disk the image lies on, and free memory of the host",
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything a VM is made of meets here, once")]
+fn start(
+    host: &Host,
+    vm: &Arc<Vm>,
+    plan: &Plan,
+    log: &VmLog,
+    boot: Boot,
+    processes: Processes,
+    vtpm: Vtpm,
+    tpm_channel: OwnedFd,
+    directory: VmDir,
+) -> Result<Control, LaunchError> {
+    let Processes { kvm, vmm, passt } = processes;
+    directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
+    let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
+        (FdRole::Kvm, kvm.as_fd()),
+        (FdRole::Kernel, boot.kernel.as_fd()),
+        (FdRole::Initrd, boot.initrd.as_fd()),
+        (FdRole::Tpm, tpm_channel.as_fd()),
+    ];
+    fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
+    let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
+    fds.extend((0..).map(FdRole::Net).zip(frames.iter().map(AsFd::as_fd)));
+    let (roles, fds): (Vec<FdRole>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
+    let spec = VmSpec {
+        version: 1,
+        vcpus: plan.record.vcpus,
+        memory_mib: plan.record.memory_mib,
+        cmdline: String::from_utf8_lossy(&boot.cmdline).into_owned(),
+        kernel_size: boot.kernel.size(),
+        initrd_size: boot.initrd.size(),
+        event_log: hex::encode(&log.log),
+        disks: plan.disks.clone(),
+        nics: plan.nics.clone(),
+        guest_cid: GUEST_CID,
+        console: plan.console,
+        fds: roles,
+    };
+    if let Some(process) = &passt {
+        directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
+    }
+    let companions = Companions { passt, vtpm, directory };
+    vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+}
+
+/// How the launch went, now that it either runs or is gone.
+fn launched(vm: &Vm) -> Result<(), LaunchError> {
+    let info = vm.info();
+    match info.state {
+        VmState::Launching => Err(LaunchError::Vmm("it did not start to run".into())),
+        VmState::Failed | VmState::Stopped => {
+            let detail = info.detail.unwrap_or_else(|| "it ended before it ran".into());
+            let reason = info.reason.unwrap_or_default();
+            Err(match Reject::from_code(&reason) {
+                Some(reject) => LaunchError::Refused { reject, detail, hint: "see the monitor's log" },
+                None if reason == NETWORK_FAILED => LaunchError::Network(detail),
+                None => LaunchError::Vmm(detail),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn instance_id() -> Result<InstanceId, LaunchError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|e| LaunchError::System { what: "random numbers", source: std::io::Error::other(e) })?;
+    Ok(InstanceId(id))
+}

@@ -1,0 +1,107 @@
+//! Why a VM was not launched, grouped by whose fault it is. Whichever it is, nothing is left running.
+
+use coffer_attestation::Reject;
+use coffer_vtpm::VtpmError;
+
+use crate::kvm::KvmUnusable;
+use crate::state::StateError;
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    // The image, or what was asked of it.
+    /// The image breaks a promise, or may not be run so.
+    #[error("{detail}")]
+    Refused {
+        /// Code.
+        reject: Reject,
+        /// What exactly.
+        detail: String,
+        /// What to try.
+        hint: &'static str,
+    },
+    /// No such image.
+    #[error("no image `{0}`")]
+    ImageNotFound(String),
+
+    // The caller.
+    /// A request that makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The name is taken.
+    #[error("a VM named `{0}` exists")]
+    NameTaken(String),
+    /// The port is taken.
+    #[error("port {0} is in use on this host")]
+    PortInUse(u16),
+
+    // The host.
+    /// No usable KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmUnusable),
+    /// The vTPM.
+    #[error(transparent)]
+    Vtpm(#[from] VtpmError),
+    /// The network backend.
+    #[error("the network backend failed: {0}")]
+    Network(String),
+    /// The VM process.
+    #[error("the VM process failed: {0}")]
+    Vmm(String),
+    /// State on disk.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Anything else the system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The monitor is ending.
+    #[error("the monitor is shutting down")]
+    ShuttingDown,
+}
+
+impl LaunchError {
+    /// Code and HTTP status.
+    pub fn code(&self) -> (&'static str, u16) {
+        match self {
+            Self::Refused { reject, .. } => (reject.code(), 422),
+            Self::ImageNotFound(_) => ("image-not-found", 404),
+            Self::BadRequest(_) => ("bad-request", 400),
+            Self::NameTaken(_) => ("name-taken", 409),
+            Self::PortInUse(_) => ("port-in-use", 409),
+            Self::Kvm(_) => ("kvm-unusable", 503),
+            Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
+            Self::Network(_) => ("network-failed", 500),
+            Self::Vmm(_) => ("vmm-failed", 500),
+            Self::State(_) | Self::System { .. } => ("host-failed", 500),
+            Self::ShuttingDown => ("shutting-down", 503),
+        }
+    }
+
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Refused { hint, .. } => hint,
+            Self::ImageNotFound(_) => "give the absolute path of an image layout on the host, or a name in its image store",
+            Self::BadRequest(_) => "see `coffer run --help`",
+            Self::NameTaken(_) => "choose another with --name, or remove that VM with `coffer rm`",
+            Self::PortInUse(_) => "publish another port, or stop what uses it",
+            Self::Kvm(KvmUnusable::Device(_)) => "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm",
+            Self::Kvm(KvmUnusable::NoExtension) => "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`",
+            Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host",
+            Self::Network(_) => "check that passt works on this host and that it has a default route",
+            Self::Vmm(_) => "see the monitor's log",
+            Self::State(_) | Self::System { .. } => "check space and permissions of the monitor's state directory",
+            Self::ShuttingDown => "try again when the monitor is back",
+        }
+    }
+
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}

@@ -1,0 +1,35 @@
+//! A launch's measurements, in the form people and tools read.
+
+use coffer_attestation::event_log::{EventType, VmLog};
+use coffer_attestation::launch::LaunchRecord;
+use coffer_attestation::Digest;
+use coffer_monitor_wire::api::{MeasuredEvent, Measurements};
+
+/// Of a log and the launch record in it.
+pub fn describe(log: &VmLog, launch_record: &[u8]) -> Measurements {
+    Measurements {
+        events: log.events.iter().map(event).collect(),
+        launch_record: hex::encode(launch_record),
+        launch_digest: LaunchRecord::digest(launch_record),
+    }
+}
+
+fn event((pcr, kind, digest, data): &(u8, EventType, Digest, Vec<u8>)) -> MeasuredEvent {
+    let name = kind.name().map_or_else(|| format!("{:#010x}", kind.0), str::to_owned);
+    MeasuredEvent { pcr: *pcr, what: what(*kind, data), event: name, digest: *digest }
+}
+
+fn what(kind: EventType, data: &[u8]) -> String {
+    match kind {
+        EventType::S_CRTM_VERSION => format!("monitor {}", utf16(data)),
+        EventType::SEPARATOR => "separator".into(),
+        EventType::EVENT_TAG => "launch record".into(),
+        _ => String::from_utf8_lossy(data).trim_end_matches('\0').to_owned(),
+    }
+}
+
+fn utf16(data: &[u8]) -> String {
+    let units: Vec<u16> =
+        data.chunks_exact(2).filter_map(|pair| pair.try_into().ok()).map(u16::from_le_bytes).collect();
+    String::from_utf16_lossy(&units).trim_end_matches('\0').to_owned()
+}

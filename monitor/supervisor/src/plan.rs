@@ -1,0 +1,151 @@
+//! A request, resolved against its image into a checked plan. Nothing is started here.
+
+use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
+use coffer_attestation::{InstanceId, Reject};
+use coffer_image::appliance::Network;
+use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk, Range};
+use coffer_monitor_wire::api::{CreateVm, Publish};
+use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
+
+use crate::image::Image;
+use crate::launch_error::LaunchError;
+
+/// Most published ports of one VM.
+const PUBLISH_MAX: usize = 32;
+
+/// What will be launched.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// This launch.
+    pub id: InstanceId,
+    /// Name; none until the registry chose one.
+    pub name: Option<String>,
+    /// Name of the image.
+    pub image: String,
+    /// The launch record, as measured and claimed.
+    pub record: LaunchRecord,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// True if the host may read the console.
+    pub console: bool,
+    /// Disks, as the VM process is told.
+    pub disks: Vec<DiskSpec>,
+    /// NICs, as the VM process is told.
+    pub nics: Vec<NetSpec>,
+    /// Network of the image.
+    pub network: Network,
+}
+
+impl Plan {
+    /// Checks `request` against `image`.
+    pub fn new(image: &Image, request: &CreateVm, id: InstanceId) -> Result<Self, LaunchError> {
+        let descriptor = image.layout.descriptor();
+        check_box(descriptor, request.box_kind)?;
+        check_publish(descriptor, &request.publish)?;
+        if let Some(name) = &request.name {
+            check_name(name)?;
+        }
+        let vcpus = within("vcpus", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
+        let vcpus = u8::try_from(vcpus).map_err(|_| shape("vcpus", vcpus, &descriptor.shape.vcpus))?;
+        let memory_mib = within("memory", request.memory_mib, &descriptor.shape.memory_mib)?;
+        let nics = nics(&descriptor.network, &id);
+        Ok(Self {
+            id,
+            name: request.name.clone(),
+            image: descriptor.name.clone(),
+            record: LaunchRecord {
+                version: 1,
+                box_kind: request.box_kind,
+                image_id: image.layout.image_id(),
+                vcpus,
+                memory_mib,
+                disks: descriptor.disks.iter().map(launch_disk).collect(),
+                nics: nics.iter().map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() }).collect(),
+                instance_id: id,
+                incarnation: 1,
+            },
+            publish: request.publish.clone(),
+            console: request.box_kind == BoxKind::Open || descriptor.console == ConsoleMode::Output,
+            disks: descriptor.disks.iter().map(disk_spec).collect(),
+            nics,
+            network: descriptor.network.clone(),
+        })
+    }
+}
+
+/// A closed image may be run as an open box: that is how one debugs it, and it never gets its secrets. An
+/// open one may not pass for closed: its author did not make it for that.
+fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError> {
+    if descriptor.box_kind == BoxKind::Open && asked == BoxKind::Closed {
+        return Err(LaunchError::Refused {
+            reject: Reject::ShapeNotAllowed,
+            detail: "the image was made to run as an open box".into(),
+            hint: "start it with --open, or build it as a closed box",
+        });
+    }
+    Ok(())
+}
+
+fn check_publish(descriptor: &Descriptor, publish: &[Publish]) -> Result<(), LaunchError> {
+    let bad = |message: &str| Err(LaunchError::BadRequest(message.to_owned()));
+    if publish.is_empty() {
+        return Ok(());
+    }
+    if descriptor.network == Network::None {
+        return bad("the image has no network, so no port can be published");
+    }
+    if publish.len() > PUBLISH_MAX {
+        return bad("at most 32 ports can be published");
+    }
+    if publish.iter().any(|p| p.host == 0 || p.guest == 0) {
+        return bad("port 0 cannot be published");
+    }
+    let mut hosts: Vec<u16> = publish.iter().map(|p| p.host).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    if hosts.len() != publish.len() {
+        return bad("a host port is published twice");
+    }
+    Ok(())
+}
+
+/// Names of VMs: as names of images, `[a-z0-9-]{1,63}`.
+pub fn check_name(name: &str) -> Result<(), LaunchError> {
+    if coffer_image::rules::is_name(name) {
+        return Ok(());
+    }
+    Err(LaunchError::BadRequest("a VM's name is 1 to 63 of a-z, 0-9 and `-`".into()))
+}
+
+fn within(what: &'static str, asked: Option<u32>, range: &Range) -> Result<u32, LaunchError> {
+    let value = asked.unwrap_or(range.min);
+    if range.contains(value) { Ok(value) } else { Err(shape(what, value, range)) }
+}
+
+fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
+    LaunchError::Refused {
+        reject: Reject::ShapeNotAllowed,
+        detail: format!("{what} of {value} is outside {} to {}, which the image allows", range.min, range.max),
+        hint: "choose a shape the image allows; `coffer image inspect` shows it",
+    }
+}
+
+fn launch_disk(disk: &Disk) -> LaunchDisk {
+    let Disk::Integrity { name, data_size, root_hash, .. } = disk;
+    LaunchDisk { name: name.clone(), kind: "integrity".into(), root_hash: Some(*root_hash), size: *data_size }
+}
+
+fn disk_spec(disk: &Disk) -> DiskSpec {
+    let Disk::Integrity { data_size, root_hash, salt, .. } = disk;
+    DiskSpec::Integrity { data_size: *data_size, root_hash: *root_hash, salt: salt.clone() }
+}
+
+/// One NIC for an image with a network. Its address is random with the instance: locally administered,
+/// unicast (IEEE 802, 8.2).
+fn nics(network: &Network, id: &InstanceId) -> Vec<NetSpec> {
+    let [a, b, c, d, e, ..] = id.0;
+    match network {
+        Network::None => Vec::new(),
+        Network::Nat { .. } => vec![NetSpec { mac: [0x02, a, b, c, d, e], backend: NetBackend::Passt }],
+    }
+}

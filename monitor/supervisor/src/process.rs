@@ -1,0 +1,121 @@
+//! Children: each has an owner, and dropping the owner ends the child. What a child says on standard error
+//! is kept to its last lines: its volume may be in a guest's hands.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A child that ends with its owner.
+#[derive(Debug)]
+pub struct Owned(Child);
+
+impl Owned {
+    /// Starts it. It sees none of our environment and, every descriptor of ours being close-on-exec, nothing
+    /// but its standard streams.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        command.env_clear().current_dir("/").spawn().map(Self)
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// The child, for its streams.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// True once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Gives it time to end by itself, then kills it.
+    pub fn end_within(mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            match self.0.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(2)),
+                Ok(status) => return status,
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The last bytes of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Mutex<Vec<u8>>>);
+
+/// Bytes kept of a child's standard error.
+const TAIL_MAX: usize = 2048;
+
+impl Tail {
+    /// Reads `stream` to its end on a thread of its own, then calls `at_end`.
+    pub fn follow(mut stream: impl Read + Send + 'static, at_end: impl FnOnce(&Tail) + Send + 'static) -> io::Result<Self> {
+        let tail = Self::default();
+        let ours = tail.clone();
+        thread::Builder::new().name("tail".into()).spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                ours.push(buffer.get(..n).unwrap_or_default());
+            }
+            at_end(&ours);
+        })?;
+        Ok(tail)
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(bytes);
+        let excess = kept.len().saturating_sub(TAIL_MAX);
+        kept.drain(..excess);
+    }
+
+    /// The last line that says something, printable characters only.
+    pub fn last_line(&self) -> Option<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&kept);
+        text.lines().rev().map(printable).find(|line| !line.trim().is_empty())
+    }
+}
+
+/// Text from an untrusted source, fit for a terminal and a log: printable ASCII, at most 256 characters.
+pub fn printable(text: &str) -> String {
+    text.chars().take(256).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_keeps_the_last_line_only_and_makes_it_printable() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let text = [vec![b'x'; 10_000], b"\nthe reason\x1b[2J\n\n".to_vec()].concat();
+        let tail = Tail::follow(io::Cursor::new(text), move |_| send.send(()).unwrap()).unwrap();
+        receive.recv().unwrap();
+        assert_eq!(tail.last_line().as_deref(), Some("the reason?[2J"));
+        assert!(tail.0.lock().unwrap().len() <= TAIL_MAX);
+    }
+
+    #[test]
+    fn dropping_the_owner_ends_the_child() {
+        let child = Owned::spawn(Command::new("/bin/sleep").arg("60")).unwrap();
+        let proc = format!("/proc/{}", child.id());
+        drop(child);
+        assert!(!std::path::Path::new(&proc).exists());
+    }
+}

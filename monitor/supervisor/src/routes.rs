@@ -1,0 +1,230 @@
+//! The management API (SPEC 6.4). Handlers only translate; what blocks runs on the blocking pool.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, HostIdentity};
+use coffer_host_tpm::{HostTpm, HostTpmError, event_log};
+use coffer_monitor_wire::api::{CreateVm, HostInfo, Measurements, StopVm, VmInfo};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::api_error::ApiError;
+use crate::config::Profile;
+use crate::console::{Chunk, Console};
+use crate::enroll;
+use crate::host::Host;
+use crate::launch;
+use crate::registry::{Entry, NotFound};
+use crate::serve::Shutdown;
+use crate::vm::Vm;
+
+/// Most bytes of a request: the largest is an enrolment challenge, a few KiB.
+const BODY_MAX: usize = 64 << 10;
+/// How long a killed VM may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest grace of a stop: the caller waits for the answer.
+const GRACE_MAX_S: u32 = 600;
+
+/// What handlers have.
+#[derive(Clone)]
+pub struct App {
+    /// The host.
+    pub host: Arc<Host>,
+    /// Ends the server.
+    pub shutdown: Shutdown,
+}
+
+type Answer<T> = Result<T, ApiError>;
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/host", get(host_info))
+        .route("/v1/host/identity", get(host_identity))
+        .route("/v1/host/activate", post(host_activate))
+        .route("/v1/host/event-log", get(host_event_log))
+        .route("/v1/host/power-off", post(host_power_off))
+        .route("/v1/vms", get(list_vms).post(create_vm))
+        .route("/v1/vms/{id}", get(show_vm).delete(delete_vm))
+        .route("/v1/vms/{id}/logs", get(vm_logs))
+        .route("/v1/vms/{id}/measurements", get(vm_measurements))
+        .route("/v1/vms/{id}/stop", post(stop_vm))
+        .fallback(async || ApiError::not_found("no such path"))
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(app)
+}
+
+async fn host_info(State(app): State<App>) -> Json<HostInfo> {
+    Json(app.host.info())
+}
+
+async fn host_identity(State(app): State<App>) -> Answer<Json<HostIdentity>> {
+    let tpm = host_tpm(&app)?;
+    Ok(Json(blocking(move || enroll::identity(&tpm)).await??))
+}
+
+async fn host_activate(State(app): State<App>, body: Bytes) -> Answer<Json<EnrollComplete>> {
+    let challenge: EnrollChallenge = parse(&body)?;
+    let tpm = host_tpm(&app)?;
+    Ok(Json(blocking(move || enroll::activate(&tpm, &challenge)).await??))
+}
+
+async fn host_event_log(State(app): State<App>) -> Answer<Response> {
+    let path = app.host.config.host_event_log.clone();
+    let log = blocking(move || event_log::read(&path)).await??;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], log).into_response())
+}
+
+/// Ends the monitor of a sealed host, whose init then powers the machine off.
+async fn host_power_off(State(app): State<App>) -> Answer<StatusCode> {
+    if app.host.config.profile != Profile::Sealed {
+        return Err(ApiError::bad_request("this is not a sealed host")
+            .hint("stop the coffer-monitor service as any other"));
+    }
+    app.shutdown.ask();
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn create_vm(State(app): State<App>, body: Bytes) -> Answer<(StatusCode, Json<VmInfo>)> {
+    let request: CreateVm = parse(&body)?;
+    let vm = blocking(move || launch::launch(&app.host, &request)).await??;
+    Ok((StatusCode::CREATED, Json(vm.info())))
+}
+
+async fn list_vms(State(app): State<App>) -> Json<Vec<VmInfo>> {
+    Json(app.host.registry.list().iter().map(|entry| entry.vm.info()).collect())
+}
+
+async fn show_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<VmInfo>> {
+    Ok(Json(find(&app, &id)?.vm.info()))
+}
+
+async fn delete_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<StatusCode> {
+    let vm = find(&app, &id)?.vm;
+    if !app.host.registry.remove(&vm) {
+        return Err(ApiError::busy(format!("`{}` is running", vm.name)).hint("stop it first"));
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn vm_measurements(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Measurements>> {
+    Ok(Json(find(&app, &id)?.vm.measurements.clone()))
+}
+
+async fn stop_vm(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Answer<Json<VmInfo>> {
+    let StopVm { grace_s } = parse(&body)?;
+    let entry = find(&app, &id)?;
+    let grace = Duration::from_secs(grace_s.min(GRACE_MAX_S).into());
+    let vm = Arc::clone(&entry.vm);
+    if !blocking(move || stop(&entry, grace)).await? {
+        return Err(ApiError::internal(format!("`{}` does not end", vm.name)));
+    }
+    Ok(Json(vm.info()))
+}
+
+/// Asks, waits, kills. True if it is gone.
+pub fn stop(entry: &Entry, grace: Duration) -> bool {
+    entry.vm.ask_to_stop();
+    if !grace.is_zero() && entry.vm.wait_for_end(grace) {
+        return true;
+    }
+    entry.vm.note_kill();
+    entry.control.kill();
+    entry.vm.wait_for_end(KILL_PATIENCE)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn vm_logs(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<LogsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer<Response> {
+    let Query(LogsQuery { follow }) = query.map_err(|_| ApiError::bad_request("`follow` is true or false"))?;
+    let vm = find(&app, &id)?.vm;
+    let body = if follow {
+        Body::from_stream(Follow::start(&vm))
+    } else {
+        match vm.console.read(0) {
+            Chunk::Bytes(bytes, _) => Body::from(bytes),
+            Chunk::Nothing | Chunk::End => Body::empty(),
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+/// A console as a response body that grows. Its task ends with the VM or with the reader.
+struct Follow(mpsc::Receiver<Vec<u8>>);
+
+impl Follow {
+    fn start(vm: &Arc<Vm>) -> Self {
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(copy_console(Arc::clone(&vm.console), send));
+        Self(receive)
+    }
+}
+
+async fn copy_console(console: Arc<Console>, to: mpsc::Sender<Vec<u8>>) {
+    let mut position = 0;
+    loop {
+        let chunk = tokio::select! {
+            chunk = console.next(position) => chunk,
+            () = to.closed() => return,
+        };
+        let Chunk::Bytes(bytes, next) = chunk else { return };
+        position = next;
+        if to.send(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl futures_core::Stream for Follow {
+    type Item = Result<Vec<u8>, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|chunk| chunk.map(Ok))
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the request body is not acceptable: {e}")))
+}
+
+fn find(app: &App, id: &str) -> Answer<Entry> {
+    app.host.registry.find(id).map_err(|e| match e {
+        NotFound::None => {
+            ApiError::not_found(format!("no VM `{}`", crate::process::printable(id))).hint("`coffer ps --all` shows what there is")
+        }
+        NotFound::Ambiguous => ApiError::bad_request(format!("`{id}` fits several VMs")).hint("give more of the id"),
+    })
+}
+
+fn host_tpm(app: &App) -> Answer<HostTpm> {
+    app.host.tpm.clone().ok_or_else(|| HostTpmError::Open("this host has no TPM".into()).into())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the request failed inside the monitor"))
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    ApiError::internal("the request failed inside the monitor").into_response()
+}

@@ -1,0 +1,188 @@
+//! The server: one Unix socket, its owner's alone; one monitor per state directory; an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::config::{Config, Profile};
+use crate::host::{Host, HostError};
+use crate::routes::{self, App};
+
+/// Time guests get when the monitor ends.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the API is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Somebody answers on the socket.
+    #[error("another monitor listens on `{0}`")]
+    SocketInUse(PathBuf),
+    /// Something else is where the socket goes.
+    #[error("`{0}` exists and is no socket")]
+    NotASocket(PathBuf),
+    /// Cannot listen.
+    #[error("cannot listen on `{0}`: {1}")]
+    Listen(String, io::Error),
+    /// The system.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+impl ServeError {
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Host(HostError::Tpm(e)) => e.hint(),
+            Self::Host(HostError::State(_)) => "stop the other monitor, or name another directory with --state",
+            Self::Host(HostError::Swtpm(..)) => "install the package `swtpm` or name the program with --swtpm",
+            Self::Host(_) | Self::System(..) => "see the message; nothing was changed",
+            Self::SocketInUse(_) => "use that monitor, or name another socket with --socket",
+            Self::NotASocket(_) => "remove it, or name another socket with --socket",
+            Self::Listen(..) => "check the path, its permissions, and that the port is free",
+        }
+    }
+}
+
+/// Ends the server when asked.
+#[derive(Clone, Default)]
+pub struct Shutdown(Arc<Notify>);
+
+impl Shutdown {
+    /// Asks.
+    pub fn ask(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Serves until told to end, then stops all VMs and leaves nothing behind.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    start_log();
+    harden(config.profile)?;
+    // Everything made from here on, the socket too, is the owner's alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| ServeError::System("cannot start", e))?;
+    let host = Host::open(config)?;
+    let result = runtime.block_on(serve(Arc::clone(&host)));
+    end_vms(&host);
+    // Requests that wait for the end of something now ended; none is worth waiting for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
+    let system = |e| ServeError::System("cannot wait for signals", e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let socket = Socket::bind(&host.config.socket)?;
+    let tcp = match host.config.tcp {
+        Some(address) => Some(bind_tcp(address).await?),
+        None => None,
+    };
+    let shutdown = Shutdown::default();
+    let router = routes::router(App { host: Arc::clone(&host), shutdown: shutdown.clone() });
+    tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
+    let unix = axum::serve(socket.listener, router.clone());
+    let over_tcp = async {
+        match tcp {
+            Some(listener) => axum::serve(listener, router).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = unix => result.map_err(|e| ServeError::System("serving", e)),
+        result = over_tcp => result.map_err(|e| ServeError::System("serving", e)),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = shutdown.0.notified() => Ok(()),
+    }
+}
+
+fn end_vms(host: &Host) {
+    let entries = host.registry.close();
+    std::thread::scope(|scope| {
+        for entry in entries.iter().filter(|entry| !entry.vm.has_ended()) {
+            scope.spawn(|| routes::stop(entry, END_GRACE));
+        }
+    });
+}
+
+/// A listening socket and the path that goes with it.
+struct Socket {
+    listener: UnixListener,
+    _path: SocketPath,
+}
+
+struct SocketPath(PathBuf);
+
+impl Socket {
+    fn bind(path: &Path) -> Result<Self, ServeError> {
+        let failed = |e| ServeError::Listen(path.display().to_string(), e);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        Ok(Self { listener, _path: SocketPath(path.to_owned()) })
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Removes a socket nobody answers on; refuses to touch anything else.
+fn remove_stale(path: &Path) -> Result<(), ServeError> {
+    match std::fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ServeError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|e| ServeError::Listen(path.display().to_string(), e))
+        }
+        _ => Err(ServeError::SocketInUse(path.to_owned())),
+    }
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    tracing::warn!(%address, "the API is open to everybody who reaches this address");
+    TcpListener::bind(address).await.map_err(|e| ServeError::Listen(address.to_string(), e))
+}
+
+/// No debugger may attach to the process that vouches for VMs. On a developer's machine one may.
+fn harden(profile: Profile) -> Result<(), ServeError> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if profile == Profile::Sealed {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|e| ServeError::System("cannot become undumpable", e.into()))?;
+    }
+    Ok(())
+}
+
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call, as in tests, finds one in place.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+}

@@ -1,0 +1,182 @@
+//! The VM process and its companions, from the spec to the end.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use coffer_attestation::channel;
+use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
+use coffer_vtpm::Vtpm;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::channel::Channels;
+use crate::launch_error::LaunchError;
+use crate::process::{Owned, Tail};
+use crate::state::VmDir;
+use crate::vm::Vm;
+
+/// How long a VM process may take to exit after it said how it ended.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A VM process that waits for its spec.
+pub struct VmProcess {
+    process: Owned,
+    control: OwnedFd,
+    errors: Tail,
+}
+
+/// What lives exactly as long as a VM; dropped in this order.
+pub struct Companions {
+    /// Network backend.
+    pub passt: Option<Owned>,
+    /// vTPM.
+    pub vtpm: Vtpm,
+    /// State.
+    pub directory: VmDir,
+}
+
+/// The supervisor's word to a running VM process.
+#[derive(Clone)]
+pub struct Control(Arc<OwnedFd>);
+
+impl Control {
+    /// Tells it to end.
+    pub fn kill(&self) {
+        // A VM process that is gone needs no telling.
+        let _ = wire::send(self.0.as_fd(), &wire::Command::Kill, &[]);
+    }
+}
+
+impl VmProcess {
+    /// Starts one. It has descriptors of nothing but its control socket.
+    pub fn spawn(program: &Path) -> Result<Self, LaunchError> {
+        let failed = |e: std::io::Error| LaunchError::Vmm(e.to_string());
+        let (control, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| failed(e.into()))?;
+        let mut command = Command::new(program);
+        command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Owned::spawn(&mut command).map_err(failed)?;
+        let errors = process.child().stderr.take().map(|pipe| Tail::follow(pipe, |_| {}));
+        Ok(Self { process, control, errors: errors.transpose().map_err(failed)?.unwrap_or_default() })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Hands over the spec and everything it names, and supervises until the end on a thread of its own.
+    pub fn start(
+        mut self,
+        vm: &Arc<Vm>,
+        spec: &VmSpec,
+        fds: &[BorrowedFd<'_>],
+        mut companions: Companions,
+        channels: Channels,
+    ) -> Result<Control, LaunchError> {
+        let failed = LaunchError::system("starting the VM");
+        if let Some(output) = self.process.child().stdout.take() {
+            pump_console(vm, output).map_err(LaunchError::system("reading the console"))?;
+        }
+        if let Err(e) = wire::send(self.control.as_fd(), spec, fds) {
+            let reason = self.errors.last_line().unwrap_or_else(|| e.to_string());
+            return Err(LaunchError::Vmm(reason));
+        }
+        let control = Control(Arc::new(self.control));
+        if let Some(passt) = &mut companions.passt {
+            watch_network(vm, &control, passt).map_err(LaunchError::system("watching the network backend"))?;
+        }
+        let supervision = Supervision {
+            vm: Arc::clone(vm),
+            control: control.clone(),
+            process: self.process,
+            errors: self.errors,
+            companions,
+            channels,
+        };
+        thread::Builder::new().name("vm".into()).spawn(move || supervision.run()).map_err(failed)?;
+        Ok(control)
+    }
+}
+
+struct Supervision {
+    vm: Arc<Vm>,
+    control: Control,
+    process: Owned,
+    errors: Tail,
+    companions: Companions,
+    channels: Channels,
+}
+
+impl Supervision {
+    fn run(self) {
+        let reason = self.follow();
+        let Self { vm, process, errors, companions, .. } = self;
+        let status = process.end_within(EXIT_PATIENCE);
+        let reason = reason.unwrap_or_else(|| {
+            let status = status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
+            let said = errors.last_line().map(|line| format!(": {line}")).unwrap_or_default();
+            EndReason::Failed { detail: format!("the VM process ended {status}{said}") }
+        });
+        // First nothing is left, then it is said.
+        drop(companions);
+        vm.end(&reason);
+    }
+
+    /// Follows the events; how it ended, if the VM process could still say so.
+    fn follow(&self) -> Option<EndReason> {
+        loop {
+            match wire::receive::<Event>(self.control.0.as_fd()) {
+                Ok(Some((Event::Running { setup_us }, _))) => {
+                    tracing::debug!(setup_us, "vCPUs run");
+                    self.vm.running();
+                }
+                Ok(Some((Event::Channel { port }, fds))) => self.open_channel(port, fds),
+                Ok(Some((Event::Ended { reason }, _))) => return Some(reason),
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::warn!(%error, "the VM process does not speak its protocol");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn open_channel(&self, port: u32, fds: Vec<OwnedFd>) {
+        match fds.into_iter().next() {
+            Some(stream) if port == channel::PORT => self.channels.serve(&self.vm, UnixStream::from(stream)),
+            // Nothing else is served; closing the stream tells the guest.
+            _ => tracing::debug!(port, "guest connected to a port nobody serves"),
+        }
+    }
+}
+
+/// A network backend that dies takes its VM along: half a machine is none.
+fn watch_network(vm: &Arc<Vm>, control: &Control, passt: &mut Owned) -> std::io::Result<()> {
+    let Some(pipe) = passt.child().stderr.take() else { return Ok(()) };
+    let (vm, control) = (Arc::clone(vm), control.clone());
+    let at_end = move |tail: &Tail| {
+        if !vm.has_ended() {
+            vm.note_network_failure(tail.last_line().unwrap_or_else(|| "it ended without a word".into()));
+            control.kill();
+        }
+    };
+    Tail::follow(pipe, at_end).map(drop)
+}
+
+fn pump_console(vm: &Arc<Vm>, mut output: impl Read + Send + 'static) -> std::io::Result<()> {
+    let console = Arc::clone(&vm.console);
+    thread::Builder::new().name("console".into()).spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = output.read(&mut buffer) {
+            console.push(buffer.get(..n).unwrap_or_default());
+        }
+    })?;
+    Ok(())
+}
