@@ -46,10 +46,10 @@ pub struct BuildPlan {
 /// What a build is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Reading or unpacking the root file system.
-    Unpack,
     /// Reading or unpacking the kernel.
     Kernel,
+    /// Reading or unpacking the root file system.
+    Unpack,
     /// Writing the erofs image.
     RootFileSystem,
     /// Building the dm-verity tree.
@@ -63,7 +63,7 @@ pub enum Step {
 impl Step {
     /// All steps in order.
     pub const ALL: [Self; 6] =
-        [Self::Unpack, Self::Kernel, Self::RootFileSystem, Self::Verity, Self::Initrd, Self::Finish];
+        [Self::Kernel, Self::Unpack, Self::RootFileSystem, Self::Verity, Self::Initrd, Self::Finish];
 }
 
 impl fmt::Display for Step {

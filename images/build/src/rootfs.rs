@@ -66,7 +66,8 @@ impl Root {
     /// Writes the erofs image.
     pub fn write_erofs(&self, out: &Path) -> Result<(), BuildError> {
         let mut command = tool::command("mkfs.erofs");
-        command.args(["--quiet", "-T0", "-x-1", "--all-root", "-U", UUID]);
+        // nosbcrc: the hash tree covers every byte, and the checksum would cover the mode set below.
+        command.args(["--quiet", "-T0", "-x-1", "-Enosbcrc", "--all-root", "-U", UUID]);
         for path in special_files(&self.folder)? {
             let mut option = std::ffi::OsString::from("--exclude-path=");
             option.push(path);
