@@ -1,0 +1,218 @@
+//! The demo's appliance: Debian's nginx with a TLS key that only the verifier has. And what an attacker with the
+//! image store in hand would make of it.
+
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use coffer_image::descriptor::{BlobDigest, Descriptor, Disk};
+
+use crate::coffer::Coffer;
+use crate::{needle, process, workspace};
+
+/// Name in the site's certificate.
+pub const SITE_NAME: &str = "site.example";
+/// Id of the site's TLS key at the verifier.
+pub const SITE_KEY_ID: &str = "site/tls-key";
+/// Port nginx listens on.
+pub const SITE_PORT: u16 = 443;
+/// What the page says.
+pub const PAGE: &str = "This page came out of a sealed box.";
+
+/// An image layout and its id.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// OCI layout folder.
+    pub layout: PathBuf,
+    /// Image id.
+    pub id: String,
+}
+
+/// The operator's own files: the site's key and certificate. No host ever sees this folder.
+pub struct SiteKey {
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Self-signed certificate, PEM: what a visitor trusts.
+    pub certificate: PathBuf,
+}
+
+impl SiteKey {
+    /// Makes both in `folder`.
+    pub fn make(folder: &Path) -> Result<Self> {
+        let (key, certificate) = (folder.join("site.key"), folder.join("site.pem"));
+        needle::make_key(&key)?;
+        let said = process::run(
+            Command::new("openssl")
+                .args(["req", "-x509", "-new", "-days", "30", "-subj", &format!("/CN={SITE_NAME}")])
+                .args(["-addext", &format!("subjectAltName=DNS:{SITE_NAME}")])
+                .arg("-key")
+                .arg(&key)
+                .arg("-out")
+                .arg(&certificate),
+            Duration::from_secs(30),
+        )?;
+        ensure!(said.ok, "openssl failed: {}", said.err);
+        Ok(Self { key, certificate })
+    }
+}
+
+/// Puts the web site into a copy of nginx's root file system.
+pub fn site_rootfs(into: &Path, certificate: &Path) -> Result<()> {
+    copy_tree(&workspace::rootfs("nginx")?, into)?;
+    write(into, "etc/passwd", "root:x:0:0:root:/root:/usr/sbin/nologin\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n")?;
+    write(into, "etc/group", "root:x:0:\nwww-data:x:33:\n")?;
+    write(into, "etc/nginx/coffer.conf", NGINX_CONF)?;
+    write(into, "srv/site/index.html", &format!("<!doctype html><title>Coffer</title><p>{PAGE}</p>\n"))?;
+    std::fs::copy(certificate, into.join("etc/nginx/site.pem"))?;
+    Ok(())
+}
+
+const NGINX_CONF: &str = "\
+daemon off;
+user www-data;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log stderr;
+events { worker_connections 64; }
+http {
+    access_log off;
+    default_type text/html;
+    server {
+        listen 443 ssl;
+        server_name site.example;
+        ssl_certificate /etc/nginx/site.pem;
+        ssl_certificate_key /run/coffer/secrets/site.key;
+        root /srv/site;
+    }
+}
+";
+
+/// The site's recipe; `kernel_parameters` are added to the command line.
+pub fn site_recipe(pin: &serde_json::Value, kernel_parameters: &[&str]) -> serde_json::Value {
+    serde_json::json!({
+        "name": "site",
+        "workload": {
+            "argv": ["/usr/sbin/nginx", "-c", "/etc/nginx/coffer.conf"],
+            "tmpfs": ["/var/lib/nginx", "/var/log/nginx"],
+        },
+        "verifier": pin,
+        "secrets": [{ "id": SITE_KEY_ID, "file": "site.key", "mode": "0400" }],
+        "cmdline": kernel_parameters,
+    })
+}
+
+/// Builds an image with `coffer image build`.
+pub fn build(recipe: &serde_json::Value, rootfs: &Path, layout: &Path) -> Result<Image> {
+    let file = layout.with_extension("recipe.json");
+    std::fs::write(&file, serde_json::to_vec_pretty(recipe)?)?;
+    let built = Coffer::plain().run(["image", "build"], |c| {
+        c.arg(&file).arg("--rootfs").arg(rootfs);
+        c.arg("--kernel").arg(workspace::kernel_package().unwrap_or_default());
+        c.arg("--init").arg(workspace::static_init().unwrap_or_default());
+        c.arg("-o").arg(layout)
+    });
+    std::fs::remove_file(&file)?;
+    let id = built?.must()?.trim().to_owned();
+    Ok(Image { layout: layout.to_path_buf(), id })
+}
+
+/// Which part of an image an attacker changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// One byte of the nginx program in the root file system.
+    RootFs,
+    /// One byte of the initrd.
+    Initrd,
+    /// One byte of the command line.
+    Cmdline,
+}
+
+impl Image {
+    /// The descriptor.
+    pub fn descriptor(&self) -> Result<Descriptor> {
+        let bytes = std::fs::read(self.blob(&self.id))?;
+        serde_json::from_slice(&bytes).context("the descriptor does not parse")
+    }
+
+    fn blob(&self, hexadecimal: &str) -> PathBuf {
+        self.layout.join("blobs/sha256").join(hexadecimal)
+    }
+
+    fn blob_of(&self, digest: BlobDigest) -> PathBuf {
+        self.blob(&digest.0.to_string())
+    }
+
+    /// A copy with one byte of one part flipped; names and index still say what they said.
+    pub fn tampered(&self, part: Part, layout: &Path) -> Result<Self> {
+        link_tree(&self.layout, layout)?;
+        let copy = Self { layout: layout.to_path_buf(), id: self.id.clone() };
+        let descriptor = copy.descriptor()?;
+        let (blob, offset) = match part {
+            Part::Initrd => (copy.blob_of(descriptor.initrd.digest), descriptor.initrd.size / 2),
+            Part::Cmdline => (copy.blob_of(descriptor.cmdline.digest), 0),
+            Part::RootFs => {
+                let Some(Disk::Integrity { blob, .. }) = descriptor.disks.first() else {
+                    bail!("the image has no disk");
+                };
+                let path = copy.blob_of(blob.digest);
+                let program = workspace::rootfs("nginx")?.join("usr/sbin/nginx");
+                let offset = find_in(&path, &std::fs::read(program)?)?;
+                (path, offset)
+            }
+        };
+        flip(&blob, offset)?;
+        Ok(copy)
+    }
+}
+
+/// Where a program starts inside a disk image, by its first 64 bytes: the part no start of it can do without.
+fn find_in(disk: &Path, program: &[u8]) -> Result<u64> {
+    let disk = std::fs::read(disk)?;
+    let head = program.get(..64).context("the program is too short")?;
+    let at = disk.windows(64).position(|w| w == head).context("the program is not in the disk image")?;
+    // Inside the padding of e_ident: the program itself would run all the same.
+    Ok(at as u64 + 12)
+}
+
+/// Flips one bit in a file that may be a hard link: the other names keep what they had.
+fn flip(file: &Path, offset: u64) -> Result<()> {
+    let copy = file.with_extension("flipped");
+    std::fs::copy(file, &copy)?;
+    let mut blob = std::fs::OpenOptions::new().read(true).write(true).open(&copy)?;
+    blob.seek(SeekFrom::Start(offset))?;
+    let mut byte = [0];
+    blob.read_exact(&mut byte)?;
+    blob.seek(SeekFrom::Start(offset))?;
+    blob.write_all(&[byte[0] ^ 1])?;
+    std::fs::rename(&copy, file)?;
+    Ok(())
+}
+
+fn write(root: &Path, path: &str, text: &str) -> Result<()> {
+    let path = root.join(path);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Copies a folder as it is.
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    cp(from, to, "-a")
+}
+
+/// Copies a folder by hard links: the blobs it shares take no room, here or in a host's image store.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    cp(from, to, "-al")
+}
+
+fn cp(from: &Path, to: &Path, how: &str) -> Result<()> {
+    let said = process::run(
+        Command::new("cp").arg(how).arg("-T").arg(from).arg(to),
+        Duration::from_secs(60),
+    )?;
+    ensure!(said.ok, "cp failed: {}", said.err);
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! On a lab host made for the launch benchmark: starts QEMU's microvm with the kernel and initrd of an image, and says
+//! how long its guest took to reach its init.
+//!
+//! One connection, one launch: a line of JSON in, a line of JSON out. It drops the page cache first, for either side
+//! of the comparison, so that every launch is the first of its image.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Port of the agent on a lab host.
+pub const PORT: u16 = 7072;
+/// File that says a host is for benchmarks.
+pub const MARKER: &str = "/etc/coffer/bench";
+/// What coffer-init's first words begin with; without a monitor to report to, they are its refusal to go on.
+const SIGN_OF_INIT: &[u8] = b"coffer-init:";
+/// Longest a launch may take: ten times what it takes.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// What to do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Ask {
+    /// Forget what was read from disks.
+    DropCaches,
+    /// Start a microvm.
+    Launch {
+        /// Kernel file on the host.
+        kernel: String,
+        /// Initrd file on the host.
+        initrd: String,
+        /// Kernel command line.
+        cmdline: String,
+        /// Memory, MiB.
+        memory_mib: u32,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// Milliseconds from the start of the process to the guest's init.
+    pub ms: Option<f64>,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// Serves for as long as the host runs.
+pub fn serve() {
+    let listener = match TcpListener::bind(("0.0.0.0", PORT)) {
+        Ok(listener) => listener,
+        Err(error) => return eprintln!("coffer-lab: the agent cannot listen: {error}"),
+    };
+    for stream in listener.incoming() {
+        if let Err(error) = stream.and_then(|stream| answer(&stream)) {
+            eprintln!("coffer-lab: the agent cannot answer: {error}");
+        }
+    }
+}
+
+fn answer(stream: &TcpStream) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let done = serde_json::from_str(&line).map_err(io::Error::other).and_then(|ask| act(&ask));
+    let told = match done {
+        Ok(ms) => Told { ms, error: None },
+        Err(error) => Told { ms: None, error: Some(error.to_string()) },
+    };
+    let mut out = stream;
+    serde_json::to_writer(&mut out, &told)?;
+    out.write_all(b"\n")
+}
+
+fn act(ask: &Ask) -> io::Result<Option<f64>> {
+    match ask {
+        Ask::DropCaches => std::fs::write("/proc/sys/vm/drop_caches", "3").map(|()| None),
+        Ask::Launch { kernel, initrd, cmdline, memory_mib } => {
+            let started = Instant::now();
+            let mut qemu = microvm(kernel, initrd, cmdline, *memory_mib).spawn()?;
+            let reached = wait_for_init(&mut qemu);
+            let took = started.elapsed();
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+            reached.map(|()| Some(took.as_secs_f64() * 1000.0))
+        }
+    }
+}
+
+/// As small as QEMU gets: no PCI, no devices but the serial port.
+fn microvm(kernel: &str, initrd: &str, cmdline: &str, memory_mib: u32) -> Command {
+    let mut command = Command::new("/usr/bin/qemu-system-x86_64");
+    command
+        .args(["-M", "microvm,accel=kvm", "-cpu", "host", "-smp", "1", "-m", &memory_mib.to_string()])
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-kernel", kernel, "-initrd", initrd, "-append", cmdline])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    command
+}
+
+fn wait_for_init(qemu: &mut Child) -> io::Result<()> {
+    let mut console = qemu.stdout.take().ok_or_else(|| io::Error::other("no console"))?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            let read = console.read(&mut piece).unwrap_or(0);
+            seen.extend_from_slice(piece.get(..read).unwrap_or_default());
+            let found = seen.windows(SIGN_OF_INIT.len()).any(|w| w == SIGN_OF_INIT);
+            if found || read == 0 {
+                // Nobody listens any more if the launch took too long.
+                let _ = sender.send(if found { Ok(()) } else { Err(last_words(&seen)) });
+                return;
+            }
+        }
+    });
+    match receiver.recv_timeout(LIMIT) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(words)) => Err(io::Error::other(format!("the guest ended without init: {words}"))),
+        Err(_) => Err(io::Error::other("the guest did not reach its init")),
+    }
+}
+
+fn last_words(console: &[u8]) -> String {
+    let text = String::from_utf8_lossy(console);
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+}

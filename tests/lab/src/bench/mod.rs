@@ -1,0 +1,165 @@
+//! Benchmarks in the lab. Each prints one line per figure: `figure NAME VALUE UNIT budget <=|>= VALUE ok|short`.
+//!
+//! Absolute times drift with the machine, so every figure is a ratio of two things measured in turns in one run.
+
+pub mod agent;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::appliance::{self, Image};
+use crate::host::{LabConfig, LabHost};
+use crate::host_tpm::HostTpm;
+use crate::initrd::Extras;
+use crate::story;
+use crate::workdir::Workdir;
+use crate::workspace;
+
+/// Launch request to guest init, first launch of the image, against QEMU's microvm.
+const LAUNCH_BUDGET: f64 = 0.60;
+/// Memory of both guests, MiB.
+const MEMORY_MIB: u32 = 256;
+/// Steps of a launch in order, as the monitor names them.
+const STEPS: [&str; 6] = ["hash", "vtpm", "measure", "spawn", "run", "init"];
+
+/// Runs one.
+pub fn run(name: &str, rounds: u32) -> Result<()> {
+    match name {
+        "launch" => launch(rounds.max(1)),
+        _ => bail!("there is no benchmark `{name}`"),
+    }
+}
+
+/// `coffer run` and QEMU's microvm in turns, both with KVM in one lab host, same kernel, initrd and command line.
+fn launch(rounds: u32) -> Result<()> {
+    let workdir = Workdir::new()?;
+    let images = workdir.folder("images")?;
+    let recipe = serde_json::json!({
+        "name": "launch",
+        "workload": { "argv": ["/bin/busybox", "sleep", "600"] },
+        "network": { "mode": "none" },
+    });
+    let image = appliance::build(&recipe, &workspace::rootfs("tools")?, &images.join("launch"))?;
+    let tpm = HostTpm::manufacture(&workdir.folder("tpm")?)?;
+    let host = LabHost::boot(
+        &workdir.path().join("host"),
+        &tpm,
+        &LabConfig {
+            images: Some(images),
+            publish: vec![agent::PORT],
+            extras: Extras { qemu: true, ..Extras::default() },
+            ..LabConfig::default()
+        },
+    )?;
+    println!("lab host up after {:.1} s; {rounds} rounds, in turns", host.boot_time.as_secs_f64());
+    let measured = (0..rounds).map(|round| one_round(&host, &image, round)).collect::<Result<Vec<_>>>();
+    if measured.is_err() {
+        workdir.keep();
+    }
+    report(&measured?);
+    Ok(())
+}
+
+struct Round {
+    steps: Vec<f64>,
+    coffer: f64,
+    qemu: f64,
+}
+
+fn one_round(host: &LabHost, image: &Image, round: u32) -> Result<Round> {
+    ask(host, &agent::Ask::DropCaches)?;
+    let name = format!("round-{round}");
+    let launch = host.run("launch", &name, &["--memory", &format!("{MEMORY_MIB}M")])?;
+    if !launch.ok {
+        bail!("the launch failed: {}\nthe lab host's console ends:\n{}", launch.message, host.console_tail());
+    }
+    host.remove(&name)?;
+    let steps: Option<Vec<f64>> = STEPS.iter().map(|step| launch.timing(step)).collect();
+    let steps = steps.context("the monitor left out a step of the launch")?;
+    let coffer = launch.timing("init").context("the guest did not report")?;
+
+    ask(host, &agent::Ask::DropCaches)?;
+    let qemu = ask(host, &peer(image)?)?.context("the microvm was not timed")?;
+    println!("round {}: coffer {:.2} s, QEMU microvm {:.2} s", round + 1, coffer / 1e3, qemu / 1e3);
+    Ok(Round { steps, coffer, qemu })
+}
+
+/// The image's own blobs, where the host has them.
+fn peer(image: &Image) -> Result<agent::Ask> {
+    let descriptor = image.descriptor()?;
+    let blob = |digest: &coffer_attestation::Digest| format!("/var/lib/coffer/images/launch/blobs/sha256/{digest}");
+    let cmdline = std::fs::read_to_string(
+        image.layout.join("blobs/sha256").join(descriptor.cmdline.digest.0.to_string()),
+    )?;
+    Ok(agent::Ask::Launch {
+        kernel: blob(&descriptor.kernel.digest.0),
+        initrd: blob(&descriptor.initrd.digest.0),
+        cmdline,
+        memory_mib: MEMORY_MIB,
+    })
+}
+
+fn ask(host: &LabHost, ask: &agent::Ask) -> Result<Option<f64>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", host.port(agent::PORT)?))?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    serde_json::to_writer(&mut stream, ask)?;
+    stream.write_all(b"\n")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).context("the agent did not answer")?;
+    let told: agent::Told = serde_json::from_str(&line).context("the agent's answer makes no sense")?;
+    match told.error {
+        Some(error) => bail!("the microvm failed: {error}"),
+        None => Ok(told.ms),
+    }
+}
+
+fn report(rounds: &[Round]) {
+    let mut table = story::table(&["step of coffer's launch", "median, ms since the request"]);
+    for (at, step) in STEPS.iter().enumerate() {
+        let times = rounds.iter().filter_map(|round| round.steps.get(at).copied());
+        table.add_row([(*step).to_owned(), format!("{:.0}", median(times))]);
+    }
+    println!("\n{table}");
+    let coffer = median(rounds.iter().map(|r| r.coffer));
+    let qemu = median(rounds.iter().map(|r| r.qemu));
+    println!("\nmedian: coffer {coffer:.0} ms, QEMU microvm {qemu:.0} ms, to the guest's init, first launch of the image");
+    println!("{}", figure("launch.ratio_qemu_microvm", coffer / qemu, "ratio", LAUNCH_BUDGET));
+}
+
+/// One figure with an upper budget.
+fn figure(name: &str, value: f64, unit: &str, budget: f64) -> String {
+    let verdict = if value <= budget { "ok" } else { "short" };
+    format!("figure {name} {value:.3} {unit} budget <= {budget:.2} {verdict}")
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle), values.get(middle.wrapping_sub(1))) {
+        (1, Some(value), _) => *value,
+        (_, Some(above), Some(below)) => f64::midpoint(*above, *below),
+        _ => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{figure, median};
+
+    #[test]
+    fn median_of_odd_and_even_counts() {
+        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
+        assert!((median([4.0, 1.0, 2.0, 3.0].into_iter()) - 2.5).abs() < 1e-9);
+        assert!(median(std::iter::empty()).is_nan());
+    }
+
+    #[test]
+    fn a_figure_says_whether_it_keeps_its_budget() {
+        assert_eq!(figure("a.b", 0.5, "ratio", 0.6), "figure a.b 0.500 ratio budget <= 0.60 ok");
+        assert_eq!(figure("a.b", 0.7, "ratio", 0.6), "figure a.b 0.700 ratio budget <= 0.60 short");
+    }
+}

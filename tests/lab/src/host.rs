@@ -1,0 +1,218 @@
+//! A lab host that runs: booted, its API reached, everything about it bounded in time.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::coffer::Coffer;
+use crate::host_tpm::HostTpm;
+use crate::initrd::{self, API_PORT, Extras};
+use crate::machine::{Machine, MachineSpec};
+use crate::needle::Needle;
+use crate::{probe, process, wait, workspace};
+
+/// Longest from power to the API's first answer: four times what an idle machine takes.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// Memory of a lab host, MiB: half a dozen appliances and the monitor, with room.
+const MEMORY_MIB: u32 = 3072;
+/// Kernel command line. `quiet` keeps the console to what the monitor says.
+const CMDLINE: &str = "console=ttyS0 panic=-1 quiet";
+
+/// What a lab host gets.
+#[derive(Default)]
+pub struct LabConfig {
+    /// Folder with image layouts, the host's image store.
+    pub images: Option<PathBuf>,
+    /// Ports of the host to reach from here, beside the API.
+    pub publish: Vec<u16>,
+    /// Port on 127.0.0.1 of the verifier.
+    pub verifier_port: Option<u16>,
+    /// What its initrd holds beyond the ordinary.
+    pub extras: Extras,
+}
+
+/// A lab host.
+pub struct LabHost {
+    machine: Machine,
+    folder: PathBuf,
+    initrd: PathBuf,
+    /// From power to the API's first answer.
+    pub boot_time: Duration,
+}
+
+impl LabHost {
+    /// Builds its initrd and image store in `folder`, boots it with this TPM, and waits for its API.
+    pub fn boot(folder: &Path, tpm: &HostTpm, config: &LabConfig) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        let initrd = folder.join("host.initrd");
+        initrd::write(&initrd, &config.extras)?;
+        let mut disks = Vec::new();
+        if let Some(images) = &config.images {
+            let store = folder.join("store.erofs");
+            make_store(images, &store)?;
+            disks.push(store);
+        }
+        let ports: Vec<u16> = [API_PORT, probe::PORT].iter().chain(&config.publish).copied().collect();
+        let started = Instant::now();
+        let machine = Machine::power_on(
+            folder,
+            tpm,
+            &MachineSpec {
+                kernel: &workspace::kernel()?,
+                initrd: &initrd,
+                cmdline: CMDLINE,
+                disks: &disks,
+                ports: &ports,
+                verifier_port: config.verifier_port,
+                memory_mib: MEMORY_MIB,
+            },
+        )?;
+        let mut host = Self { machine, folder: folder.to_path_buf(), initrd, boot_time: Duration::ZERO };
+        host.wait_for_api()?;
+        host.boot_time = started.elapsed();
+        Ok(host)
+    }
+
+    fn wait_for_api(&mut self) -> Result<()> {
+        let coffer = self.coffer()?;
+        let machine = &mut self.machine;
+        wait::until("the lab host's API", BOOT_LIMIT, || {
+            machine.must_live()?;
+            let answer = coffer.run(["host", "info", "--json"], |c| c)?;
+            Ok(answer.said.ok.then_some(()))
+        })
+        .with_context(|| format!("the lab host's console ends:\n{}", self.machine.console_tail()))
+    }
+
+    /// The management API's address.
+    pub fn api(&self) -> Result<String> {
+        Ok(format!("http://127.0.0.1:{}", self.machine.port(API_PORT)?))
+    }
+
+    /// A `coffer` that talks to this host's monitor.
+    pub fn coffer(&self) -> Result<Coffer> {
+        Ok(Coffer::plain().env("COFFER_HOST", self.api()?))
+    }
+
+    /// Port on 127.0.0.1 that leads to this port of the host.
+    pub fn port(&self, of_host: u16) -> Result<u16> {
+        self.machine.port(of_host)
+    }
+
+    /// Its event log, as its firmware and kernel wrote it.
+    pub fn event_log(&self, into: &Path) -> Result<()> {
+        let url = format!("{}/v1/host/event-log", self.api()?);
+        let said = process::run(
+            Command::new("curl").args(["-sSf", "--max-time", "20", "-o"]).arg(into).arg(&url),
+            Duration::from_secs(30),
+        )?;
+        ensure!(said.ok, "the host's event log cannot be read: {}", said.err);
+        Ok(())
+    }
+
+    /// Predicts what this host measures: kernel, initrd and command line from the files, the firmware's
+    /// registers from a log of one boot of it.
+    pub fn predict(&self, name: &str, firmware_log: &Path, into: &Path) -> Result<()> {
+        Coffer::plain()
+            .run(["host", "reference", "--name", name], |c| {
+                c.arg("--kernel").arg(workspace::kernel().unwrap_or_default());
+                c.arg("--initrd").arg(&self.initrd).args(["--cmdline", CMDLINE]);
+                c.args(["--qemu-memory", &format!("{MEMORY_MIB}M")]);
+                c.arg("--event-log").arg(firmware_log).arg("-o").arg(into)
+            })?
+            .must()
+            .map(drop)
+    }
+
+    /// Starts an image detached; true once its workload runs.
+    pub fn run(&self, image: &str, name: &str, more: &[&str]) -> Result<Launch> {
+        let answer = self.coffer()?.run(["run", "-d", "--name", name], |c| c.args(more).arg(image))?;
+        let inspected = self.inspect(name);
+        Ok(Launch { ok: answer.said.ok, message: answer.said.err, vm: inspected.ok() })
+    }
+
+    /// What the monitor knows of a VM.
+    pub fn inspect(&self, name: &str) -> Result<serde_json::Value> {
+        self.coffer()?.run(["inspect", "--json", name], |c| c)?.json()
+    }
+
+    /// What a VM printed.
+    pub fn logs(&self, name: &str) -> Result<String> {
+        self.coffer()?.run(["logs", name], |c| c)?.must()
+    }
+
+    /// Stops and forgets a VM.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.coffer()?.run(["rm", "--force", name], |c| c)?.must().map(drop)
+    }
+
+    /// Searches every file of the host.
+    pub fn search(&self, needles: &[&Needle]) -> Result<probe::Found> {
+        probe::search(self.machine.port(probe::PORT)?, needles)
+    }
+
+    /// Everything on this machine that belongs to the host: disks, console, TPM chip aside.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The machine under it.
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// The last lines of its console.
+    pub fn console_tail(&self) -> String {
+        self.machine.console_tail()
+    }
+}
+
+/// How a launch went.
+#[derive(Debug)]
+pub struct Launch {
+    /// True if the workload runs.
+    pub ok: bool,
+    /// What `coffer run` said.
+    pub message: String,
+    /// What the monitor knows, if there is a VM.
+    pub vm: Option<serde_json::Value>,
+}
+
+impl Launch {
+    /// Reason code, from the monitor's record or else from the refusal itself.
+    pub fn reason(&self) -> String {
+        let recorded = self.vm.as_ref().and_then(|v| v["vm"]["reason"].as_str());
+        match recorded {
+            Some(reason) => reason.to_owned(),
+            None if self.ok => "running".to_owned(),
+            None => code_in(&self.message),
+        }
+    }
+
+    /// Milliseconds from the request to the end of a step.
+    pub fn timing(&self, step: &str) -> Option<f64> {
+        let timings = self.vm.as_ref()?["vm"]["timings"].as_array()?;
+        timings.iter().find(|t| t["step"] == step)?["at_ms"].as_f64()
+    }
+}
+
+/// The reject code named in a message of `coffer`.
+fn code_in(message: &str) -> String {
+    message
+        .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+        .find(|word| coffer_attestation::Reject::from_code(word).is_some())
+        .unwrap_or("no code")
+        .to_owned()
+}
+
+/// Packs image layouts into a file system image: read-only, as a host's store disk would be.
+fn make_store(images: &Path, store: &Path) -> Result<()> {
+    let said = process::run(
+        Command::new("mkfs.erofs").args(["-T0", "--all-root"]).arg(store).arg(images),
+        Duration::from_secs(60),
+    )?;
+    ensure!(said.ok, "mkfs.erofs failed: {}", said.err);
+    Ok(())
+}

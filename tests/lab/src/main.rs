@@ -1,0 +1,63 @@
+//! `coffer-lab`: the demo, the benchmarks, and the small programs a lab needs beside it.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use coffer_lab::{bench, demo, forward, guard, probe};
+
+#[derive(Parser)]
+#[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tell the whole story, then every refusal
+    Demo,
+    /// Measure
+    Bench {
+        /// Which figure
+        name: String,
+        /// Rounds of each side
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
+    /// End what a lab left behind; reads its orders from standard input
+    #[command(hide = true)]
+    Guard,
+    /// Join standard input and output to a port on 127.0.0.1
+    #[command(hide = true)]
+    Forward {
+        /// Port
+        port: u16,
+    },
+    /// Show every file of a lab host; runs on the host
+    #[command(hide = true)]
+    Probe,
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        probe::become_monitor();
+    }
+    let done = match Cli::parse().command {
+        Command::Demo => demo::run(),
+        Command::Bench { name, rounds } => bench::run(&name, rounds),
+        Command::Guard => {
+            guard::run_on_stdin();
+            Ok(())
+        }
+        Command::Forward { port } => forward::run(port),
+        Command::Probe => probe::serve(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
