@@ -98,3 +98,80 @@ pub fn verify_first_quote(
 
 /// TPMT_PUBLIC of template L-1: 8 fixed bytes, policy 34, AES-128-CFB 6, scheme 2, bits 2, exponent 4, modulus 258.
 const RSA_2048_PUBLIC_SIZE: usize = 314;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::public::attributes;
+    use crate::tpm::template;
+    use crate::tpm::testing::{SoftAk, with_point};
+
+    /// The key of a [`SoftAk`] in another template, with a change.
+    fn key(template: Vec<u8>, at: usize, value: &[u8]) -> Public {
+        let point = SoftAk::new(1).public;
+        let (x, y) = point.as_bytes()[22..].split_at(34);
+        let mut bytes = with_point(&template, &x[..32], &y[..32]);
+        bytes[at..at + value.len()].copy_from_slice(value);
+        Public::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn an_ak_lacking_any_one_attribute_is_refused() {
+        assert_eq!(check_ak(&SoftAk::new(1).public), Ok(()));
+        for bit in [
+            attributes::FIXED_TPM,
+            attributes::FIXED_PARENT,
+            attributes::SENSITIVE_DATA_ORIGIN,
+            attributes::USER_WITH_AUTH,
+            attributes::RESTRICTED,
+            attributes::SIGN,
+            attributes::DECRYPT,
+            attributes::ADMIN_WITH_POLICY,
+            attributes::ENCRYPTED_DUPLICATION,
+        ] {
+            let changed = (AK_ATTRIBUTES ^ bit).to_be_bytes();
+            let ak = key(template::host_ak(), 4, &changed);
+            assert_eq!(check_ak(&ak), Err(Reject::BadAkAttributes), "bit {bit:#x}");
+        }
+    }
+
+    #[test]
+    fn an_ak_of_another_scheme_is_refused() {
+        let sha384 = key(template::host_ak(), 14, &[0, 0x0c]);
+        assert_eq!(check_ak(&sha384), Err(Reject::BadAkAttributes));
+        let ek = key(template::ek_p256(), 0, &[]);
+        assert_eq!(check_ak(&ek), Err(Reject::BadAkAttributes));
+    }
+
+    #[test]
+    fn an_ek_of_another_template_is_refused() {
+        assert_eq!(check_ek(&key(template::ek_p256(), 0, &[])), Ok(()));
+        let cases: &[(&str, usize, &[u8])] = &[
+            ("not restricted", 4, &[0, 2, 0, 0xb2]),
+            ("usable with a password", 4, &[0, 3, 0, 0xf2]),
+            ("another policy", 12, &[0]),
+            ("AES-256", 44, &[1, 0]),
+        ];
+        for (name, at, value) in cases {
+            let ek = key(template::ek_p256(), *at, value);
+            assert_eq!(check_ek(&ek), Err(Reject::BadEkTemplate), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_proof_is_for_one_session_one_nonce_one_key_one_secret() {
+        let (nonce, name) = (Nonce([1; 32]), SoftAk::new(1).public.name());
+        let good = proof(&[2; 32], "session", &nonce, &name);
+        let verify = |received: &[u8], secret: u8, session: &str, nonce: &Nonce, name: &ObjectName| {
+            verify_proof(received, &[secret; 32], session, nonce, name)
+        };
+        assert_eq!(verify(&good, 2, "session", &nonce, &name), Ok(()));
+        let failed = Err(Reject::ActivationFailed);
+        assert_eq!(verify(&good, 3, "session", &nonce, &name), failed);
+        assert_eq!(verify(&good, 2, "other", &nonce, &name), failed);
+        assert_eq!(verify(&good, 2, "session", &Nonce([0; 32]), &name), failed);
+        assert_eq!(verify(&good, 2, "session", &nonce, &SoftAk::new(2).public.name()), failed);
+        assert_eq!(verify(&good[..31], 2, "session", &nonce, &name), failed);
+        assert_eq!(verify(&[], 2, "session", &nonce, &name), failed);
+    }
+}

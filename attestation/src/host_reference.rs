@@ -188,3 +188,30 @@ const BOOT_ACTIONS: [&[u8]; 2] = [
 /// TCG_PCClientTaggedEvent of the stub: tag, size, text (Linux `efi-stub-helper.c`).
 const LOAD_OPTIONS_TAG: &[u8] = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0";
 const INITRD_TAG: &[u8] = b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_json_with_every_key_known() {
+        let hex = "ab".repeat(32);
+        let json = format!(
+            r#"{{"name":"lab","svn":1,"kernel":"{hex}","initrd":"{hex}","cmdline":"{hex}","firmware":{{"0":"{hex}","7":"{hex}"}}}}"#
+        );
+        let reference: HostReference = serde_json::from_str(&json).unwrap();
+        assert_eq!(reference.firmware.get(&7), Some(&Digest([0xab; 32])));
+        assert_eq!(serde_json::to_string(&reference).unwrap(), json);
+        for (from, to) in [
+            (r#""svn":1"#, r#""svn":1,"extra":0"#),
+            (r#""svn":1,"#, ""),
+            (r#""7":"ab"#, r#""7":"AB"#),
+            (r#""7""#, r#""seven""#),
+            (r#""7""#, r#""256""#),
+        ] {
+            let changed = json.replacen(from, to, 1);
+            assert_ne!(changed, json);
+            assert!(serde_json::from_str::<HostReference>(&changed).is_err(), "{changed}");
+        }
+    }
+}

@@ -174,3 +174,106 @@ pub mod qemu {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A PE32+ file of 1024 bytes: headers 512, one section of 256, 256 bytes after it.
+    fn pe(certificates: u32) -> Vec<u8> {
+        let mut pe: Vec<u8> = (0..1024u32).map(|n| n as u8).collect();
+        let mut put = |at: usize, bytes: &[u8]| pe[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"MZ");
+        put(0x3c, &0x40u32.to_le_bytes());
+        put(0x40, b"PE\0\0");
+        put(0x46, &1u16.to_le_bytes());
+        put(0x54, &160u16.to_le_bytes());
+        put(0x58, &0x20bu16.to_le_bytes());
+        put(0x58 + 60, &512u32.to_le_bytes());
+        put(0x58 + 108, &6u32.to_le_bytes());
+        put(0x58 + 112 + 36, &certificates.to_le_bytes());
+        put(0x58 + 160 + 16, &256u32.to_le_bytes());
+        put(0x58 + 160 + 20, &512u32.to_le_bytes());
+        pe
+    }
+
+    #[test]
+    fn hashes_all_but_checksum_and_certificates() {
+        let image = pe(64);
+        let (checksum, entry) = (0x58 + 64, 0x58 + 112 + 32);
+        let expected = Digest::of(&[
+            &image[..checksum],
+            &image[checksum + 4..entry],
+            &image[entry + 8..1024 - 64],
+        ]);
+        assert_eq!(authenticode_sha256(&image), Ok(expected));
+        let changed = |at: usize| {
+            let mut image = image.clone();
+            image[at] ^= 1;
+            authenticode_sha256(&image)
+        };
+        assert_eq!(changed(checksum), Ok(expected));
+        assert_eq!(changed(1023), Ok(expected), "in the certificates");
+        assert_ne!(changed(600), Ok(expected), "in the section");
+        assert_ne!(changed(800), Ok(expected), "after the section");
+        assert_ne!(changed(2), Ok(expected), "in the DOS header");
+    }
+
+    #[test]
+    fn refuses_what_is_no_pe() {
+        let good = pe(0);
+        assert!(authenticode_sha256(&good).is_ok());
+        let patched = |at: usize, value: &[u8]| {
+            let mut image = good.clone();
+            image[at..at + value.len()].copy_from_slice(value);
+            authenticode_sha256(&image)
+        };
+        assert_eq!(patched(0, b"ZM"), Err(Reject::Malformed));
+        assert_eq!(patched(0x40, b"NE"), Err(Reject::Malformed));
+        assert_eq!(patched(0x3c, &[0xff; 4]), Err(Reject::Malformed));
+        assert_eq!(patched(0x58, &[0, 0]), Err(Reject::Malformed));
+        assert_eq!(patched(0x58 + 108, &[4, 0]), Err(Reject::Malformed), "too few directories");
+        assert_eq!(patched(0x46, &[97, 0]), Err(Reject::LimitExceeded), "97 sections");
+        assert_eq!(patched(0x58 + 60, &[0xff; 4]), Err(Reject::Malformed), "headers beyond the end");
+        assert_eq!(patched(0x58 + 176, &[0xff; 4]), Err(Reject::Malformed), "section beyond the end");
+        assert_eq!(patched(0x58 + 148, &[0xff; 4]), Err(Reject::Malformed), "certificates beyond");
+    }
+
+    #[test]
+    fn load_options_are_utf16_with_a_nul() {
+        let expected = Digest::of(&[b"a\0 \0i\0n\0i\0t\0r\0d\0=\0i\0n\0i\0t\0r\0d\0\0\0"]);
+        assert_eq!(qemu::load_options("a"), expected);
+    }
+
+    #[test]
+    fn qemu_fills_in_the_boot_header() {
+        let mut file = vec![0; 0x1000];
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+        file[0x211] = 1;
+        file[0x236] = 0x7f;
+        let kernel = qemu::kernel(&file, 1_939_011, 2048 << 20).unwrap();
+        assert_eq!(kernel[0x210..0x212], [0xb0, 0x81]);
+        assert_eq!(kernel[0x218..0x21c], 0x7fdf_e000u32.to_le_bytes());
+        assert_eq!(kernel[0x21c..0x220], 1_939_011u32.to_le_bytes());
+        assert_eq!(qemu::kernel(&file, 1 << 40, 2048 << 20), Err(Reject::Malformed));
+        assert_eq!(qemu::kernel(&file, 1, 0), Err(Reject::Malformed));
+        file[0x206] = 0x0b;
+        assert_eq!(qemu::kernel(&file, 1, 2048 << 20), Err(Reject::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(at in 0usize..0x130, value: [u8; 4], len in 0usize..1024, short: bool) {
+            let mut image = pe(0);
+            image[at..at + 4].copy_from_slice(&value);
+            if short {
+                image.truncate(len);
+            }
+            let _ = authenticode_sha256(&image);
+            let _ = qemu::kernel(&image, len, u64::from(u32::from_le_bytes(value)));
+        }
+    }
+}

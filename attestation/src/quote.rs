@@ -104,3 +104,135 @@ impl QuotedPcrs {
         self.clock_info
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::testing::{AttestDraft, SoftAk};
+
+    const EXTRA: Digest = Digest([5; 32]);
+    const REQUIRED: &[u8] = &[0, 4, 7];
+
+    fn values() -> Vec<(u8, Digest)> {
+        REQUIRED.iter().map(|pcr| (*pcr, Digest([*pcr; 32]))).collect()
+    }
+
+    fn judge(ak: &SoftAk, part: &QuotePart) -> Result<QuotedPcrs, Reject> {
+        ReceivedQuote::new(part)
+            .authenticate(&ak.public)?
+            .bind(&EXTRA, Reject::NonceMismatch)?
+            .pcrs(REQUIRED)
+    }
+
+    /// Signs a changed attest, so that the signature is not what refuses.
+    #[track_caller]
+    fn check(what: &str, reject: Reject, change: impl FnOnce(&mut AttestDraft)) {
+        let ak = SoftAk::new(1);
+        let mut draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &EXTRA, &values());
+        change(&mut draft);
+        let verdict = judge(&ak, &ak.quote(&draft, &values())).map(drop);
+        assert_eq!(verdict, Err(reject), "{what}");
+    }
+
+    #[test]
+    fn accepts_the_quote_the_near_misses_are_made_of() {
+        let ak = SoftAk::new(1);
+        let draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &EXTRA, &values());
+        let quoted = judge(&ak, &ak.quote(&draft, &values())).unwrap();
+        assert_eq!(quoted.get(4), Ok(&Digest([4; 32])));
+        assert_eq!(quoted.get(5), Err(Reject::PcrNotQuoted));
+        let clock = quoted.clock_info();
+        assert_eq!((clock.clock, clock.reset_count, clock.restart_count, clock.safe), (7, 2, 3, true));
+    }
+
+    #[test]
+    fn refuses_structures_no_tpm_quotes_with() {
+        check("magic (CVE-2024-29038)", Reject::BadMagic, |d| d.magic = 0xff54_4346);
+        for kind in [0x8014, 0x8015, 0x8016, 0x8017, 0x8019, 0x801a, 0x801c] {
+            check("type (GHSA-gwfg-w3jr-xh66)", Reject::WrongAttestType, |d| d.kind = kind);
+        }
+        check("trailing byte", Reject::TrailingData, |d| d.tail = vec![0]);
+        check("clockInfo.safe of 2", Reject::Malformed, |d| d.safe = 2);
+        check("no signer", Reject::Malformed, |d| d.signer.clear());
+        check("signer as a handle", Reject::Malformed, |d| d.signer = vec![0x80, 0, 0, 0]);
+        check("signer's name, not qualified name", Reject::SignerNameMismatch, |d| {
+            d.signer = SoftAk::new(1).public.name().0.to_vec();
+        });
+        check("extraData too long", Reject::Malformed, |d| d.extra = vec![5; 67]);
+    }
+
+    #[test]
+    fn refuses_other_qualifying_data() {
+        check("empty", Reject::NonceMismatch, |d| d.extra.clear());
+        check("prefix", Reject::NonceMismatch, |d| d.extra.truncate(31));
+        check("nonce and more", Reject::NonceMismatch, |d| d.extra.push(0));
+        check("as hex", Reject::NonceMismatch, |d| d.extra = hex::encode(EXTRA.0).into_bytes());
+    }
+
+    #[test]
+    fn refuses_other_selections_and_digests() {
+        let list = |bank: u16, bits: [u8; 3]| {
+            [&1u32.to_be_bytes()[..], &bank.to_be_bytes(), &[3], &bits].concat()
+        };
+        check("nothing selected (CVE-2022-0317)", Reject::SelectionMismatch, |d| {
+            d.selection = vec![0; 4];
+            d.digest = Digest::of(&[]).0.to_vec();
+        });
+        check("no register selected", Reject::PcrNotQuoted, |d| d.selection = list(0x0b, [0; 3]));
+        check("one register short", Reject::PcrNotQuoted, |d| d.selection = list(0x0b, [0x81, 0, 0]));
+        check("one register more", Reject::SelectionMismatch, |d| {
+            d.selection = list(0x0b, [0x91, 4, 0]);
+        });
+        check("SHA-1 bank", Reject::BankNotAllowed, |d| d.selection = list(4, [0x91, 0, 0]));
+        check("SHA-384 bank", Reject::BankNotAllowed, |d| d.selection = list(0x0c, [0x91, 0, 0]));
+        check("values in reverse order", Reject::PcrDigestMismatch, |d| {
+            let digests: Vec<_> = values().iter().rev().map(|(_, v)| v.0).collect();
+            d.digest = Digest::of(&[&digests.concat()]).0.to_vec();
+        });
+        check("digest of 20 bytes", Reject::Malformed, |d| d.digest.truncate(20));
+    }
+
+    #[test]
+    fn refuses_other_keys_and_schemes() {
+        let (ak, other) = (SoftAk::new(1), SoftAk::new(2));
+        let draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &EXTRA, &values());
+        let good = ak.quote(&draft, &values());
+        assert_eq!(judge(&other, &good).map(drop), Err(Reject::BadSignature));
+        let cases: &[(&str, Vec<u8>, Reject)] = &[
+            ("null", vec![0, 0x10], Reject::SchemeMismatch),
+            ("HMAC", vec![0, 5, 0, 0x0b], Reject::SchemeMismatch),
+            ("DER", [&[0x30, 0x44][..], &[2; 68]].concat(), Reject::SchemeMismatch),
+            ("r and s zero", [&good.signature[..4], &[0, 0, 0, 0]].concat(), Reject::BadSignature),
+            (
+                "r and s too large",
+                [&good.signature[..4], &[0, 32], &[0xff; 32], &[0, 32], &[0xff; 32]].concat(),
+                Reject::BadSignature,
+            ),
+            (
+                "scalar of 33 bytes",
+                [&good.signature[..4], &[0, 33, 0], &good.signature[6..]].concat(),
+                Reject::Malformed,
+            ),
+            ("trailing byte", [&good.signature[..], &[0]].concat(), Reject::TrailingData),
+            ("empty", vec![], Reject::Malformed),
+        ];
+        for (name, signature, reject) in cases {
+            let part = QuotePart { signature: signature.clone(), ..good.clone() };
+            assert_eq!(judge(&ak, &part).map(drop), Err(*reject), "{name}");
+        }
+        for attest in [[vec![0, 145], good.attest.clone()].concat(), vec![]] {
+            let part = QuotePart { signature: ak.sign(&attest), attest, ..good.clone() };
+            assert!(judge(&ak, &part).is_err(), "a TPM2B around the attest, or nothing");
+        }
+    }
+
+    #[test]
+    fn refuses_truncation_at_every_byte() {
+        let ak = SoftAk::new(1);
+        let draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &EXTRA, &values());
+        let attest = draft.encode();
+        for len in 0..attest.len() {
+            assert_eq!(Attest::parse(&attest[..len]), Err(Reject::Malformed), "{len} bytes");
+        }
+    }
+}

@@ -11,6 +11,8 @@ pub mod public;
 pub mod response;
 pub mod signature;
 pub mod template;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wire;
 
 /// TPM_ALG_ID values (Part 2, 6.3).

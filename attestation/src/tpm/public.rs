@@ -320,3 +320,126 @@ fn sha256_name(parts: &[&[u8]]) -> ObjectName {
     digest.copy_from_slice(Digest::of(parts).as_bytes());
     ObjectName(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tpm::template;
+    use crate::tpm::testing::{SoftAk, with_point};
+
+    fn ak() -> Vec<u8> {
+        SoftAk::new(1).public.as_bytes().to_vec()
+    }
+
+    fn rsa_ek() -> Vec<u8> {
+        let mut public = template::ek_rsa2048();
+        let modulus = public.len() - 256;
+        public[modulus..].fill(0xff);
+        public
+    }
+
+    fn patched(mut bytes: Vec<u8>, at: usize, value: &[u8]) -> Vec<u8> {
+        bytes[at..at + value.len()].copy_from_slice(value);
+        bytes
+    }
+
+    #[test]
+    fn accepts_what_the_near_misses_are_made_of() {
+        let ak = Public::parse(&ak()).unwrap();
+        assert_eq!(ak.scheme(), Scheme::Ecdsa(Hash::Sha256));
+        assert_eq!(ak.attributes(), template::AK_ATTRIBUTES);
+        assert_eq!(&ak.name().0[..2], [0, 0x0b]);
+        let ek = Public::parse(&rsa_ek()).unwrap();
+        assert_eq!(ek.symmetric(), Symmetric::AesCfb(128));
+        assert_eq!(ek.auth_policy(), template::EK_POLICY);
+    }
+
+    #[test]
+    fn names_as_part_1_says() {
+        let ak = SoftAk::new(1).public;
+        let digest = Digest::of(&[ak.as_bytes()]);
+        assert_eq!(ak.name().0[2..], digest.0);
+        let qualified = Digest::of(&[&[0x40, 0, 0, 0x0b], &ak.name().0]);
+        assert_eq!(ak.endorsement_qualified_name().0[2..], qualified.0);
+    }
+
+    #[test]
+    fn strips_no_zeros_it_has_to_keep_and_pads_those_a_tpm_stripped() {
+        // A key whose x begins with a zero byte.
+        let (seed, x, y) = (1u16..)
+            .find_map(|n| {
+                let mut scalar = [0; 32];
+                scalar[30..].copy_from_slice(&n.to_be_bytes());
+                let key = p256::SecretKey::from_slice(&scalar).ok()?;
+                let point = key.public_key().to_sec1_bytes();
+                (point[1] == 0).then(|| (n, point[1..33].to_vec(), point[33..].to_vec()))
+            })
+            .unwrap();
+        let whole = Public::parse(&with_point(&template::host_ak(), &x, &y)).unwrap();
+        let stripped = Public::parse(&with_point(&template::host_ak(), &x[1..], &y)).unwrap();
+        assert_eq!(whole.key(), stripped.key(), "scalar {seed}");
+        assert_ne!(whole.name(), stripped.name());
+    }
+
+    #[test]
+    fn refuses_every_near_miss() {
+        let cases: &[(&str, Vec<u8>, Reject)] = &[
+            ("keyed hash", patched(ak(), 0, &[0, 8]), Reject::BadKey),
+            ("name under SHA-1", patched(ak(), 2, &[0, 4]), Reject::WeakHash),
+            ("name under SHA-384", patched(ak(), 2, &[0, 0x0c]), Reject::BadKey),
+            ("reserved attribute", patched(ak(), 4, &[0x80]), Reject::BadKey),
+            ("reserved attribute 0", patched(ak(), 7, &[0x73]), Reject::BadKey),
+            ("policy of one byte", [&ak()[..8], &[0, 1, 9], &ak()[10..]].concat(), Reject::Malformed),
+            ("triple DES", patched(ak(), 10, &[0, 3]), Reject::BadKey),
+            ("ECDAA", patched(ak(), 12, &[0, 0x1a]), Reject::SchemeMismatch),
+            ("ECDSA with SHA-1", patched(ak(), 14, &[0, 4]), Reject::WeakHash),
+            ("P-224", patched(ak(), 16, &[0, 2]), Reject::WeakKey),
+            ("P-521", patched(ak(), 16, &[0, 5]), Reject::WeakKey),
+            ("with a KDF", patched(ak(), 18, &[0, 7]), Reject::BadKey),
+            ("off the curve", patched(ak(), 30, &[1]), Reject::BadKey),
+            ("infinity", with_point(&template::host_ak(), &[], &[]), Reject::BadKey),
+            ("x of 33 bytes", with_point(&template::host_ak(), &[1; 33], &[1; 32]), Reject::Malformed),
+            ("trailing byte", [ak(), vec![0]].concat(), Reject::TrailingData),
+            ("TPM2B around it", [vec![0, 88], ak()].concat(), Reject::BadKey),
+            ("RSA-1024", patched(rsa_ek(), 50, &[4, 0]), Reject::WeakKey),
+            ("exponent 3", patched(rsa_ek(), 52, &[0, 0, 0, 3]), Reject::WeakKey),
+            ("modulus even", patched(rsa_ek(), 313, &[0xfe]), Reject::BadKey),
+            ("modulus short", patched(rsa_ek(), 58, &[0x7f]), Reject::BadKey),
+            ("AES-192", patched(rsa_ek(), 44, &[0, 192]), Reject::BadKey),
+            ("CBC", patched(rsa_ek(), 46, &[0, 0x42]), Reject::BadKey),
+            ("RSAPSS", patched(rsa_ek(), 48, &[0, 0x16]), Reject::SchemeMismatch),
+            ("too long", vec![0; 1025], Reject::LimitExceeded),
+        ];
+        for (name, bytes, reject) in cases {
+            assert_eq!(Public::parse(bytes).map(drop), Err(*reject), "{name}");
+        }
+        for whole in [ak(), rsa_ek()] {
+            for len in 0..whole.len() {
+                assert!(Public::parse(&whole[..len]).is_err(), "{len} bytes");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(at in 0usize..100, value: u8, cut in 0usize..100) {
+            for mut bytes in [ak(), rsa_ek()] {
+                bytes[at.min(87)] = value;
+                bytes.truncate(bytes.len() - cut.min(87));
+                if let Ok(public) = Public::parse(&bytes) {
+                    prop_assert_eq!(public.as_bytes(), &bytes);
+                }
+            }
+        }
+
+        #[test]
+        fn noise_is_no_signature(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Public::parse(&bytes);
+            if let Ok(signature) = Signature::parse(&bytes) {
+                prop_assert!(SoftAk::new(1).public.verify(b"message", &signature).is_err());
+            }
+        }
+    }
+}

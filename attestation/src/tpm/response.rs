@@ -151,3 +151,36 @@ fn single(mut r: Reader<'_>) -> Result<Vec<u8>, TpmError> {
 const BUFFER_MAX: usize = 4096;
 const ST_NO_SESSIONS: u16 = 0x8001;
 const ST_SESSIONS: u16 = 0x8002;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn tells_a_code_from_an_answer_that_does_not_parse() {
+        let answer = |hex: &str| hex::decode(hex).unwrap();
+        assert_eq!(ok(&answer("80010000000a00000000")), Ok(()));
+        assert_eq!(ok(&answer("80010000000a00000907")), Err(TpmError::Code(0x907)));
+        assert_eq!(ok(&answer("80010000000b00000000")), Err(TpmError::Malformed));
+        assert_eq!(ok(&answer("00c40000000a00000000")), Err(TpmError::Malformed));
+        assert_eq!(ok(&answer("8001000000")), Err(TpmError::Malformed));
+        assert_eq!(get_random(&answer("80010000000e00000000000201ff")), Ok(vec![1, 0xff]));
+        assert_eq!(get_random(&answer("80010000000e00000000000301ff")), Err(TpmError::Malformed));
+        assert_eq!(get_random(&answer("80010000000f00000000000201ff00")), Err(TpmError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(body in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let size = u32::try_from(body.len() + 10).unwrap();
+            let answer =
+                [&0x8002u16.to_be_bytes()[..], &size.to_be_bytes(), &[0; 4], &body].concat();
+            let _ = (ok(&answer), create_primary(&answer), quote(&answer), pcr_read(&answer));
+            let _ = (pcr_allocate(&answer), nv_read_public(&answer), nv_read(&answer));
+            let _ = (get_random(&answer), read_public(&answer), start_session(&answer));
+            let _ = activate_credential(&answer);
+        }
+    }
+}
