@@ -1,0 +1,226 @@
+//! A VM as the monitor launches it and its guest attests it.
+
+use coffer_attestation::claims::VmClaims;
+use coffer_attestation::event_log::vm_launch_log;
+use coffer_attestation::evidence::{Evidence, HostPart, VmPart};
+use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchRecord};
+use coffer_attestation::release::SealedSecret;
+use coffer_attestation::runtime::RuntimeData;
+use coffer_attestation::tpm::pcr::VM_SELECTION;
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::tpm::template;
+use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor, merkle};
+use coffer_image::appliance::{Network, SecretRequest, VerifierPin};
+use coffer_image::descriptor::{
+    BlobDigest, BlobRef, ConsoleMode, Descriptor, Disk, Range, Shape as VmShape,
+};
+use hpke::aead::AesGcm256;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable as _, Kem, OpModeR, Serializable as _};
+
+use super::host::{Host, quote};
+use super::service::URL;
+use super::swtpm::Swtpm;
+use super::{SECRET_ID, host};
+
+/// What a case changes of the image and its launch.
+#[derive(Clone)]
+pub struct Shape {
+    pub launched_as: BoxKind,
+    pub svn: u32,
+    pub not_after: Option<u64>,
+    pub vcpus: u8,
+    pub declares: Vec<&'static str>,
+    pub disk_root: Digest,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            launched_as: BoxKind::Closed,
+            svn: 1,
+            not_after: None,
+            vcpus: 2,
+            declares: vec![SECRET_ID],
+            disk_root: ROOT_HASH,
+        }
+    }
+}
+
+const ROOT_HASH: Digest = Digest([7; 32]);
+const DATA_SIZE: u64 = 8192;
+
+pub struct Vm {
+    pub record: LaunchRecord,
+    pub asks: Vec<String>,
+    pub audience: String,
+    tpm: Swtpm,
+    vak: Public,
+    vak_handle: u32,
+    log: Vec<u8>,
+    descriptor: Vec<u8>,
+    private: <X25519HkdfSha256 as Kem>::PrivateKey,
+    public: [u8; 32],
+}
+
+impl Vm {
+    pub fn image_id(shape: &Shape) -> Digest {
+        Digest::of(&[&serde_json::to_vec(&descriptor(shape)).unwrap()])
+    }
+
+    pub fn launch(shape: &Shape) -> Self {
+        let parsed = descriptor(shape);
+        let descriptor = serde_json::to_vec(&parsed).unwrap();
+        let record = LaunchRecord {
+            version: 1,
+            box_kind: shape.launched_as,
+            image_id: Digest::of(&[&descriptor]),
+            vcpus: shape.vcpus,
+            memory_mib: 512,
+            disks: vec![LaunchDisk {
+                name: "root".into(),
+                kind: "integrity".into(),
+                root_hash: Some(shape.disk_root),
+                size: DATA_SIZE,
+            }],
+            nics: vec![],
+            instance_id: InstanceId([4; 16]),
+            incarnation: 1,
+        };
+        let digests = parsed.digests();
+        let launch = vm_launch_log(
+            "0.1.0",
+            &digests.kernel,
+            &digests.initrd,
+            &digests.cmdline,
+            &record.image_id,
+            &record.encode(),
+        );
+        let mut tpm = Swtpm::fresh();
+        for (pcr, _, digest, _) in &launch.events {
+            match pcr {
+                17 => tpm.hash_sequence(&record.encode()),
+                _ => tpm.extend(*pcr, digest),
+            }
+        }
+        let (vak_handle, vak) = tpm.create_primary(&template::vm_ak());
+        let (private, public) = X25519HkdfSha256::gen_keypair();
+        Self {
+            record,
+            asks: shape.declares.iter().map(|&id| id.to_owned()).collect(),
+            audience: URL.into(),
+            tpm,
+            vak: Public::parse(&vak).unwrap(),
+            vak_handle,
+            log: launch.log,
+            descriptor,
+            private,
+            public: public.to_bytes().as_slice().try_into().unwrap(),
+        }
+    }
+
+    /// Evidence for one challenge, made by guest and monitor together.
+    pub fn evidence(&mut self, host: &mut Host, nonce: &Nonce) -> Vec<u8> {
+        let runtime = RuntimeData {
+            version: 1,
+            hpke_key: self.public,
+            audience: self.audience.clone(),
+            resources: self.asks.clone(),
+            user_data: None,
+        };
+        let runtime_data = cbor::encode(&runtime);
+        let report_data = RuntimeData::report_data(&runtime_data);
+        let extra = binding::vm_quote(nonce, &report_data);
+        let vm = VmPart {
+            vak_public: self.vak.as_bytes().to_vec(),
+            quote: quote(&mut self.tpm, self.vak_handle, &extra, VM_SELECTION, self.log.clone()),
+        };
+        let host = self.host_part(host, nonce, report_data);
+        Evidence { version: 1, nonce: *nonce, runtime_data, vm, host }.to_cmw()
+    }
+
+    fn host_part(&self, host: &mut host::Host, nonce: &Nonce, report_data: Digest) -> HostPart {
+        let vm_claims = VmClaims {
+            version: 1,
+            instance_id: self.record.instance_id,
+            box_kind: self.record.box_kind,
+            image_id: self.record.image_id,
+            launch_digest: LaunchRecord::digest(&self.record.encode()),
+            vak_name: self.vak.name(),
+            vek_name: self.vak.name(),
+            incarnation: self.record.incarnation,
+            report_data,
+            debug: false,
+        }
+        .encode();
+        let host_claims = host.claims().encode();
+        let leaves = [binding::vm_leaf(nonce, &vm_claims)];
+        let root = merkle::root(&leaves).unwrap();
+        HostPart {
+            hak_name: host.ak.name(),
+            quote: host.quote(&binding::host_quote(1, &root, &host_claims)),
+            host_claims,
+            vm_claims,
+            inclusion: merkle::prove(&leaves, 0).unwrap(),
+            launch_record: self.record.encode(),
+            descriptor: self.descriptor.clone(),
+        }
+    }
+
+    pub fn open(&self, secret: &SealedSecret, evidence: &Digest, nonce: &Nonce) -> Vec<u8> {
+        let encapsulated =
+            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&secret.encapsulated).unwrap();
+        hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &self.private,
+            &encapsulated,
+            &binding::release_info(evidence, nonce),
+            &secret.ciphertext,
+            &binding::release_aad(&secret.id, secret.version),
+        )
+        .unwrap()
+    }
+}
+
+fn descriptor(shape: &Shape) -> Descriptor {
+    let blob = |b: u8, size| BlobRef { digest: BlobDigest(Digest([b; 32])), size };
+    let pin = VerifierPin {
+        url: URL.into(),
+        ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
+        release_key: format!("04{}", "11".repeat(64)),
+    };
+    let secret = |(n, &id): (usize, &&str)| SecretRequest {
+        id: id.into(),
+        file: format!("file-{n}"),
+        mode: "0400".into(),
+    };
+    let descriptor = Descriptor {
+        version: 1,
+        name: "site".into(),
+        box_kind: BoxKind::Closed,
+        svn: shape.svn,
+        architecture: "x86_64".into(),
+        kernel: blob(1, 4096),
+        initrd: blob(2, 4096),
+        cmdline: blob(3, 20),
+        disks: vec![Disk::Integrity {
+            name: "root".into(),
+            blob: blob(5, DATA_SIZE + 4096 + 4096),
+            data_size: DATA_SIZE,
+            root_hash: ROOT_HASH,
+            salt: String::new(),
+        }],
+        shape: VmShape {
+            vcpus: Range { min: 1, max: 4 },
+            memory_mib: Range { min: 128, max: 1024 },
+        },
+        console: ConsoleMode::None,
+        network: Network::None,
+        verifier: Some(pin),
+        secrets: shape.declares.iter().enumerate().map(secret).collect(),
+        not_after: shape.not_after,
+    };
+    descriptor.check().unwrap();
+    descriptor
+}
