@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use coffer_host_tpm::{Tcti, event_log};
+use coffer_host_tpm::{HostTpmError, Tcti, event_log};
 
 /// Who vouches for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,7 +48,7 @@ pub struct ServeArgs {
     pub passt: PathBuf,
     /// The host's TPM: `device:/dev/tpmrm0` or `swtpm:host=H,port=P`. Without it `/dev/tpmrm0`, if there is one.
     #[arg(long)]
-    pub tcti: Option<Tcti>,
+    pub tcti: Option<String>,
     /// The firmware's event log.
     #[arg(long, default_value = event_log::DEFAULT_PATH)]
     pub host_event_log: PathBuf,
@@ -80,6 +80,9 @@ pub enum ConfigError {
         /// Path.
         path: PathBuf,
     },
+    /// A TPM address that is not spoken.
+    #[error("--tcti: {0}")]
+    Tcti(#[from] HostTpmError),
     /// A sealed host without a hardware TPM is a contradiction.
     #[error("a sealed host cannot use a software TPM")]
     SoftwareTpm,
@@ -94,6 +97,7 @@ impl ConfigError {
                 "--passt" => "install the package `passt` or name the program with --passt",
                 _ => "build coffer-vmm or name the program with --vmm",
             },
+            Self::Tcti(error) => error.hint(),
             Self::NotAbsolute { .. } => "give the path from the root",
             Self::SoftwareTpm => "use --profile developer, or a TPM device",
         }
@@ -138,7 +142,7 @@ impl ServeArgs {
                 return Err(ConfigError::NoProgram { flag, path: path.clone() });
             }
         }
-        let tcti = self.tcti.or_else(|| default_tcti(self.profile));
+        let tcti = self.tcti.as_deref().map(str::parse).transpose()?.or_else(|| default_tcti(self.profile));
         if self.profile == Profile::Sealed && tcti.as_ref().is_none_or(Tcti::is_software) {
             return Err(ConfigError::SoftwareTpm);
         }

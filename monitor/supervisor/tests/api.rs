@@ -1,0 +1,182 @@
+//! The API, up to the point where KVM is needed: what is refused, with which code, and what is left behind.
+
+mod common;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use coffer_attestation::launch::BoxKind;
+use coffer_monitor_wire::api::{HostInfo, VmInfo};
+use common::{Monitor, TestImage, serve};
+use serde_json::json;
+
+fn create(image: &TestImage) -> serde_json::Value {
+    json!({ "image": image.path, "box": "closed" })
+}
+
+fn setup() -> (Monitor, TestImage) {
+    let monitor = Monitor::start(&[]);
+    let image = TestImage::write(&monitor.images().join("test"), BoxKind::Closed);
+    (monitor, image)
+}
+
+/// Every refused launch leaves no VM, no process and no state.
+#[track_caller]
+fn refused(monitor: &Monitor, request: &serde_json::Value, expected: (u16, &str)) {
+    let (status, code) = monitor.refusal("POST", "/v1/vms", &request.to_string());
+    assert_eq!((status, code.as_str()), expected);
+    assert!(monitor.json::<Vec<VmInfo>>("GET", "/v1/vms", "").is_empty());
+    assert_eq!(fs::read_dir(monitor.dir.path().join("state/vms")).unwrap().count(), 0);
+    for thread in fs::read_dir(format!("/proc/{}/task", monitor.pid())).unwrap() {
+        let children = fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
+        assert_eq!(children.trim(), "");
+    }
+}
+
+fn kvm_is_usable() -> bool {
+    coffer_monitor::kvm::open().is_ok()
+}
+
+#[test]
+fn intact_image_passes_every_check_up_to_kvm() {
+    if kvm_is_usable() {
+        eprintln!("skipped: KVM is usable here, so the launch goes on to a VM process this test does not have");
+        return;
+    }
+    let (monitor, image) = setup();
+    refused(&monitor, &create(&image), (503, "kvm-unusable"));
+    refused(&monitor, &json!({ "image": "test", "box": "open" }), (503, "kvm-unusable"));
+}
+
+#[test]
+fn names_the_part_of_the_image_that_was_changed() {
+    let (monitor, image) = setup();
+    for (blob, code) in [
+        (&image.descriptor.cmdline, "cmdline-digest"),
+        (&image.descriptor.initrd, "initrd-digest"),
+        (&image.descriptor.kernel, "kernel-digest"),
+    ] {
+        image.flip(blob);
+        refused(&monitor, &create(&image), (422, code));
+        // As an open box just as well.
+        refused(&monitor, &json!({ "image": image.path, "box": "open" }), (422, code));
+        image.flip(blob);
+    }
+}
+
+#[test]
+fn names_the_part_of_the_image_that_is_missing_or_short() {
+    let (monitor, image) = setup();
+    let initrd = image.blob(&image.descriptor.initrd);
+    let whole = fs::read(&initrd).unwrap();
+    fs::write(&initrd, &whole[..100]).unwrap();
+    refused(&monitor, &create(&image), (422, "initrd-digest"));
+    fs::remove_file(&initrd).unwrap();
+    refused(&monitor, &create(&image), (422, "blob-missing"));
+}
+
+#[test]
+fn refuses_an_image_that_is_none() {
+    let (monitor, image) = setup();
+    refused(&monitor, &json!({ "image": "absent", "box": "closed" }), (404, "image-not-found"));
+    refused(&monitor, &json!({ "image": "../images/test", "box": "closed" }), (404, "image-not-found"));
+    refused(&monitor, &json!({ "image": "/absent", "box": "closed" }), (404, "image-not-found"));
+    fs::write(image.path.join("oci-layout"), "{}").unwrap();
+    refused(&monitor, &create(&image), (422, "bad-descriptor"));
+}
+
+#[test]
+fn refuses_a_shape_the_image_does_not_allow() {
+    let (monitor, image) = setup();
+    for (field, value) in [("vcpus", 5), ("memory_mib", 128), ("memory_mib", 1_000_000)] {
+        let mut request = create(&image);
+        request[field] = value.into();
+        refused(&monitor, &request, (422, "shape-not-allowed"));
+    }
+}
+
+#[test]
+fn refuses_an_open_image_as_a_closed_box() {
+    let (monitor, _) = setup();
+    let open = TestImage::write(&monitor.images().join("open"), BoxKind::Open);
+    refused(&monitor, &create(&open), (422, "shape-not-allowed"));
+}
+
+#[test]
+fn refuses_a_port_in_use_and_ports_that_make_no_sense() {
+    let (monitor, image) = setup();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut request = create(&image);
+    request["publish"] = json!([{ "host": port, "guest": 443 }]);
+    refused(&monitor, &request, (409, "port-in-use"));
+    for publish in [json!([{ "host": 0, "guest": 1 }]), json!([{ "host": 9, "guest": 1 }, { "host": 9, "guest": 2 }])] {
+        request["publish"] = publish;
+        refused(&monitor, &request, (400, "bad-request"));
+    }
+}
+
+#[test]
+fn refuses_requests_that_do_not_parse() {
+    let (monitor, _) = setup();
+    for (method, path, body, expected) in [
+        ("POST", "/v1/vms", "{", (400, "bad-request")),
+        ("POST", "/v1/vms", r#"{"image":"test","box":"closed","debug":true}"#, (400, "bad-request")),
+        ("POST", "/v1/vms", r#"{"image":"test","box":"closed","name":"A b"}"#, (400, "bad-request")),
+        ("GET", "/v1/vms/absent", "", (404, "not-found")),
+        ("GET", "/v1/vms/absent/logs?follow=maybe", "", (400, "bad-request")),
+        ("DELETE", "/v1/vms/absent", "", (404, "not-found")),
+        ("GET", "/v2", "", (404, "not-found")),
+        ("PUT", "/v1/vms", "", (405, "bad-request")),
+        ("GET", "/v1/host/identity", "", (503, "host-tpm-failed")),
+        ("POST", "/v1/host/power-off", "", (400, "bad-request")),
+    ] {
+        let (status, code) = monitor.refusal(method, path, body);
+        assert_eq!((status, code.as_str()), expected, "{method} {path} {body}");
+    }
+}
+
+#[test]
+fn tells_what_the_host_is() {
+    let monitor = Monitor::start(&[]);
+    let info: HostInfo = monitor.json("GET", "/v1/host", "");
+    assert_eq!((info.profile.as_str(), info.hak_name, info.live_vms), ("developer", None, 0));
+    assert!(info.swtpm_version.contains("TPM emulator"));
+}
+
+#[test]
+fn socket_is_its_owners_alone_and_gone_at_the_end() {
+    let monitor = Monitor::start(&[]);
+    let socket = monitor.dir.path().join("api.sock");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o700 & 0o777);
+    let dir = monitor.dir.path().to_owned();
+    // Two on one state directory, two on one socket.
+    let second = serve(&dir, &[]).output().unwrap();
+    assert!(!second.status.success());
+    let mut other_state = serve(&dir, &[]);
+    other_state.arg("--state").arg(dir.join("other"));
+    assert!(!other_state.output().unwrap().status.success());
+    assert!(socket.exists());
+    assert!(monitor.end());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn takes_over_a_stale_socket_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("api.sock");
+    fs::write(&socket, "precious").unwrap();
+    assert!(!serve(dir.path(), &[]).output().unwrap().status.success());
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
+    fs::remove_file(&socket).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let mut child = serve(dir.path(), &[]).spawn().unwrap();
+    let up = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(up);
+}
