@@ -5,6 +5,7 @@
 //! 0x8000..0xF000    GDT, page tables     0xD0000000    virtio-mmio, 4 KiB each
 //! 0x10000           setup data (seed)    0xFEC00000    IOAPIC (KVM)
 //! 0x20000           command line         0xFED40000    TPM CRB
+//! 0xFFFF0           reset vector
 //! 1 MiB..           RAM: kernel, initrd  0xFEE00000    local APICs (KVM)
 //! top of low RAM    ACPI tables 64 KiB, event log 64 KiB
 //! 4 GiB..           RAM beyond 3 GiB
@@ -20,6 +21,8 @@ pub const SETUP_DATA: u64 = 0x1_0000;
 pub const CMDLINE: u64 = 0x2_0000;
 /// Most bytes of a command line, with its NUL; Linux takes 2048 (`COMMAND_LINE_SIZE`).
 pub const CMDLINE_MAX: u64 = 0x1_0000;
+/// Where real mode begins after a reset: the last 16 bytes of the first megabyte.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// First megabyte: RAM ends here, as on every PC (EBDA and video memory above).
 pub const LOW_RAM_END: u64 = 0x9_FC00;
 /// RAM goes on here.

@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use crate::acpi::{self, AcpiDevices};
 use crate::boot::kernel::{ENTRY_64, HEAD_SIZE, KernelHeader, KernelRefused};
 use crate::boot::zero_page::{self, ZeroPage};
+use crate::devices::power;
 use crate::layout::{self, MemoryMap};
 
 /// Why a guest could not be loaded.
@@ -73,6 +74,7 @@ pub fn load(ram: &GuestRam, map: &MemoryMap, payload: &Payload<'_>) -> Result<Li
     let (initrd, initrd_size) = load_initrd(ram, map, &kernel, payload.initrd)?;
     load_cmdline(ram, &kernel, payload.cmdline)?;
     load_seed(ram)?;
+    write(ram, layout::RESET_VECTOR, &power::RESET_CODE)?;
     load_event_log(ram, map, payload.event_log)?;
     let rsdp = load_acpi(ram, map, &payload.devices)?;
     let e820 = map.e820();

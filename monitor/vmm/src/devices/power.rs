@@ -2,10 +2,14 @@
 //!
 //! Three byte-wide ports at [`crate::layout::POWER_PORT`], named in the FADT: power-off is `SLP_EN` with sleep type 5
 //! in the sleep control register (ACPI 6.5 section 4.8.3.7), reset is [`RESET_VALUE`] in the reset register.
+//!
+//! Linux on hardware-reduced ACPI does not reset through ACPI at all: it asks EFI, which is not there, and then jumps to
+//! the real-mode reset vector, as every PC has had it. So there is one, and all it does is write the reset register.
 
 use coffer_monitor_wire::EndReason;
 
 use crate::devices::bus::Registers;
+use crate::layout;
 use crate::stop::Stop;
 
 /// Offset of the sleep control register.
@@ -20,6 +24,12 @@ pub const SIZE: u16 = 3;
 pub const RESET_VALUE: u8 = 1;
 /// Sleep type of \_S5.
 pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// Real-mode code for the reset vector at [`layout::RESET_VECTOR`]: `mov dx, port; mov al, value; out dx, al; hlt; jmp hlt`.
+pub const RESET_CODE: [u8; 9] = {
+    let [low, high] = (layout::POWER_PORT + RESET).to_le_bytes();
+    [0xBA, low, high, 0xB0, RESET_VALUE, 0xEE, 0xF4, 0xEB, 0xFD]
+};
 
 const POWER_OFF: u8 = (SLEEP_TYPE_S5 << 2) | (1 << 5);
 const I8042_RESET: u8 = 0xFE;

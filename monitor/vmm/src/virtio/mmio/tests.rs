@@ -1,0 +1,213 @@
+use super::*;
+use crate::devices::bus::harness;
+use coffer_machine::RamRange;
+use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const RING: u64 = 0x1000;
+
+/// Counts what the transport does with it.
+#[derive(Default)]
+struct Counts {
+    kicks: AtomicUsize,
+    activations: AtomicUsize,
+}
+
+struct Probe(Arc<Counts>);
+
+impl VirtioDevice for Probe {
+    fn kind(&self) -> u32 {
+        42
+    }
+    fn features(&self) -> u64 {
+        1 << 5
+    }
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[16, 8]
+    }
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        data.iter_mut().zip([1, 2, 3, 4].iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+    }
+    fn activate(&mut self) {
+        self.0.activations.fetch_add(1, Ordering::SeqCst);
+    }
+    fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
+        self.0.kicks.fetch_add(1, Ordering::SeqCst);
+        io.drain(queue, |_, _| Ok(0))
+    }
+    fn reset(&mut self) {}
+}
+
+fn plugged() -> (VirtioMmio, Arc<Counts>) {
+    let counts = Arc::new(Counts::default());
+    let memory = GuestRam::allocate(&[RamRange { start: 0, size: 1 << 20 }]).unwrap();
+    let bell = || Doorbell::new().unwrap();
+    let slot = Slot { memory, line: bell(), kicks: vec![bell(), bell()] };
+    let device = VirtioMmio::new(Box::new(Probe(counts.clone())), slot).unwrap();
+    device.start();
+    (device, counts)
+}
+
+fn read(device: &VirtioMmio, offset: u64) -> u32 {
+    let mut data = [0; 4];
+    device.read(offset, &mut data);
+    u32::from_le_bytes(data)
+}
+
+fn write(device: &VirtioMmio, offset: u64, value: u32) {
+    device.write(offset, &value.to_le_bytes());
+}
+
+fn agree(device: &VirtioMmio) {
+    write(device, 0x70, 1);
+    write(device, 0x70, 3);
+    write(device, 0x24, 1);
+    write(device, 0x20, 1); // VERSION_1
+    write(device, 0x70, 11);
+    assert_eq!(read(device, 0x70), 11);
+}
+
+fn describe(device: &VirtioMmio, queue: u32, base: u64) {
+    write(device, 0x30, queue);
+    write(device, 0x38, 8);
+    for (offset, address) in [(0x80, base), (0x90, base + 0x400), (0xA0, base + 0x800)] {
+        write(device, offset, address as u32);
+        write(device, offset + 4, (address >> 32) as u32);
+    }
+    write(device, 0x44, 1);
+}
+
+fn run(device: &VirtioMmio) {
+    agree(device);
+    describe(device, 0, RING);
+    describe(device, 1, 2 * RING);
+    write(device, 0x70, 15);
+    assert_eq!(read(device, 0x70), 15);
+}
+
+#[test]
+fn a_driver_that_follows_the_rules_gets_a_running_device() {
+    let (device, counts) = plugged();
+    assert_eq!((read(&device, 0), read(&device, 4), read(&device, 8)), (0x7472_6976, 2, 42));
+    run(&device);
+    assert_eq!(counts.activations.load(Ordering::SeqCst), 1);
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn features_not_offered_are_not_agreed() {
+    let (device, _) = plugged();
+    write(&device, 0x70, 1);
+    write(&device, 0x70, 3);
+    write(&device, 0x24, 1);
+    write(&device, 0x20, 1 | (1 << 2));
+    write(&device, 0x70, 11);
+    assert_eq!(read(&device, 0x70), 3);
+}
+
+#[test]
+fn a_legacy_driver_is_refused() {
+    let (device, _) = plugged();
+    write(&device, 0x70, 1);
+    write(&device, 0x70, 3);
+    write(&device, 0x70, 11);
+    assert_eq!(read(&device, 0x70), 3, "no VERSION_1");
+}
+
+#[test]
+fn queues_outside_memory_need_a_reset() {
+    let (device, counts) = plugged();
+    agree(&device);
+    describe(&device, 0, 0xFFFF_FFFF_FFFF_F000);
+    write(&device, 0x70, 15);
+    assert_eq!(read(&device, 0x70), 11 | status::NEEDS_RESET);
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!((counts.activations.load(Ordering::SeqCst), counts.kicks.load(Ordering::SeqCst)), (0, 0));
+    write(&device, 0x70, 0);
+    run(&device);
+}
+
+#[test]
+fn a_running_queue_cannot_be_changed() {
+    let (device, _) = plugged();
+    run(&device);
+    let before = format!("{:?}", live(&device));
+    describe(&device, 0, 0x4000);
+    write(&device, 0x44, 0);
+    assert_eq!(format!("{:?}", live(&device)), before);
+    assert_eq!(read(&device, 0x44), 1);
+}
+
+fn live(device: &VirtioMmio) -> Vec<(u16, u64)> {
+    match &device.lock().queues {
+        QueueState::Active(queues) => queues.iter().flatten().map(|q| (q.size(), q.desc_table())).collect(),
+        QueueState::Configuring(_) => panic!("not active"),
+    }
+}
+
+#[test]
+fn queues_are_described_only_between_features_and_start() {
+    let (device, _) = plugged();
+    describe(&device, 0, RING);
+    assert_eq!(read(&device, 0x44), 0);
+}
+
+#[test]
+fn a_ring_full_of_lies_ends_the_turn() {
+    let (device, counts) = plugged();
+    run(&device);
+    use vm_memory::{Bytes, GuestAddress};
+    // Available index far ahead of anything described.
+    device.memory.view().write_obj(0xFFFFu16, GuestAddress(RING + 0x400 + 2)).unwrap();
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_paused_device_serves_nothing() {
+    let (device, counts) = plugged();
+    run(&device);
+    device.pause();
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 0);
+    device.start();
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn interrupt_reasons_stay_until_acknowledged() {
+    let (device, _) = plugged();
+    device.interrupt.used_buffer();
+    assert_eq!(read(&device, 0x60), 1);
+    write(&device, 0x64, 1);
+    assert_eq!(read(&device, 0x60), 0);
+}
+
+proptest! {
+    #[test]
+    fn any_access_is_answered(accesses in harness::accesses(0x1000)) {
+        let (device, _) = plugged();
+        harness::perform(&device, &accesses);
+        for signal in [Signal::Kick(0), Signal::Kick(1), Signal::Kick(9), Signal::Backend] {
+            device.serve(signal).unwrap();
+        }
+    }
+
+    /// The same from a running device, with aligned writes to the registers that matter.
+    #[test]
+    fn a_running_device_survives_any_writes(
+        writes in proptest::collection::vec((0u64..0x40, any::<u32>()), 0..40),
+        ring in proptest::collection::vec(any::<u8>(), 0x900),
+    ) {
+        use vm_memory::{Bytes, GuestAddress};
+        let (device, _) = plugged();
+        run(&device);
+        device.memory.view().write_slice(&ring, GuestAddress(RING)).unwrap();
+        for (register, value) in writes {
+            write(&device, register * 4, value);
+            device.serve(Signal::Kick(0)).unwrap();
+        }
+    }
+}

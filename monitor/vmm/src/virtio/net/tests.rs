@@ -1,0 +1,94 @@
+use super::*;
+use coffer_monitor_wire::NetBackend;
+use proptest::prelude::*;
+use std::os::unix::net::UnixStream;
+use virtio_queue::Queue;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use virtio_queue::mock::MockSplitQueue;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::virtio::device::Interrupt;
+
+const WRITE: u16 = 2;
+const AT: u64 = 0x1_0000;
+
+fn memory() -> GuestMemoryMmap {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+}
+
+fn net() -> (Net, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    (Net::new(NetSpec { mac: [2, 0, 0, 0, 0, 1], backend: NetBackend::Passt }, ours.into()).unwrap(), theirs)
+}
+
+/// Runs `act` over a receive and a transmit queue, one of which holds `chains`.
+fn with_queue(memory: &GuestMemoryMmap, index: usize, chains: &[(u64, u32, u16)], act: impl FnOnce(&mut Queues<'_>)) {
+    let mock = MockSplitQueue::new(memory, 16);
+    let chains: Vec<RawDescriptor> = chains.iter().map(|(a, l, f)| RawDescriptor::from(Descriptor::new(*a, *l, *f, 0))).collect();
+    mock.add_desc_chains(&chains, 0).unwrap();
+    let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let mut queues: Vec<Option<Queue>> = vec![None, None];
+    queues[index] = Some(mock.create_queue().unwrap());
+    act(&mut Queues { queues: &mut queues, memory, interrupt: &interrupt });
+}
+
+#[test]
+fn a_frame_from_the_guest_reaches_passt_with_its_length() {
+    let (mut net, mut passt) = net();
+    let memory = memory();
+    memory.write_slice(b"............frame", GuestAddress(AT)).unwrap();
+    with_queue(&memory, TRANSMIT, &[(AT, 17, 0)], |io| {
+        net.kicked(TRANSMIT, io).unwrap();
+    });
+    let mut seen = [0; 9];
+    passt.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"\0\0\0\x05frame");
+}
+
+#[test]
+fn a_frame_from_passt_reaches_the_guest_behind_a_header() {
+    let (mut net, mut passt) = net();
+    passt.write_all(b"\0\0\0\x05frame").unwrap();
+    let memory = memory();
+    with_queue(&memory, RECEIVE, &[(AT, 2048, WRITE)], |io| {
+        net.backend_ready(io).unwrap();
+        assert_eq!(io.interrupt.status(), 1);
+    });
+    let mut seen = [0; 17];
+    memory.read_slice(&mut seen, GuestAddress(AT)).unwrap();
+    assert_eq!(&seen, b"\0\0\0\0\0\0\0\0\0\0\x01\0frame");
+}
+
+#[test]
+fn a_frame_waits_for_a_buffer_and_one_too_large_is_dropped() {
+    let (mut net, mut passt) = net();
+    passt.write_all(b"\0\0\0\x05frame").unwrap();
+    let memory = memory();
+    with_queue(&memory, RECEIVE, &[], |io| {
+        net.backend_ready(io).unwrap();
+    });
+    assert_eq!(net.waiting.as_deref(), Some(&b"frame"[..]));
+    with_queue(&memory, RECEIVE, &[(AT, 16, WRITE)], |io| {
+        net.kicked(RECEIVE, io).unwrap();
+    });
+    assert_eq!(net.waiting, None);
+    assert_eq!(memory.read_obj::<u64>(GuestAddress(AT)).unwrap(), 0);
+}
+
+proptest! {
+    #[test]
+    fn any_descriptor_is_served_without_panic(
+        queue in 0usize..3,
+        chains in proptest::collection::vec((any::<u64>(), any::<u32>(), (0u16..4).prop_map(|f| f & 2)), 0..8),
+        near in proptest::collection::vec((0u64..0x11_0000, 0u32..0x3000, (0u16..4).prop_map(|f| f & 2)), 0..8),
+    ) {
+        let (mut net, mut passt) = net();
+        passt.write_all(b"\0\0\0\x05frame").unwrap();
+        let memory = memory();
+        let chains = [chains, near].concat();
+        with_queue(&memory, queue.min(1), &chains[..chains.len().min(15)], |io| {
+            net.kicked(queue, io).unwrap();
+        });
+    }
+}

@@ -1,0 +1,210 @@
+use super::*;
+use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
+use virtio_queue::Queue;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use virtio_queue::mock::MockSplitQueue;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::virtio::device::Interrupt;
+
+const GUEST: u64 = 77;
+const WRITE: u16 = 2;
+
+/// Keeps host ends.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<UnixStream>>>);
+
+impl ChannelSink for Kept {
+    fn open(&mut self, port: u32, stream: UnixStream) -> std::io::Result<()> {
+        assert_eq!(port, PORT);
+        self.0.lock().unwrap().push(stream);
+        Ok(())
+    }
+}
+
+fn device() -> (Vsock, Kept) {
+    let kept = Kept::default();
+    (Vsock::new(GUEST as u32, Box::new(kept.clone())).unwrap(), kept)
+}
+
+fn packet(op: Op) -> Header {
+    Header {
+        src_cid: GUEST,
+        dst_cid: HOST_CID,
+        src_port: 1000,
+        dst_port: PORT,
+        len: 0,
+        kind: 1,
+        op: op as u16,
+        flags: 0,
+        buf_alloc: 1 << 20,
+        fwd_cnt: 0,
+    }
+}
+
+/// What the device would tell the guest next, without payload.
+fn next_reply(vsock: &mut Vsock) -> Option<Header> {
+    vsock.replies.pop_front()
+}
+
+#[test]
+fn a_connection_opens_and_relays_both_ways() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    let response = next_reply(&mut vsock).unwrap();
+    assert_eq!(response.op(), Some(Op::Response));
+    assert_eq!((response.src_cid, response.dst_cid, response.src_port, response.dst_port), (HOST_CID, GUEST, PORT, 1000));
+    assert_eq!(response.buf_alloc, connection::CREDIT);
+
+    vsock.handle(&Header { len: 5, ..packet(Op::Data) }, b"hello");
+    let mut host = kept.0.lock().unwrap().pop().unwrap();
+    let mut seen = [0; 5];
+    host.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"hello");
+
+    host.write_all(b"world").unwrap();
+    assert_eq!(vsock.port_with_news(), Some(Some(1000)));
+    let (header, payload) = vsock.news(1000, 64);
+    assert_eq!((header.unwrap().op(), payload.as_slice()), (Some(Op::Data), &b"world"[..]));
+    assert_eq!(header.unwrap().fwd_cnt, 5);
+}
+
+#[test]
+fn everything_but_the_one_service_is_reset() {
+    let near_misses = [
+        Header { dst_port: PORT + 1, ..packet(Op::Request) },
+        Header { dst_cid: 1, ..packet(Op::Request) },
+        Header { dst_cid: GUEST, ..packet(Op::Request) },
+        Header { kind: 2, ..packet(Op::Request) },
+        Header { op: 0, ..packet(Op::Request) },
+        Header { op: 99, ..packet(Op::Request) },
+        packet(Op::Data),
+        packet(Op::Response),
+        packet(Op::Shutdown),
+        packet(Op::CreditRequest),
+    ];
+    for near_miss in near_misses {
+        let (mut vsock, kept) = device();
+        vsock.handle(&near_miss, b"");
+        assert_eq!(next_reply(&mut vsock), Some(near_miss.reset_reply()), "{near_miss:?}");
+        assert!(kept.0.lock().unwrap().is_empty() && vsock.connections.is_empty());
+    }
+}
+
+#[test]
+fn a_false_source_is_dropped_and_a_reset_is_never_answered() {
+    let (mut vsock, _) = device();
+    vsock.handle(&Header { src_cid: GUEST + 1, ..packet(Op::Request) }, b"");
+    vsock.handle(&packet(Op::Reset), b"");
+    assert_eq!(next_reply(&mut vsock), None);
+}
+
+#[test]
+fn connections_are_limited() {
+    let (mut vsock, _) = device();
+    for port in 0..=CONNECTIONS_MAX as u32 {
+        vsock.handle(&Header { src_port: port, ..packet(Op::Request) }, b"");
+    }
+    assert_eq!(vsock.connections.len(), CONNECTIONS_MAX);
+    assert_eq!(vsock.replies.back().unwrap().op(), Some(Op::Reset));
+}
+
+#[test]
+fn a_guest_that_overruns_its_credit_is_reset() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    next_reply(&mut vsock);
+    let chunk = vec![0; PAYLOAD_MAX];
+    // The host end is not read: socket buffers fill, then the credit, then it is over.
+    for _ in 0..1000 {
+        vsock.handle(&Header { len: chunk.len() as u32, ..packet(Op::Data) }, &chunk);
+    }
+    assert!(vsock.connections.is_empty());
+    assert_eq!(next_reply(&mut vsock).unwrap().op(), Some(Op::Reset));
+    drop(kept);
+}
+
+#[test]
+fn nothing_is_sent_beyond_the_guests_buffer() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&Header { buf_alloc: 3, ..packet(Op::Request) }, b"");
+    next_reply(&mut vsock);
+    kept.0.lock().unwrap()[0].write_all(b"abcdef").unwrap();
+    assert_eq!(vsock.news(1000, 64).1, b"abc");
+    assert_eq!(vsock.port_with_news(), None);
+    vsock.handle(&Header { buf_alloc: 3, fwd_cnt: 3, ..packet(Op::CreditUpdate) }, b"");
+    assert_eq!(vsock.news(1000, 64).1, b"def");
+}
+
+#[test]
+fn the_hosts_end_is_told_and_the_guests_end_closes() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    next_reply(&mut vsock);
+    kept.0.lock().unwrap().clear();
+    assert_eq!(vsock.port_with_news(), Some(Some(1000)));
+    assert_eq!(vsock.news(1000, 64).0.unwrap().op(), Some(Op::Shutdown));
+    vsock.handle(&Header { flags: 3, ..packet(Op::Shutdown) }, b"");
+    assert_eq!(next_reply(&mut vsock).unwrap().op(), Some(Op::Reset));
+    assert!(vsock.connections.is_empty());
+}
+
+#[test]
+fn replies_wait_for_room_and_the_guest_waits_for_them() {
+    let (mut vsock, _) = device();
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let bogus = Header { dst_port: 1, ..packet(Op::Request) }.encode();
+    memory.write_slice(&bogus, GuestAddress(0x1_0000)).unwrap();
+    let chains: Vec<_> = (0..127).map(|_| RawDescriptor::from(Descriptor::new(0x1_0000, 44, 0, 0))).collect();
+    let mock = MockSplitQueue::new(&memory, 128);
+    mock.add_desc_chains(&chains, 0).unwrap();
+    let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let mut queues: Vec<Option<Queue>> = vec![None, Some(mock.create_queue().unwrap()), None];
+    let mut io = Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt };
+    vsock.kicked(TRANSMIT, &mut io).unwrap();
+    assert_eq!(vsock.replies.len(), REPLIES_MAX);
+}
+
+proptest! {
+    #[test]
+    fn any_packets_leave_the_device_within_its_limits(
+        packets in proptest::collection::vec(
+            (any::<u16>(), 0u16..9, 0u32..20, any::<u32>(), any::<u32>(), any::<u32>(), 0usize..300, any::<bool>()),
+            0..100,
+        ),
+        room in 0usize..100,
+    ) {
+        let (mut vsock, _kept) = device();
+        for (odd, op, src_port, flags, buf_alloc, fwd_cnt, len, stream) in packets {
+            let kind = if stream { 1 } else { odd };
+            let header = Header { op, src_port, flags, buf_alloc, fwd_cnt, kind, len: len as u32, ..packet(Op::Data) };
+            vsock.handle(&header, &vec![7; len]);
+            if let Some(Some(port)) = vsock.port_with_news() {
+                let (header, payload) = vsock.news(port, room);
+                prop_assert!(payload.len() <= room && header.is_none_or(|h| h.len as usize == payload.len()));
+            }
+            vsock.replies.pop_front();
+            vsock.update_interest();
+            prop_assert!(vsock.connections.len() <= CONNECTIONS_MAX && vsock.replies.len() <= REPLIES_MAX);
+        }
+    }
+
+    #[test]
+    fn any_chain_is_read_without_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 60),
+        chain in proptest::collection::vec((0u64..0x11_0000, 0u32..0x2000, (0u16..4).prop_map(|f| f & WRITE)), 1..6),
+    ) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        memory.write_slice(&bytes, GuestAddress(0x1_0000)).unwrap();
+        let chain: Vec<_> = chain.into_iter().map(|(a, l, f)| RawDescriptor::from(Descriptor::new(a, l, f, 0))).collect();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let chain = mock.build_desc_chain(&chain).unwrap();
+        if let Some((header, payload)) = read_packet(chain.clone(), &memory) {
+            prop_assert_eq!(header.len as usize, payload.len());
+        }
+        let (mut vsock, _) = device();
+        vsock.refuse(&packet(Op::Data));
+        vsock.fill(None, chain, &memory);
+    }
+}
