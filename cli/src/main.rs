@@ -1,1 +1,58 @@
-fn main() {}
+//! `coffer`: one command line over images, hosts, VMs, verifiers and secrets.
+//!
+//! It is a client of the monitor and the verifier and trusts neither with more than SPEC section 2 does;
+//! as a courier (`host enroll`) it is itself trusted with nothing. It refuses what it cannot check by
+//! its flags before anything is done. Every failure is two lines: what is wrong, what to try.
+#![forbid(unsafe_code)]
+
+mod args;
+mod doctor;
+mod error;
+mod files;
+mod host;
+mod image;
+mod monitor_client;
+mod output;
+mod secret;
+mod serve;
+mod usage;
+mod verifier;
+mod verifier_client;
+mod vm;
+mod when;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+use error::Error;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage::report(&e),
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::note(e.two_lines());
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Image(command) => image::run(command),
+        Command::Host(command) => host::run(command),
+        Command::Run(args) => vm::run(args),
+        Command::Ps(args) => vm::ps(args),
+        Command::Logs(args) => vm::logs(args),
+        Command::Stop(args) => vm::stop(args),
+        Command::Rm(args) => vm::rm(args),
+        Command::Inspect(args) => vm::inspect(args),
+        Command::Verifier(command) => verifier::run(command),
+        Command::Secret(command) => secret::run(command),
+        Command::Doctor(args) => doctor::run(args),
+    }
+}

@@ -1,0 +1,552 @@
+//! The flags, as typed: what clap checks is only their shape.
+//!
+//! Each command family resolves its part into a checked plan before it does anything. Nothing here is
+//! trusted, and nothing here touches the machine.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Sealed appliance VMs on any Linux machine with KVM and a TPM, and proof of what runs where.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coffer",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  coffer doctor
+  coffer image build recipe.json --rootfs rootfs/ --kernel linux-image.deb -o site.image
+  coffer run -d -p 8443:443 site.image
+
+Exit codes:
+  0  done
+  1  failed or refused; `error:` says what is wrong, `hint:` what to try
+  2  wrong usage"
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build, show and check appliance images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Enrol this host with a verifier and predict what it will measure
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Start an image as a VM
+    Run(RunArgs),
+    /// List VMs
+    Ps(PsArgs),
+    /// Show what a VM printed
+    Logs(LogsArgs),
+    /// Stop a VM in order
+    Stop(StopArgs),
+    /// Forget a VM that has ended
+    Rm(RmArgs),
+    /// Show a VM and what was measured into its vTPM
+    Inspect(InspectArgs),
+    /// Set up, run and ask a verifier
+    #[command(subcommand)]
+    Verifier(VerifierCommand),
+    /// Keep secrets at a verifier
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Say whether this machine can run closed boxes, and what is missing
+    Doctor(DoctorArgs),
+}
+
+/// `coffer image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Seal a root file system and a kernel into an image
+    Build(ImageBuildArgs),
+    /// Show what an image holds and promises
+    Inspect(ImagePathArgs),
+    /// Check every digest of an image, and that its copies agree
+    Verify(ImagePathArgs),
+}
+
+/// `coffer image build`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer image build recipe.json --rootfs rootfs/ --kernel linux-image-6.1.0-cloud-amd64.deb -o site.image
+  coffer image build recipe.json --rootfs rootfs.tar --kernel vmlinuz --modules lib/modules/6.1.0 -o site.image --force
+
+The same inputs give the same image ID on any machine. The image ID goes to standard output.")]
+pub struct ImageBuildArgs {
+    /// JSON file that says what the appliance runs, may ask for and may be given
+    pub recipe: PathBuf,
+    /// Root file system
+    #[arg(long, value_name = "DIR|TAR")]
+    pub rootfs: PathBuf,
+    /// Kernel: an unpacked kernel package, the package itself, or the kernel file
+    #[arg(long, value_name = "DIR|DEB|VMLINUZ")]
+    pub kernel: PathBuf,
+    /// Kernel modules, `lib/modules/VERSION`, where --kernel does not bring them
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// Static `coffer-init`; looked for beside this program if absent
+    #[arg(long, value_name = "PATH")]
+    pub init: Option<PathBuf>,
+    /// Where the image goes, an OCI layout
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Replace an image that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer image inspect` and `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer image inspect site.image
+  coffer image verify --json site.image")]
+pub struct ImagePathArgs {
+    /// Image, an OCI layout
+    pub path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the monitor listens.
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// Monitor to talk to
+    #[arg(
+        long = "host",
+        value_name = "unix:PATH|http://ADDR",
+        env = "COFFER_HOST",
+        hide_env_values = true,
+        default_value = "unix:/run/coffer/monitor.sock"
+    )]
+    pub endpoint: String,
+}
+
+/// Which verifier, and what makes it the right one.
+#[derive(Debug, Args)]
+pub struct VerifierArgs {
+    /// Verifier to talk to
+    #[arg(long = "verifier", value_name = "URL", env = "COFFER_VERIFIER", hide_env_values = true)]
+    pub url: String,
+    /// CA certificate of the verifier, PEM; the only one trusted
+    #[arg(long, value_name = "FILE", env = "COFFER_CA", hide_env_values = true)]
+    pub ca: PathBuf,
+}
+
+/// A verifier and the right to administer it.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// The verifier
+    #[command(flatten)]
+    pub verifier: VerifierArgs,
+    /// File with the admin token that `coffer verifier init` made
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "COFFER_ADMIN_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub admin_token_file: PathBuf,
+}
+
+/// `coffer host`.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Make this host's TPM known to a verifier
+    Enroll(EnrollArgs),
+    /// Predict, without booting, what a host will measure
+    Reference(ReferenceArgs),
+    /// Show the host behind the monitor
+    Info(HostInfoArgs),
+}
+
+/// `coffer host enroll`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host enroll --name rack7 --verifier https://verifier.example:8443 --ca ca.pem --token 6b1f...
+  coffer host enroll --name rack7 --verifier https://verifier.example:8443 --ca ca.pem --admin-token-file admin-token
+
+The command only carries messages between the monitor and the verifier; it cannot enrol another TPM than the host's.")]
+pub struct EnrollArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Name the host shall have at the verifier
+    #[arg(long)]
+    pub name: String,
+    /// The verifier
+    #[command(flatten)]
+    pub verifier: VerifierArgs,
+    /// File with the admin token; a one-time token is made with it
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "COFFER_ADMIN_TOKEN_FILE",
+        hide_env_values = true,
+        required_unless_present = "token"
+    )]
+    pub admin_token_file: Option<PathBuf>,
+    /// One-time token that the verifier's operator gave out (`coffer verifier token`)
+    #[arg(long, env = "COFFER_ENROLL_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer host reference`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host reference --name rack-2026 --kernel vmlinuz --initrd host.cpio --cmdline 'quiet' \\
+      --event-log golden.bin -o rack-2026.json
+  coffer verifier trust-host rack-2026.json
+
+Kernel, initrd and command line are predicted from the files; only the firmware's PCRs come from the golden log.")]
+pub struct ReferenceArgs {
+    /// Name of the reference value
+    #[arg(long)]
+    pub name: String,
+    /// Kernel file the firmware starts (an EFI application)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Initrd file
+    #[arg(long, value_name = "FILE")]
+    pub initrd: PathBuf,
+    /// Kernel command line, exactly as the firmware passes it on
+    #[arg(long, value_name = "STR")]
+    pub cmdline: String,
+    /// Event log of one good boot of this firmware
+    #[arg(long, value_name = "FILE")]
+    pub event_log: PathBuf,
+    /// Memory of a host that is a VM started by QEMU's -kernel: QEMU changes the kernel it loads
+    #[arg(long, value_name = "SIZE")]
+    pub qemu_memory: Option<String>,
+    /// Security version
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub svn: u32,
+    /// Where the JSON goes; standard output if absent
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `coffer host info`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host info
+  coffer host info --json --host http://10.0.0.7:7070")]
+pub struct HostInfoArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer run site.image
+  coffer run -d --name site -p 8443:443 --memory 512M site.image
+
+Without -d, what the VM prints is shown until it ends, and Ctrl-C stops it in order (twice: at once).
+With -d, the instance id is printed once the workload runs.")]
+pub struct RunArgs {
+    /// Image: a path on the host, or a name in its image store
+    pub image: String,
+    /// Name of the VM; chosen from the image's name if absent
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Run it as an open box, for development: no secret meant for closed boxes will come
+    #[arg(long)]
+    pub open: bool,
+    /// Number of vCPUs; the least the image allows if absent
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u8>,
+    /// Memory, such as 512M or 2G; the least the image allows if absent
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Publish a TCP port of the VM on the host
+    #[arg(short, long, value_name = "HOST:GUEST")]
+    pub publish: Vec<String>,
+    /// Return once the workload runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer ps
+  coffer ps -a --json")]
+pub struct PsArgs {
+    /// Also those that have ended
+    #[arg(short, long)]
+    pub all: bool,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer logs site
+  coffer logs -f site")]
+pub struct LogsArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// Go on until the VM ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer stop`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer stop site
+  coffer stop -t 0 site")]
+pub struct StopArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// Seconds to wait before it is killed; 0 kills at once
+    #[arg(short = 't', long, value_name = "SECONDS", default_value_t = 10)]
+    pub time: u32,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer rm`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer rm site
+  coffer rm --force site")]
+pub struct RmArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// Kill it first if it runs
+    #[arg(short, long)]
+    pub force: bool,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer inspect site
+  coffer inspect --json site")]
+pub struct InspectArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer verifier`.
+#[derive(Debug, Subcommand)]
+pub enum VerifierCommand {
+    /// Make the keys, certificates, admin token and database of a new verifier
+    Init(VerifierInitArgs),
+    /// Run the verifier
+    Serve(VerifierServeArgs),
+    /// Print what an image author pins
+    Pin(VerifierPinArgs),
+    /// Make a one-time token to enrol a host
+    Token(VerifierTokenArgs),
+    /// Accept a host build, as `coffer host reference` predicted it
+    TrustHost(TrustHostArgs),
+    /// List enrolled hosts
+    Hosts(AdminListArgs),
+    /// List decisions, or show one with every measured event
+    Decisions(DecisionsArgs),
+}
+
+/// `coffer verifier init`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier init --dir /var/lib/coffer-verifier --name verifier.example --name 10.0.0.5
+  coffer verifier init --dir verifier --url https://localhost:8443 --name localhost")]
+pub struct VerifierInitArgs {
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// DNS name or address its certificate is for; may be repeated
+    #[arg(long = "name", value_name = "DNS|IP", required = true)]
+    pub names: Vec<String>,
+    /// URL guests reach it at; https://NAME of the first name if absent
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// `coffer verifier serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier serve --dir /var/lib/coffer-verifier --listen 0.0.0.0:443
+  coffer verifier serve --dir verifier --listen 127.0.0.1:8443 --policy default --policy site.cedar
+
+The policies named replace the default one. The bound address goes to standard output, logs to standard error (COFFER_LOG sets their detail).")]
+pub struct VerifierServeArgs {
+    /// Folder that `coffer verifier init` made
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Cedar policy file, or the name of a shipped policy; may be repeated [default: default]
+    #[arg(long = "policy", value_name = "FILE|NAME")]
+    pub policies: Vec<String>,
+}
+
+/// `coffer verifier pin`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier pin --verifier https://verifier.example --ca ca.pem > pin.json")]
+pub struct VerifierPinArgs {
+    /// The verifier
+    #[command(flatten)]
+    pub verifier: VerifierArgs,
+}
+
+/// `coffer verifier token`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier token rack7")]
+pub struct VerifierTokenArgs {
+    /// Name of the host it will enrol
+    pub host: String,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier trust-host`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier trust-host rack-2026.json")]
+pub struct TrustHostArgs {
+    /// Reference value that `coffer host reference` printed
+    pub file: PathBuf,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier hosts`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier hosts
+  coffer verifier hosts --json")]
+pub struct AdminListArgs {
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer verifier decisions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier decisions
+  coffer verifier decisions 12
+  coffer verifier decisions --json 12")]
+pub struct DecisionsArgs {
+    /// Decision to show in full
+    pub id: Option<String>,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer secret`.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Give the verifier a secret, or a new version of one
+    Put(SecretPutArgs),
+}
+
+/// `coffer secret put`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer secret put site/tls-key --from-file key.pem --image 9f86d081884c7d65...
+  pass show db | coffer secret put db/password --from-file - --image 9f86d081884c7d65...
+
+Nothing prints a secret back; only a VM that a policy permits ever gets it.")]
+pub struct SecretPutArgs {
+    /// Resource id
+    pub id: String,
+    /// File with the secret; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub from_file: PathBuf,
+    /// Image that may have it; may be repeated
+    #[arg(long = "image", value_name = "IMAGE_ID", required = true)]
+    pub images: Vec<String>,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer doctor
+  coffer doctor --json
+
+Exits 1 if a closed box cannot run here.")]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+

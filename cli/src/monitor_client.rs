@@ -1,0 +1,247 @@
+//! HTTP to the monitor, over its Unix socket or over TCP (SPEC 6.4).
+//!
+//! The monitor is not trusted with anything here: what a VM is worth is the verifier's to say. Answers are
+//! bounded and parsed strictly.
+
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use coffer_attestation::protocol::ErrorBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::error::{Error, Service, io_reason};
+
+/// A host event log is the largest answer: 512 KiB as bytes, twice that as hex.
+const ANSWER_MAX: usize = 4 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A launch hashes the whole image before it answers; a slow host TPM takes seconds to enrol.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Where a monitor listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket on this machine.
+    Unix(PathBuf),
+    /// `host:port`, without TLS: for a network that is protected by other means.
+    Tcp(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let hint = "write `unix:/run/coffer/monitor.sock` or `http://ADDRESS:PORT`";
+        if let Some(path) = text.strip_prefix("unix:").filter(|p| !p.is_empty()) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let authority = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        match authority {
+            Some(a) if has_port(a) => Ok(Self::Tcp(a.to_owned())),
+            _ => Err(Error::usage(format!("`{text}` is not an address of a monitor"), hint)),
+        }
+    }
+}
+
+fn has_port(authority: &str) -> bool {
+    let clean = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+    let split = authority.rsplit_once(':');
+    clean && split.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(authority) => write!(f, "http://{authority}"),
+        }
+    }
+}
+
+/// A monitor; each request takes a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    endpoint: Endpoint,
+}
+
+impl Monitor {
+    /// The monitor at `endpoint`.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint }
+    }
+
+    /// Where it is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// `GET`, answered in JSON.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        self.json(response).await
+    }
+
+    /// `POST` of JSON, answered in JSON.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(|e| bad_answer(e.to_string()))?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        self.json(response).await
+    }
+
+    /// `DELETE`, answered with nothing.
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        self.send(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
+    /// `GET`, answered with text that may never end.
+    pub async fn stream(&self, path: &str) -> Result<TextStream, Error> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        Ok(TextStream { body: response.into_body() })
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+        let connect = tokio::time::timeout(CONNECT_TIMEOUT, self.connect());
+        let mut sender = connect.await.unwrap_or_else(|_| Err(self.down(&io::ErrorKind::TimedOut.into())))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.host_header())
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| bad_answer(e.to_string()))?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(e)) => return Err(self.broken(&e)),
+            Err(_) => return Err(self.down(&io::ErrorKind::TimedOut.into())),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response).await)
+    }
+
+    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, Error> {
+        match &self.endpoint {
+            Endpoint::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|e| self.down(&e))?;
+                self.handshake(stream).await
+            }
+            Endpoint::Tcp(authority) => {
+                let stream = TcpStream::connect(authority.as_str()).await.map_err(|e| self.down(&e))?;
+                self.handshake(stream).await
+            }
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Full<Bytes>>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
+        // The connection's own error reaches the request that uses it.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    fn host_header(&self) -> &str {
+        match &self.endpoint {
+            Endpoint::Unix(_) => "localhost",
+            Endpoint::Tcp(authority) => authority,
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Error> {
+        let bytes = read_all(response).await?;
+        serde_json::from_slice(&bytes).map_err(|e| bad_answer(e.to_string()))
+    }
+
+    async fn refusal(&self, response: Response<Incoming>) -> Error {
+        let status = response.status();
+        match read_all(response).await.map(|bytes| serde_json::from_slice::<ErrorBody>(&bytes)) {
+            Ok(Ok(body)) => Error::Refused { service: Service::Monitor, body: Box::new(body) },
+            _ => bad_answer(format!("status {}", status.as_u16())),
+        }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Error {
+        if error.is_parse() {
+            return bad_answer("it is not HTTP".into());
+        }
+        self.down(&io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn down(&self, error: &io::Error) -> Error {
+        let hint = match (&self.endpoint, error.kind()) {
+            (_, io::ErrorKind::PermissionDenied) => {
+                "run as a user who may use that socket, or name another with --host or COFFER_HOST"
+            }
+            (Endpoint::Unix(_), _) => {
+                "start coffer-monitor on this machine, or name its socket with --host or COFFER_HOST"
+            }
+            (Endpoint::Tcp(_), _) => "check that coffer-monitor runs there and that the port is forwarded",
+        };
+        Error::Down {
+            service: Service::Monitor,
+            endpoint: self.endpoint.to_string(),
+            reason: match error.kind() {
+                io::ErrorKind::NotFound => "there is no such socket".into(),
+                _ => io_reason(error),
+            },
+            hint: hint.into(),
+        }
+    }
+}
+
+/// Text that comes piece by piece.
+pub struct TextStream {
+    body: Incoming,
+}
+
+impl TextStream {
+    /// The next piece; nothing at the end or when the monitor went away.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                return Some(data);
+            }
+        }
+    }
+}
+
+async fn read_all(response: Response<Incoming>) -> Result<Bytes, Error> {
+    let body = Limited::new(response.into_body(), ANSWER_MAX).collect();
+    match tokio::time::timeout(ANSWER_TIMEOUT, body).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        _ => Err(bad_answer("it is cut short or too long".into())),
+    }
+}
+
+fn bad_answer(detail: String) -> Error {
+    Error::BadAnswer { service: Service::Monitor, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_a_socket_or_an_address_with_port() {
+        assert_eq!("unix:/a b".parse::<Endpoint>().ok(), Some(Endpoint::Unix("/a b".into())));
+        assert_eq!("http://[::1]:80/".parse::<Endpoint>().ok(), Some(Endpoint::Tcp("[::1]:80".into())));
+        for bad in ["", "unix:", "/run/x.sock", "http://", "http://h", "http://h:0", "http://:1", "http://h:1/x", "https://h:1", "http://a b:1"] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! `coffer run`, `ps`, `logs`, `stop`, `rm`, `inspect`: VMs of one host, through its monitor.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use coffer_attestation::launch::BoxKind;
+use coffer_monitor_wire::api::{CreateVm, Measurements, Publish, StopVm, VmInfo, VmState};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::{InspectArgs, LogsArgs, MonitorArgs, PsArgs, RmArgs, RunArgs, StopArgs};
+use crate::error::{Error, Service};
+use crate::monitor_client::{Endpoint, Monitor, TextStream};
+use crate::output::{self, GuestOutput, Step};
+use crate::when;
+
+/// How often a VM's state is asked for while somebody waits for it.
+const POLL: Duration = Duration::from_millis(100);
+/// How long the rest of a log may take once its VM has ended.
+const LOG_DRAIN: Duration = Duration::from_secs(3);
+/// What Ctrl-C grants a VM before it is killed, as `coffer stop` does.
+const INTERRUPT_GRACE_S: u32 = 10;
+
+/// `coffer run`.
+pub fn run(args: RunArgs) -> Result<(), Error> {
+    let (monitor, detach) = (monitor(&args.monitor)?, args.detach);
+    let request = plan_run(args, monitor.endpoint())?;
+    block_on(async {
+        let mut interrupts = Interrupts::listen()?;
+        let step = Step::start("measuring the image");
+        let vm: VmInfo = monitor.post("/v1/vms", &request).await?;
+        let launch = Launch { monitor: &monitor, vm };
+        if detach { launch.until_running(step, &mut interrupts).await } else {
+            drop(step);
+            launch.attached(&mut interrupts).await
+        }
+    })
+}
+
+fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
+    if let Some(name) = &args.name {
+        check_reference(name)?;
+    }
+    if args.vcpus == Some(0) {
+        return Err(Error::usage("a VM needs a vCPU", "give --vcpus 1 or more"));
+    }
+    Ok(CreateVm {
+        image: plan_image(args.image, endpoint)?,
+        name: args.name,
+        box_kind: if args.open { BoxKind::Open } else { BoxKind::Closed },
+        vcpus: args.vcpus,
+        memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
+        publish: parse_publish(&args.publish)?,
+    })
+}
+
+/// A path on this machine becomes absolute where the monitor is on this machine too; everything else is
+/// for the monitor to find.
+fn plan_image(image: String, endpoint: &Endpoint) -> Result<String, Error> {
+    let path = Path::new(&image);
+    if !matches!(endpoint, Endpoint::Unix(_)) || (!path.exists() && !image.contains('/')) {
+        return Ok(image);
+    }
+    let absolute = path.canonicalize().map_err(Error::file("open the image", path))?;
+    absolute.into_os_string().into_string().map_err(|_| {
+        Error::usage(format!("`{image}` is not UTF-8 when made absolute"), "move the image to another folder")
+    })
+}
+
+/// MiB of a size such as `512M` or `2G`.
+pub fn parse_memory(text: &str) -> Result<u32, Error> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase();
+    let mib = digits.parse::<u32>().ok().and_then(|n| match unit.as_str() {
+        "m" | "mb" | "mib" => Some(n),
+        "g" | "gb" | "gib" => n.checked_mul(1024),
+        _ => None,
+    });
+    mib.filter(|n| *n > 0).ok_or_else(|| {
+        Error::usage(format!("`{text}` is not a size of memory"), "write a whole number and a unit, such as 512M or 2G")
+    })
+}
+
+fn parse_publish(texts: &[String]) -> Result<Vec<Publish>, Error> {
+    let mut seen = BTreeSet::new();
+    let mut ports = Vec::with_capacity(texts.len());
+    for text in texts {
+        let pair = text.split_once(':').and_then(|(h, g)| Some((h.parse().ok()?, g.parse().ok()?)));
+        let (host, guest) = pair.filter(|&(h, g): &(u16, u16)| h != 0 && g != 0).ok_or_else(|| {
+            Error::usage(format!("`{text}` is not a pair of ports"), "write HOST:GUEST, such as 8443:443")
+        })?;
+        if !seen.insert(host) {
+            return Err(Error::usage(format!("port {host} is published twice"), "choose another port on the host"));
+        }
+        ports.push(Publish { host, guest });
+    }
+    Ok(ports)
+}
+
+/// A VM just created, and who waits for it.
+struct Launch<'a> {
+    monitor: &'a Monitor,
+    vm: VmInfo,
+}
+
+impl Launch<'_> {
+    /// Prints the instance id once the workload runs, or has already ended well.
+    async fn until_running(mut self, step: Step, interrupts: &mut Interrupts) -> Result<(), Error> {
+        loop {
+            step.set(format!("{}: {}", self.vm.name, state_text(self.vm.state)));
+            match self.vm.state {
+                VmState::Running | VmState::Stopped => {
+                    drop(step);
+                    return output::line(self.vm.id);
+                }
+                VmState::Failed => return Err(failure(&self.vm)),
+                _ => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => self.refresh().await?,
+                () = interrupts.next() => {
+                    self.stop(INTERRUPT_GRACE_S).await?;
+                    return Err(interrupted(&self.vm));
+                }
+            }
+        }
+    }
+
+    /// Shows what the VM prints until it ends; an interrupt stops it, a second one at once.
+    async fn attached(mut self, interrupts: &mut Interrupts) -> Result<(), Error> {
+        let mut log = Some(self.monitor.stream(&path(&self.vm, "/logs?follow=true")).await?);
+        let mut shown = GuestOutput::new();
+        let mut asked = 0u32;
+        // An interval, not a sleep: a VM that prints without end must not keep its state from being seen.
+        let mut tick = tokio::time::interval(POLL);
+        while !ended(self.vm.state) {
+            tokio::select! {
+                chunk = next_chunk(&mut log) => match chunk {
+                    Some(chunk) => shown.write(&chunk)?,
+                    None => log = None,
+                },
+                _ = tick.tick() => self.refresh().await?,
+                () = interrupts.next() => {
+                    asked += 1;
+                    self.interrupt(asked).await?;
+                }
+            }
+        }
+        self.drain(log, &mut shown).await?;
+        if self.vm.state == VmState::Failed { Err(failure(&self.vm)) } else { Ok(()) }
+    }
+
+    /// The monitor answers a stop once the VM has ended, so the first request must not block the second.
+    async fn interrupt(&mut self, asked: u32) -> Result<(), Error> {
+        let grace_s = if asked > 1 { 0 } else { INTERRUPT_GRACE_S };
+        output::note(match asked {
+            1 => format!("stopping `{}`; Ctrl-C again kills it", self.vm.name),
+            _ => format!("killing `{}`", self.vm.name),
+        });
+        let (monitor, path) = (self.monitor.clone(), path(&self.vm, "/stop"));
+        tokio::spawn(async move {
+            let stopped: Result<VmInfo, Error> = monitor.post(&path, &StopVm { grace_s }).await;
+            if let Err(e) = stopped {
+                output::note(e.two_lines());
+            }
+        });
+        Ok(())
+    }
+
+    async fn drain(&self, mut log: Option<TextStream>, shown: &mut GuestOutput) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + LOG_DRAIN;
+        while log.is_some() {
+            match tokio::time::timeout_at(deadline, next_chunk(&mut log)).await {
+                Ok(Some(chunk)) => shown.write(&chunk)?,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn refresh(&mut self) -> Result<(), Error> {
+        self.vm = self.monitor.get(&path(&self.vm, "")).await?;
+        Ok(())
+    }
+
+    async fn stop(&mut self, grace_s: u32) -> Result<(), Error> {
+        self.vm = self.monitor.post(&path(&self.vm, "/stop"), &StopVm { grace_s }).await?;
+        Ok(())
+    }
+}
+
+async fn next_chunk(log: &mut Option<TextStream>) -> Option<hyper::body::Bytes> {
+    match log {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ctrl-C and a polite kill mean the same.
+pub struct Interrupts {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupts {
+    /// From now on signals come here.
+    pub fn listen() -> Result<Self, Error> {
+        let open = |kind| signal(kind).map_err(|source| Error::System { action: "listen for signals", source });
+        Ok(Self { int: open(SignalKind::interrupt())?, term: open(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+/// `coffer ps`.
+pub fn ps(args: PsArgs) -> Result<(), Error> {
+    let monitor = monitor(&args.monitor)?;
+    let mut vms: Vec<VmInfo> = block_on(monitor.get("/v1/vms"))?;
+    vms.retain(|vm| args.all || !ended(vm.state));
+    vms.sort_by_key(|vm| std::cmp::Reverse(vm.created));
+    if args.json {
+        return output::json(&vms);
+    }
+    let header = ["ID", "NAME", "IMAGE", "BOX", "STATE", "CREATED", "PORTS"];
+    output::table(&header, vms.iter().map(|vm| {
+        [
+            short_id(vm),
+            vm.name.clone(),
+            vm.image.clone(),
+            vm.box_kind.as_str().to_owned(),
+            state_and_reason(vm),
+            when::ago(vm.created),
+            ports_text(&vm.publish),
+        ]
+    }))
+}
+
+/// `coffer logs`.
+pub fn logs(args: LogsArgs) -> Result<(), Error> {
+    let monitor = monitor(&args.monitor)?;
+    let path = vm_path(&args.vm, if args.follow { "/logs?follow=true" } else { "/logs" })?;
+    block_on(async {
+        let mut stream = monitor.stream(&path).await?;
+        let mut shown = GuestOutput::new();
+        while let Some(chunk) = stream.next().await {
+            shown.write(&chunk)?;
+        }
+        Ok(())
+    })
+}
+
+/// `coffer stop`.
+pub fn stop(args: StopArgs) -> Result<(), Error> {
+    let monitor = monitor(&args.monitor)?;
+    let path = vm_path(&args.vm, "/stop")?;
+    let step = Step::start(format!("stopping `{}`", args.vm));
+    let vm: VmInfo = block_on(monitor.post(&path, &StopVm { grace_s: args.time }))?;
+    drop(step);
+    output::line(vm.name)
+}
+
+/// `coffer rm`.
+pub fn rm(args: RmArgs) -> Result<(), Error> {
+    let monitor = monitor(&args.monitor)?;
+    let path = vm_path(&args.vm, "")?;
+    block_on(async {
+        let vm: VmInfo = monitor.get(&path).await?;
+        if args.force && !ended(vm.state) {
+            let _: VmInfo = monitor.post(&format!("{path}/stop"), &StopVm { grace_s: 0 }).await?;
+        }
+        monitor.delete(&path).await?;
+        output::line(vm.name)
+    })
+}
+
+/// `coffer inspect`.
+pub fn inspect(args: InspectArgs) -> Result<(), Error> {
+    let monitor = monitor(&args.monitor)?;
+    let path = vm_path(&args.vm, "")?;
+    let shown = block_on(async {
+        let vm = monitor.get(&path).await?;
+        let measurements = match monitor.get(&format!("{path}/measurements")).await {
+            Ok(measurements) => Some(measurements),
+            // A VM that failed before it was measured has none; that is no failure to show it.
+            Err(Error::Refused { service: Service::Monitor, .. }) => None,
+            Err(e) => return Err(e),
+        };
+        Ok(Inspected { vm, measurements })
+    })?;
+    if args.json { output::json(&shown) } else { shown.print() }
+}
+
+#[derive(Serialize)]
+struct Inspected {
+    vm: VmInfo,
+    measurements: Option<Measurements>,
+}
+
+impl Inspected {
+    fn print(&self) -> Result<(), Error> {
+        let vm = &self.vm;
+        let steps = vm.timings.iter().map(|t| format!("{} {:.0} ms", t.step, t.at_ms));
+        output::pairs(&[
+            ("id", vm.id.to_string()),
+            ("name", vm.name.clone()),
+            ("image", vm.image.clone()),
+            ("image id", vm.image_id.to_string()),
+            ("box", vm.box_kind.as_str().to_owned()),
+            ("state", state_and_reason(vm)),
+            ("detail", vm.detail.clone().unwrap_or_default()),
+            ("vcpus", vm.vcpus.to_string()),
+            ("memory", format!("{} MiB", vm.memory_mib)),
+            ("ports", ports_text(&vm.publish)),
+            ("created", when::ago(vm.created)),
+            ("steps", steps.collect::<Vec<_>>().join(", ")),
+        ])?;
+        let Some(measured) = &self.measurements else {
+            return output::line("nothing was measured");
+        };
+        output::line(format_args!("launch digest: {}\n", measured.launch_digest))?;
+        output::table(&["PCR", "EVENT", "WHAT", "DIGEST"], measured.events.iter().map(|e| {
+            [e.pcr.to_string(), e.event.clone(), e.what.clone(), e.digest.to_string()]
+        }))
+    }
+}
+
+fn monitor(args: &MonitorArgs) -> Result<Monitor, Error> {
+    Ok(Monitor::new(args.endpoint.parse()?))
+}
+
+/// Runs `work` on this thread.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System { action: "start the event loop", source })?
+        .block_on(work)
+}
+
+fn path(vm: &VmInfo, rest: &str) -> String {
+    format!("/v1/vms/{}{rest}", vm.id)
+}
+
+fn vm_path(reference: &str, rest: &str) -> Result<String, Error> {
+    check_reference(reference)?;
+    Ok(format!("/v1/vms/{reference}{rest}"))
+}
+
+/// Names and ids travel in a URL path: nothing that could mean something else there.
+fn check_reference(text: &str) -> Result<(), Error> {
+    let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if clean && (1..=64).contains(&text.len()) && !text.starts_with('.') {
+        return Ok(());
+    }
+    Err(Error::usage(
+        format!("`{text}` is not a name or id of a VM"),
+        "names have 1 to 64 letters, digits, `-`, `_` and `.`; `coffer ps -a` lists them",
+    ))
+}
+
+fn ended(state: VmState) -> bool {
+    matches!(state, VmState::Stopped | VmState::Failed)
+}
+
+fn failure(vm: &VmInfo) -> Error {
+    Error::VmFailed {
+        vm: vm.name.clone(),
+        reason: vm.reason.clone().unwrap_or_else(|| "no reason given".into()),
+        detail: vm.detail.clone().unwrap_or_else(|| "it ended with a failure".into()),
+    }
+}
+
+fn interrupted(vm: &VmInfo) -> Error {
+    Error::VmFailed {
+        vm: vm.name.clone(),
+        reason: "interrupted".into(),
+        detail: "stopped before its workload ran".into(),
+    }
+}
+
+fn state_text(state: VmState) -> &'static str {
+    match state {
+        VmState::Launching => "launching",
+        VmState::Booting => "booting",
+        VmState::Started => "started",
+        VmState::Attested => "attested",
+        VmState::Running => "running",
+        VmState::Stopped => "stopped",
+        VmState::Failed => "failed",
+    }
+}
+
+fn state_and_reason(vm: &VmInfo) -> String {
+    match &vm.reason {
+        Some(reason) => format!("{} ({reason})", state_text(vm.state)),
+        None => state_text(vm.state).to_owned(),
+    }
+}
+
+/// The first 12 digits, as docker shows.
+fn short_id(vm: &VmInfo) -> String {
+    vm.id.to_hex().chars().take(12).collect()
+}
+
+fn ports_text(ports: &[Publish]) -> String {
+    ports.iter().map(|p| format!("{}->{}", p.host, p.guest)).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_needs_a_number_and_a_unit() {
+        assert_eq!(parse_memory("512M").ok(), Some(512));
+        assert_eq!(parse_memory("2GiB").ok(), Some(2048));
+        for bad in ["", "512", "0M", "-1M", "1T", "99999999G", "1.5G", "M"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn published_ports_are_pairs_and_unique_on_the_host() {
+        let ports = |texts: &[&str]| parse_publish(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        assert_eq!(ports(&["8443:443"]).ok(), Some(vec![Publish { host: 8443, guest: 443 }]));
+        for bad in [&["443"][..], &["0:1"], &["1:0"], &["a:b"], &["1:2:3"], &["70000:1"], &["1:2", "1:3"]] {
+            assert!(ports(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn references_cannot_leave_their_place_in_the_url() {
+        assert!(check_reference("site-1_a.b").is_ok());
+        for bad in ["", "..", "a/b", "a?b", "a b", "a%2f"] {
+            assert!(check_reference(bad).is_err(), "{bad}");
+        }
+    }
+}

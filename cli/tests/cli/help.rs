@@ -1,0 +1,37 @@
+//! The help of every command, as it stands in `tests/help/`. Set `COFFER_UPDATE_SNAPSHOTS=1` to rewrite it.
+
+use std::path::Path;
+
+use crate::support::{Place, succeeds};
+
+const COMMANDS: &[&str] = &[
+    "", "image", "image build", "image inspect", "image verify", "host", "host enroll", "host reference",
+    "host info", "run", "ps", "logs", "stop", "rm", "inspect", "verifier", "verifier init", "verifier serve",
+    "verifier pin", "verifier token", "verifier trust-host", "verifier hosts", "verifier decisions", "secret",
+    "secret put", "doctor",
+];
+
+#[test]
+fn help_is_as_it_was() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+    let update = std::env::var_os("COFFER_UPDATE_SNAPSHOTS").is_some();
+    for command in COMMANDS {
+        let words: Vec<_> = command.split_whitespace().collect();
+        let help = succeeds(Place::new().coffer().args(&words).arg("--help"));
+        let file = folder.join(format!("{}.txt", ["coffer"].iter().chain(&words).copied().collect::<Vec<_>>().join("-")));
+        if update {
+            std::fs::write(&file, &help).expect("write the snapshot");
+        }
+        let expected = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(help, expected, "help of `coffer {command}` changed; see the head of this file");
+    }
+}
+
+#[test]
+fn every_leaf_command_shows_examples() {
+    let groups = ["", "image", "host", "verifier", "secret"];
+    for command in COMMANDS.iter().filter(|c| !groups.contains(c)) {
+        let help = succeeds(Place::new().coffer().args(command.split_whitespace()).arg("--help"));
+        assert!(help.contains("Examples:\n"), "coffer {command}");
+    }
+}

@@ -1,0 +1,13 @@
+//! `coffer` as people run it: the real binary, its messages, its exit codes, and what it leaves behind.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a test may panic")]
+
+mod doctor;
+mod full_disk;
+mod help;
+mod host;
+mod image;
+mod monitor;
+mod support;
+mod usage;
+mod verifier;
