@@ -317,7 +317,12 @@ impl Case<'_> {
         let report_data = RuntimeData::report_data(&evidence.runtime_data);
         if claims.report_data != report_data {
             let what = "report data";
-            return Err(differ(Reject::ReportDataMismatch, what, &claims.report_data, &report_data));
+            return Err(differ(
+                Reject::ReportDataMismatch,
+                what,
+                &claims.report_data,
+                &report_data,
+            ));
         }
         let runtime = RuntimeData::decode(&evidence.runtime_data).map_err(at("runtime data"))?;
         if runtime.audience != self.audience {
@@ -480,7 +485,8 @@ fn describe(kind: event_log::EventType, data: &[u8]) -> String {
 fn replays(log: &EventLog, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
     log.check_replay(pcrs).map_err(|(pcr, reject)| {
         let (replayed, quoted) = (log.replay(pcr), pcrs.get(pcr).copied().unwrap_or(Digest::ZERO));
-        let explanation = format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
+        let explanation =
+            format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
         Fault { reject, explanation }
     })
 }

@@ -162,9 +162,10 @@ mod tests {
     fn a_proof_is_for_one_session_one_nonce_one_key_one_secret() {
         let (nonce, name) = (Nonce([1; 32]), SoftAk::new(1).public.name());
         let good = proof(&[2; 32], "session", &nonce, &name);
-        let verify = |received: &[u8], secret: u8, session: &str, nonce: &Nonce, name: &ObjectName| {
-            verify_proof(received, &[secret; 32], session, nonce, name)
-        };
+        let verify =
+            |received: &[u8], secret: u8, session: &str, nonce: &Nonce, name: &ObjectName| {
+                verify_proof(received, &[secret; 32], session, nonce, name)
+            };
         assert_eq!(verify(&good, 2, "session", &nonce, &name), Ok(()));
         let failed = Err(Reject::ActivationFailed);
         assert_eq!(verify(&good, 3, "session", &nonce, &name), failed);

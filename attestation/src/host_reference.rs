@@ -68,6 +68,8 @@ impl HostReference {
                     let what = format!("{}: no reference value in `{}`", register(pcr), self.name);
                     Row::refused(pcr, "-", &what, *value)
                 }
+                // Judged event by event below.
+                None if matches!(pcr, BOOT_PCR | STUB_PCR) => continue,
                 None => Row::noted(pcr, "-", register(pcr), *value),
             });
         }

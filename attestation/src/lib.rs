@@ -5,6 +5,10 @@
 //! It implements SPEC.md sections 3 to 8. It trusts nothing it parses: every length is bounded, every
 //! byte string is hashed as received, never re-encoded.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")
+)]
 
 pub mod appraisal;
 pub mod binding;

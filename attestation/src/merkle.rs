@@ -142,7 +142,8 @@ mod tests {
     fn a_node_cannot_pass_for_a_leaf() {
         let leaves = leaves(4);
         let node = node(&leaves[0], &leaves[1]);
-        let proof = Inclusion { index: 0, size: 2, path: vec![super::node(&leaves[2], &leaves[3])] };
+        let proof =
+            Inclusion { index: 0, size: 2, path: vec![super::node(&leaves[2], &leaves[3])] };
         // Structurally such a proof leads to the root; the prefix 0x00 is what keeps a node's preimage
         // from ever being a leaf's.
         assert_eq!(root_from(&node, &proof).ok(), root(&leaves));

@@ -82,7 +82,13 @@ impl Layout {
         if headers_end < certificate_entry + 8 {
             return Err(Reject::Malformed);
         }
-        Ok(Self { checksum: optional + 64, certificate_entry, certificates_size, headers_end, sections })
+        Ok(Self {
+            checksum: optional + 64,
+            certificate_entry,
+            certificates_size,
+            headers_end,
+            sections,
+        })
     }
 }
 
@@ -236,8 +242,16 @@ mod tests {
         assert_eq!(patched(0x58, &[0, 0]), Err(Reject::Malformed));
         assert_eq!(patched(0x58 + 108, &[4, 0]), Err(Reject::Malformed), "too few directories");
         assert_eq!(patched(0x46, &[97, 0]), Err(Reject::LimitExceeded), "97 sections");
-        assert_eq!(patched(0x58 + 60, &[0xff; 4]), Err(Reject::Malformed), "headers beyond the end");
-        assert_eq!(patched(0x58 + 176, &[0xff; 4]), Err(Reject::Malformed), "section beyond the end");
+        assert_eq!(
+            patched(0x58 + 60, &[0xff; 4]),
+            Err(Reject::Malformed),
+            "headers beyond the end"
+        );
+        assert_eq!(
+            patched(0x58 + 176, &[0xff; 4]),
+            Err(Reject::Malformed),
+            "section beyond the end"
+        );
         assert_eq!(patched(0x58 + 148, &[0xff; 4]), Err(Reject::Malformed), "certificates beyond");
     }
 

@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(quoted.get(4), Ok(&Digest([4; 32])));
         assert_eq!(quoted.get(5), Err(Reject::PcrNotQuoted));
         let clock = quoted.clock_info();
-        assert_eq!((clock.clock, clock.reset_count, clock.restart_count, clock.safe), (7, 2, 3, true));
+        assert_eq!(
+            (clock.clock, clock.reset_count, clock.restart_count, clock.safe),
+            (7, 2, 3, true)
+        );
     }
 
     #[test]
@@ -179,7 +182,9 @@ mod tests {
             d.digest = Digest::of(&[]).0.to_vec();
         });
         check("no register selected", Reject::PcrNotQuoted, |d| d.selection = list(0x0b, [0; 3]));
-        check("one register short", Reject::PcrNotQuoted, |d| d.selection = list(0x0b, [0x81, 0, 0]));
+        check("one register short", Reject::PcrNotQuoted, |d| {
+            d.selection = list(0x0b, [0x81, 0, 0])
+        });
         check("one register more", Reject::SelectionMismatch, |d| {
             d.selection = list(0x0b, [0x91, 4, 0]);
         });

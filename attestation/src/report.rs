@@ -31,7 +31,13 @@ pub struct Row {
 
 impl Row {
     /// A digest that has to be the expected one.
-    pub(crate) fn judged(pcr: u8, event: impl fmt::Display, what: &str, found: Digest, expected: Digest) -> Self {
+    pub(crate) fn judged(
+        pcr: u8,
+        event: impl fmt::Display,
+        what: &str,
+        found: Digest,
+        expected: Digest,
+    ) -> Self {
         Self::new(pcr, event, what, Some(found), Some(expected), found == expected)
     }
 

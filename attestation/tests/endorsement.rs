@@ -141,7 +141,8 @@ impl Chain {
     fn ek(&self) -> Public {
         let template = template::ek_p256();
         let (x, y) = self.leaf.key.public_key_raw()[1..].split_at(32);
-        let bytes = Writer::new().bytes(&template[..template.len() - 68]).tpm2b(x).tpm2b(y).finish();
+        let bytes =
+            Writer::new().bytes(&template[..template.len() - 68]).tpm2b(x).tpm2b(y).finish();
         Public::parse(&bytes).unwrap()
     }
 }
@@ -260,21 +261,25 @@ fn refuses_a_leaf_signed_by_anybody_else() {
     let (root, issuer, leaf) = chain.sign();
     let (other_root, other_issuer, other_leaf) = other.sign();
     let roots = Roots { hardware: vec![root], ..Roots::default() };
-    let judge = |leaf: &[u8], chain_: &[Vec<u8>]| verify_chain(leaf, chain_, &chain.ek(), &roots, NOW);
+    let judge =
+        |leaf: &[u8], chain_: &[Vec<u8>]| verify_chain(leaf, chain_, &chain.ek(), &roots, NOW);
     assert!(judge(&leaf, std::slice::from_ref(&issuer)).is_ok());
     // Of the same names, but another key: the signature tells.
     assert_eq!(judge(&leaf, std::slice::from_ref(&other_issuer)), Err(Reject::BadEkCert));
     assert!(judge(&leaf, &[other_issuer.clone(), issuer.clone()]).is_ok());
-    assert_eq!(judge(&other_leaf, &[issuer.clone()]), Err(Reject::EkMismatch));
+    assert_eq!(judge(&other_leaf, std::slice::from_ref(&issuer)), Err(Reject::EkMismatch));
     let verdict = verify_chain(&other_leaf, &[other_issuer, other_root], &other.ek(), &roots, NOW);
     assert!(verdict.is_err(), "a chain that brings its own root: {verdict:?}");
     let own = chain.leaf.params.self_signed(&chain.leaf.key).unwrap();
-    assert_eq!(judge(own.der(), &[issuer.clone()]), Err(Reject::UntrustedRoot));
+    assert_eq!(judge(own.der(), std::slice::from_ref(&issuer)), Err(Reject::UntrustedRoot));
     let mut flipped = leaf.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    assert_eq!(judge(&flipped, &[issuer.clone()]), Err(Reject::BadEkCert));
-    assert_eq!(judge(&leaf[..leaf.len() - 1], &[issuer.clone()]), Err(Reject::BadEkCert));
-    assert_eq!(judge(&[], &[issuer.clone()]), Err(Reject::BadEkCert));
+    assert_eq!(judge(&flipped, std::slice::from_ref(&issuer)), Err(Reject::BadEkCert));
+    assert_eq!(
+        judge(&leaf[..leaf.len() - 1], std::slice::from_ref(&issuer)),
+        Err(Reject::BadEkCert)
+    );
+    assert_eq!(judge(&[], std::slice::from_ref(&issuer)), Err(Reject::BadEkCert));
 
     assert_eq!(judge(&leaf, &vec![issuer.clone(); 9]), Err(Reject::LimitExceeded));
     assert_eq!(judge(&leaf, &[vec![0x30; 16385]]), Err(Reject::LimitExceeded));

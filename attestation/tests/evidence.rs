@@ -54,9 +54,8 @@ fn host_boot() -> Vec<Event> {
 }
 
 fn log_of(events: &[Event]) -> Vec<u8> {
-    let log = |log: LogBuilder, (pcr, kind, digest, data): &Event| {
-        log.event(*pcr, *kind, *digest, data)
-    };
+    let log =
+        |log: LogBuilder, (pcr, kind, digest, data): &Event| log.event(*pcr, *kind, *digest, data);
     events.iter().fold(LogBuilder::new(), log).finish()
 }
 
@@ -284,7 +283,14 @@ fn judge(
         DESCRIPTOR => Ok(IMAGE),
         _ => Err(Reject::BadDescriptor),
     };
-    appraise(received, ConsumedNonce::assert_consumed(NONCE), host, AUDIENCE, references, &descriptors)
+    appraise(
+        received,
+        ConsumedNonce::assert_consumed(NONCE),
+        host,
+        AUDIENCE,
+        references,
+        &descriptors,
+    )
 }
 
 #[track_caller]
@@ -337,16 +343,21 @@ fn accepts_one_vm_of_a_batch() {
 fn refuses_what_the_tpms_signed_wrongly() {
     let scene = &mut Scene::good();
     let d = Digest([0x55; 32]);
-    scene.refuses("host quote over something else", Reject::HostBindingMismatch, |s| s.host_extra = Some(d));
+    scene.refuses("host quote over something else", Reject::HostBindingMismatch, |s| {
+        s.host_extra = Some(d)
+    });
     scene.refuses("VM quote for another nonce", Reject::NonceMismatch, |s| s.vm_extra = Some(d));
     scene.refuses("VM label under the host key", Reject::HostBindingMismatch, |s| {
         s.vm_label_signed_by_host = true;
     });
-    scene.refuses("host quote without PCR 9", Reject::PcrNotQuoted, |s| s.host_pcrs = vec![0, 4, 7]);
+    scene
+        .refuses("host quote without PCR 9", Reject::PcrNotQuoted, |s| s.host_pcrs = vec![0, 4, 7]);
     scene.refuses("VM quote with PCR 10 too", Reject::SelectionMismatch, |s| {
         s.vm_pcrs = vec![0, 4, 9, 10, 11, 12, 17];
     });
-    scene.refuses("VM quote without PCR 17", Reject::PcrNotQuoted, |s| s.vm_pcrs = vec![0, 4, 9, 11, 12]);
+    scene.refuses("VM quote without PCR 17", Reject::PcrNotQuoted, |s| {
+        s.vm_pcrs = vec![0, 4, 9, 11, 12]
+    });
 }
 
 #[test]
@@ -354,8 +365,12 @@ fn refuses_claims_that_do_not_belong_together() {
     let scene = &mut Scene::good();
     let d = Digest([0x55; 32]);
     let other = Public::parse(&scene.host.create_primary(&template::vm_ak()).1).unwrap().name();
-    scene.refuses("another vTPM key vouched for", Reject::VmNotVouched, |s| s.vm_claims.vak_name = other);
-    scene.refuses("claims of another host", Reject::HostMismatch, |s| s.host_claims.hak_name = other);
+    scene.refuses("another vTPM key vouched for", Reject::VmNotVouched, |s| {
+        s.vm_claims.vak_name = other
+    });
+    scene.refuses("claims of another host", Reject::HostMismatch, |s| {
+        s.host_claims.hak_name = other
+    });
     scene.refuses("other report data", Reject::ReportDataMismatch, |s| s.vm_claims.report_data = d);
     scene.refuses("another verifier", Reject::AudienceMismatch, |s| {
         s.runtime.audience.push('/');
@@ -363,15 +378,23 @@ fn refuses_claims_that_do_not_belong_together() {
     });
     scene.refuses("another image claimed", Reject::ImageMismatch, |s| s.vm_claims.image_id = d);
     scene.refuses("another descriptor", Reject::ImageMismatch, |s| s.descriptor = b"{}".to_vec());
-    scene.refuses("another launch claimed", Reject::LaunchMismatch, |s| s.vm_claims.launch_digest = d);
-    scene.refuses("open box claimed", Reject::LaunchMismatch, |s| s.vm_claims.box_kind = BoxKind::Open);
+    scene.refuses("another launch claimed", Reject::LaunchMismatch, |s| {
+        s.vm_claims.launch_digest = d
+    });
+    scene.refuses("open box claimed", Reject::LaunchMismatch, |s| {
+        s.vm_claims.box_kind = BoxKind::Open
+    });
     scene.refuses("another instance", Reject::LaunchMismatch, |s| {
         s.vm_claims.instance_id = InstanceId([0; 16]);
     });
     scene.refuses("another incarnation", Reject::LaunchMismatch, |s| s.vm_claims.incarnation = 2);
-    scene.refuses("closed box with a debugger", Reject::LaunchMismatch, |s| s.vm_claims.debug = true);
+    scene.refuses("closed box with a debugger", Reject::LaunchMismatch, |s| {
+        s.vm_claims.debug = true
+    });
     scene.refuses("claims of version 2", Reject::UnsupportedVersion, |s| s.vm_claims.version = 2);
-    scene.refuses("host claims of version 2", Reject::UnsupportedVersion, |s| s.host_claims.version = 2);
+    scene.refuses("host claims of version 2", Reject::UnsupportedVersion, |s| {
+        s.host_claims.version = 2
+    });
     scene.refuses("another monitor version", Reject::LaunchMismatch, |s| {
         s.host_claims.monitor_version = "0.2.0".into();
     });
@@ -392,38 +415,63 @@ fn refuses_evidence_altered_on_the_way() {
     let scene = &mut Scene::good();
     let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
     scene.refuses_altered("nonce", Reject::NonceMismatch, |e| e.nonce.0[0] ^= 1);
-    scene.refuses_altered("runtime data", Reject::ReportDataMismatch, |e| flip(&mut e.runtime_data));
+    scene
+        .refuses_altered("runtime data", Reject::ReportDataMismatch, |e| flip(&mut e.runtime_data));
     scene.refuses_altered("vAK", Reject::BadKey, |e| flip(&mut e.vm.vak_public));
     scene.refuses_altered("vAK cut", Reject::Malformed, |e| {
         e.vm.vak_public.pop();
     });
     scene.refuses_altered("VM attest", Reject::BadSignature, |e| flip(&mut e.vm.quote.attest));
-    scene.refuses_altered("VM signature", Reject::BadSignature, |e| flip(&mut e.vm.quote.signature));
-    scene.refuses_altered("VM register", Reject::PcrDigestMismatch, |e| e.vm.quote.pcrs[0].digest.0[0] ^= 1);
-    scene.refuses_altered("VM register's index", Reject::SelectionMismatch, |e| e.vm.quote.pcrs[1].index = 5);
+    scene
+        .refuses_altered("VM signature", Reject::BadSignature, |e| flip(&mut e.vm.quote.signature));
+    scene.refuses_altered("VM register", Reject::PcrDigestMismatch, |e| {
+        e.vm.quote.pcrs[0].digest.0[0] ^= 1
+    });
+    scene.refuses_altered("VM register's index", Reject::SelectionMismatch, |e| {
+        e.vm.quote.pcrs[1].index = 5
+    });
     scene.refuses_altered("VM log", Reject::ReplayMismatch, |e| e.vm.quote.event_log[80] ^= 1);
     scene.refuses_altered("VM log cut", Reject::Malformed, |e| {
         e.vm.quote.event_log.pop();
     });
     scene.refuses_altered("host key name", Reject::HostMismatch, |e| e.host.hak_name.0[5] ^= 1);
-    scene.refuses_altered("host claims", Reject::HostBindingMismatch, |e| flip(&mut e.host.host_claims));
-    scene.refuses_altered("VM claims", Reject::HostBindingMismatch, |e| flip(&mut e.host.vm_claims));
+    scene.refuses_altered("host claims", Reject::HostBindingMismatch, |e| {
+        flip(&mut e.host.host_claims)
+    });
+    scene
+        .refuses_altered("VM claims", Reject::HostBindingMismatch, |e| flip(&mut e.host.vm_claims));
     scene.refuses_altered("host attest", Reject::BadSignature, |e| flip(&mut e.host.quote.attest));
-    scene.refuses_altered("host signature", Reject::BadSignature, |e| flip(&mut e.host.quote.signature));
-    scene.refuses_altered("host signature RSAPSS", Reject::SchemeMismatch, |e| e.host.quote.signature[1] = 0x16);
+    scene.refuses_altered("host signature", Reject::BadSignature, |e| {
+        flip(&mut e.host.quote.signature)
+    });
+    scene.refuses_altered("host signature RSAPSS", Reject::SchemeMismatch, |e| {
+        e.host.quote.signature[1] = 0x16
+    });
     scene.refuses_altered("host signature RSASSA", Reject::SchemeMismatch, |e| {
         e.host.quote.signature = vec![0, 0x14, 0, 0x0b, 0, 1, 1];
     });
-    scene.refuses_altered("host signature SHA-384", Reject::SchemeMismatch, |e| e.host.quote.signature[3] = 0x0c);
-    scene.refuses_altered("host signature hash", Reject::WeakHash, |e| e.host.quote.signature[3] = 0x04);
-    scene.refuses_altered("host register", Reject::PcrDigestMismatch, |e| e.host.quote.pcrs[4].digest.0[0] ^= 1);
-    scene.refuses_altered("host register left out", Reject::SelectionMismatch, |e| drop(e.host.quote.pcrs.pop()));
+    scene.refuses_altered("host signature SHA-384", Reject::SchemeMismatch, |e| {
+        e.host.quote.signature[3] = 0x0c
+    });
+    scene.refuses_altered("host signature hash", Reject::WeakHash, |e| {
+        e.host.quote.signature[3] = 0x04
+    });
+    scene.refuses_altered("host register", Reject::PcrDigestMismatch, |e| {
+        e.host.quote.pcrs[4].digest.0[0] ^= 1
+    });
+    scene.refuses_altered("host register left out", Reject::SelectionMismatch, |e| {
+        e.host.quote.pcrs.pop();
+    });
     scene.refuses_altered("host log", Reject::ReplayMismatch, |e| e.host.quote.event_log[80] ^= 1);
     scene.refuses_altered("host log empty", Reject::Malformed, |e| e.host.quote.event_log.clear());
     scene.refuses_altered("index", Reject::BadInclusion, |e| e.host.inclusion.index = 1);
     scene.refuses_altered("tree size", Reject::BadInclusion, |e| e.host.inclusion.size = 2);
-    scene.refuses_altered("path", Reject::BadInclusion, |e| e.host.inclusion.path.push(Digest::ZERO));
-    scene.refuses_altered("launch record", Reject::LaunchMismatch, |e| flip(&mut e.host.launch_record));
+    scene.refuses_altered("path", Reject::BadInclusion, |e| {
+        e.host.inclusion.path.push(Digest::ZERO)
+    });
+    scene.refuses_altered("launch record", Reject::LaunchMismatch, |e| {
+        flip(&mut e.host.launch_record)
+    });
     scene.refuses_altered("descriptor", Reject::ImageMismatch, |e| flip(&mut e.host.descriptor));
     scene.refuses_altered("quotes swapped", Reject::BadSignature, |e| {
         std::mem::swap(&mut e.host.quote, &mut e.vm.quote);
@@ -445,9 +493,7 @@ fn refuses_a_vm_of_another_host() {
 fn refuses_an_event_relabelled_but_accepts_what_nobody_measures() {
     let scene = &mut Scene::good();
     // The type of the kernel's event: claimed, so the digest is no longer looked for among applications.
-    let at = |log: &[u8], kind: u32| {
-        log.windows(4).position(|w| w == kind.to_le_bytes()).unwrap()
-    };
+    let at = |log: &[u8], kind: u32| log.windows(4).position(|w| w == kind.to_le_bytes()).unwrap();
     scene.refuses_altered("application as an action", Reject::HostNotRecognised, |e| {
         let log = &mut e.host.quote.event_log;
         let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
@@ -472,7 +518,8 @@ fn refuses_hosts_whose_boot_differs() {
     let find = |events: &[Event], pcr, kind| {
         events.iter().rposition(|(p, k, ..)| (*p, *k) == (pcr, kind)).unwrap()
     };
-    let cases: &[(&str, &str, &dyn Fn(&mut Vec<Event>))] = &[
+    type Change<'a> = &'a dyn Fn(&mut Vec<Event>);
+    let cases: &[(&str, &str, Change<'_>)] = &[
         ("another initrd", "host initrd", &|e| {
             let at = find(e, 9, EventType::EVENT_TAG);
             e[at].2 = Digest([0xee; 32]);
@@ -519,7 +566,8 @@ fn refuses_hosts_whose_boot_differs() {
         assert_eq!(&row.what, what, "{name}");
         assert!(refusal.explanation.contains(what), "{name}: {refusal}");
     }
-    let separators = differing(&|e| e.push((3, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4])));
+    let separators =
+        differing(&|e| e.push((3, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4])));
     assert_eq!(separators.reject, Reject::SeparatorInvalid);
 }
 
@@ -572,7 +620,8 @@ fn refuses_what_the_verifier_holds_against_it() {
     check("clock", judge(&evidence, &later, &references), Reject::ClockRegress);
     let later = EnrolledHost { last_restart_count: clock.restart_count + 1, ..good.clone() };
     check("restarts", judge(&evidence, &later, &references), Reject::ClockRegress);
-    let later = EnrolledHost { last_reset_count: clock.reset_count + 1, last_clock: 0, ..good.clone() };
+    let later =
+        EnrolledHost { last_reset_count: clock.reset_count + 1, last_clock: 0, ..good.clone() };
     check("resets", judge(&evidence, &later, &references), Reject::ClockRegress);
     let rebooted = EnrolledHost {
         last_reset_count: clock.reset_count - 1,
@@ -603,8 +652,7 @@ fn refuses_replayed_consumption() {
     assert_eq!((received.nonce(), received.hak_name()), (&NONCE, &scene.hak.1.name()));
     let other = ConsumedNonce::assert_consumed(Nonce([0; 32]));
     let reader = |_: &[u8]| Ok(IMAGE);
-    let verdict =
-        appraise(received, other, &scene.enrolled(), AUDIENCE, &[reference()], &reader);
+    let verdict = appraise(received, other, &scene.enrolled(), AUDIENCE, &[reference()], &reader);
     check("another nonce consumed", verdict, Reject::NonceMismatch);
 }
 
@@ -632,12 +680,19 @@ fn the_first_quote_of_an_enrolment_verifies_and_nothing_else_does() {
     };
     assert_eq!(verify(&NONCE, &claims, &part), Ok(ak.name()));
     assert_eq!(verify(&Nonce([0; 32]), &claims, &part), Err(Reject::NonceMismatch));
-    assert_eq!(verify(&NONCE, &[claims.clone(), vec![0]].concat(), &part), Err(Reject::NonceMismatch));
+    assert_eq!(
+        verify(&NONCE, &[claims.clone(), vec![0]].concat(), &part),
+        Err(Reject::NonceMismatch)
+    );
     let logless = QuotePart { event_log: LogBuilder::new().finish(), ..part.clone() };
     assert_eq!(verify(&NONCE, &claims, &logless), Err(Reject::ReplayMismatch));
     // A quote made for an attestation does not complete an enrolment.
     let attestation = scene.evidence(&scene.draft()).host;
-    let verdict =
-        enroll::verify_first_quote(&scene.hak.1, &NONCE, &attestation.host_claims, &attestation.quote);
+    let verdict = enroll::verify_first_quote(
+        &scene.hak.1,
+        &NONCE,
+        &attestation.host_claims,
+        &attestation.quote,
+    );
     assert_eq!(verdict.map(drop).unwrap_err(), Reject::NonceMismatch);
 }

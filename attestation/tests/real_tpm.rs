@@ -20,7 +20,12 @@ fn quote(tpm: &mut Swtpm, ak: u32, qualifying: &[u8], pcrs: &[u8]) -> QuotePart 
     QuotePart { attest, signature, pcrs: tpm.pcrs(pcrs), event_log: vec![] }
 }
 
-fn verify(part: &QuotePart, ak: &Public, extra: &Digest, pcrs: &[u8]) -> Result<QuotedPcrs, Reject> {
+fn verify(
+    part: &QuotePart,
+    ak: &Public,
+    extra: &Digest,
+    pcrs: &[u8],
+) -> Result<QuotedPcrs, Reject> {
     ReceivedQuote::new(part).authenticate(ak)?.bind(extra, Reject::NonceMismatch)?.pcrs(pcrs)
 }
 
@@ -166,11 +171,19 @@ fn activates(tpm: &mut Swtpm, ek_template: &[u8]) {
     assert_eq!(enroll::check_ak(&ek), Err(Reject::BadAkAttributes));
     for n in 0..4 {
         let credential = make_credential(&ek, &ak.name(), &[5; 32], &[n; 64]).unwrap();
-        assert_eq!(activate(tpm, ak_handle, ek_handle, &credential).as_deref(), Ok([5; 32].as_slice()));
+        assert_eq!(
+            activate(tpm, ak_handle, ek_handle, &credential).as_deref(),
+            Ok([5; 32].as_slice())
+        );
     }
 }
 
-fn activate(tpm: &mut Swtpm, ak: u32, ek: u32, credential: &Credential) -> Result<Vec<u8>, TpmError> {
+fn activate(
+    tpm: &mut Swtpm,
+    ak: u32,
+    ek: u32,
+    credential: &Credential,
+) -> Result<Vec<u8>, TpmError> {
     let session = response::start_session(&tpm.send(&command::start_policy_session(&[1; 16])))?;
     response::ok(&tpm.send(&command::policy_secret_endorsement(session)))?;
     let (blob, secret) = (&credential.blob[2..], &credential.encrypted_secret[2..]);

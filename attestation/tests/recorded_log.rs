@@ -59,8 +59,10 @@ fn event_data_is_told_from_what_was_measured() {
 #[test]
 fn one_flipped_digest_replays_elsewhere() {
     let good = event_log::parse(LOG).unwrap();
-    let initrd = Digest::from_hex("15ae915057a63bb14aa050e0cf0da2f3781561dface556ec0af9718a91a236e6");
-    let at = LOG.windows(32).position(|w| Some(w) == initrd.as_ref().map(Digest::as_bytes)).unwrap();
+    let initrd =
+        Digest::from_hex("15ae915057a63bb14aa050e0cf0da2f3781561dface556ec0af9718a91a236e6");
+    let at =
+        LOG.windows(32).position(|w| Some(w) == initrd.as_ref().map(Digest::as_bytes)).unwrap();
     let mut bytes = LOG.to_vec();
     bytes.get_mut(at).map(|b| *b ^= 1).unwrap();
     let altered = event_log::parse(&bytes).unwrap();

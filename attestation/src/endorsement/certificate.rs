@@ -71,7 +71,11 @@ impl<'a> Certificate<'a> {
         let signs = self.key_usage()?.is_none_or(KeyUsage::key_cert_sign);
         let (now, validity) = (timestamp(now)?, self.0.validity());
         let valid = validity.not_before.timestamp() <= now && now <= validity.not_after.timestamp();
-        if constraints.ca && long_enough && signs && valid { Ok(()) } else { Err(Reject::BadEkCert) }
+        if constraints.ca && long_enough && signs && valid {
+            Ok(())
+        } else {
+            Err(Reject::BadEkCert)
+        }
     }
 
     /// Verifies this certificate's signature by the issuer's key.
@@ -81,9 +85,15 @@ impl<'a> Certificate<'a> {
         let algorithm = self.0.signature_algorithm.algorithm.to_id_string();
         let verified = match (algorithm.as_str(), issuer.key()?) {
             ("1.2.840.113549.1.1.5" | "1.2.840.10045.4.1", _) => return Err(Reject::WeakHash),
-            ("1.2.840.113549.1.1.11", Key::Rsa(key)) => rsa::<sha2::Sha256>(*key, message, signature),
-            ("1.2.840.113549.1.1.12", Key::Rsa(key)) => rsa::<sha2::Sha384>(*key, message, signature),
-            ("1.2.840.113549.1.1.13", Key::Rsa(key)) => rsa::<sha2::Sha512>(*key, message, signature),
+            ("1.2.840.113549.1.1.11", Key::Rsa(key)) => {
+                rsa::<sha2::Sha256>(*key, message, signature)
+            }
+            ("1.2.840.113549.1.1.12", Key::Rsa(key)) => {
+                rsa::<sha2::Sha384>(*key, message, signature)
+            }
+            ("1.2.840.113549.1.1.13", Key::Rsa(key)) => {
+                rsa::<sha2::Sha512>(*key, message, signature)
+            }
             ("1.2.840.10045.4.3.2", key) => ecdsa(&key, &sha2::Sha256::digest(message), signature),
             ("1.2.840.10045.4.3.3", key) => ecdsa(&key, &sha2::Sha384::digest(message), signature),
             ("1.2.840.10045.4.3.4", key) => ecdsa(&key, &sha2::Sha512::digest(message), signature),
@@ -102,12 +112,12 @@ impl<'a> Certificate<'a> {
             "1.2.840.10045.2.1" => {
                 let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
                 match curve.map(|oid| oid.to_id_string()).as_deref() {
-                    Some("1.2.840.10045.3.1.7") => {
-                        p256::PublicKey::from_sec1_bytes(bytes).map(Key::P256).map_err(|_| Reject::BadKey)
-                    }
-                    Some("1.3.132.0.34") => {
-                        p384::PublicKey::from_sec1_bytes(bytes).map(Key::P384).map_err(|_| Reject::BadKey)
-                    }
+                    Some("1.2.840.10045.3.1.7") => p256::PublicKey::from_sec1_bytes(bytes)
+                        .map(Key::P256)
+                        .map_err(|_| Reject::BadKey),
+                    Some("1.3.132.0.34") => p384::PublicKey::from_sec1_bytes(bytes)
+                        .map(Key::P384)
+                        .map_err(|_| Reject::BadKey),
                     _ => Err(Reject::WeakKey),
                 }
             }
@@ -131,7 +141,9 @@ impl<'a> Certificate<'a> {
                 .flat_map(|name| name.iter_attributes())
                 .find(|attribute| attribute.attr_type().to_id_string() == oid)
                 .and_then(|attribute| attribute.as_str().ok())
-                .filter(|text| text.len() <= ATTRIBUTE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b)))
+                .filter(|text| {
+                    text.len() <= ATTRIBUTE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+                })
                 .map(str::to_owned)
                 .ok_or(Reject::BadEkCert)
         };

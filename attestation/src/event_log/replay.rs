@@ -28,9 +28,8 @@ impl EventLog {
     pub fn check_separators(&self) -> Result<(), (u8, Reject)> {
         for pcr in 0..8 {
             let mut separators = self.of_pcr(pcr).filter(|e| e.kind == EventType::SEPARATOR);
-            let valid = separators
-                .next()
-                .is_some_and(|e| e.data == SEPARATOR && e.data_is_measured());
+            let valid =
+                separators.next().is_some_and(|e| e.data == SEPARATOR && e.data_is_measured());
             if !valid || separators.next().is_some() {
                 return Err((pcr, Reject::SeparatorInvalid));
             }

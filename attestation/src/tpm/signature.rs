@@ -44,10 +44,9 @@ impl Signature {
                 r: r.tpm2b(SCALAR_MAX)?.to_vec(),
                 s: r.tpm2b(SCALAR_MAX)?.to_vec(),
             },
-            alg::RSASSA => Self::RsaSsa {
-                hash: Hash::read(&mut r)?,
-                signature: r.tpm2b(RSA_MAX)?.to_vec(),
-            },
+            alg::RSASSA => {
+                Self::RsaSsa { hash: Hash::read(&mut r)?, signature: r.tpm2b(RSA_MAX)?.to_vec() }
+            }
             _ => return Err(Reject::SchemeMismatch),
         };
         r.finish()?;
