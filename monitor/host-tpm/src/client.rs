@@ -67,10 +67,14 @@ impl HostTpm {
             other => return Err(unexpected(&other)),
         };
         let ak_name = Public::parse(&ak_public)
-            .map_err(|e| HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() })?
+            .map_err(|e| HostTpmError::Tpm {
+                what: "making the host key".into(),
+                reason: e.to_string(),
+            })?
             .name();
         let (queue, jobs) = channel();
-        let owner = Owner { link, jobs, event_log: event_log.to_owned(), claims: Arc::new(Vec::new) };
+        let owner =
+            Owner { link, jobs, event_log: event_log.to_owned(), claims: Arc::new(Vec::new) };
         thread::Builder::new()
             .name("host-tpm".into())
             .spawn(move || owner.run())

@@ -44,10 +44,16 @@ impl HostTpmError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::BadTcti(_) => "use `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`",
-            Self::UnixTcti => "start swtpm with `--server type=tcp,port=2321` and `--ctrl type=tcp,port=2322`, and use `swtpm:host=127.0.0.1,port=2321`",
+            Self::UnixTcti => {
+                "start swtpm with `--server type=tcp,port=2321` and `--ctrl type=tcp,port=2322`, and use `swtpm:host=127.0.0.1,port=2321`"
+            }
             Self::Open(_) => "check that the TPM exists and that the monitor may open it",
-            Self::EventLog { .. } => "boot with UEFI measured boot and mount securityfs, or name the log with --host-event-log",
-            Self::Tpm { .. } | Self::UnstablePcrs | Self::Keeper(_) => "see the monitor's log; restart the monitor if it persists",
+            Self::EventLog { .. } => {
+                "boot with UEFI measured boot and mount securityfs, or name the log with --host-event-log"
+            }
+            Self::Tpm { .. } | Self::UnstablePcrs | Self::Keeper(_) => {
+                "see the monitor's log; restart the monitor if it persists"
+            }
         }
     }
 

@@ -75,8 +75,19 @@ mod tests {
 
     #[test]
     fn refuses_what_would_mean_a_default() {
-        for text in ["swtpm", "swtpm:", "swtpm:port=2321", "swtpm:host=,port=1", "swtpm:host=a,port=0",
-            "device", "device:", "device:dev/tpm0", "mssim:host=a,port=1", "cmd:nc", ""] {
+        for text in [
+            "swtpm",
+            "swtpm:",
+            "swtpm:port=2321",
+            "swtpm:host=,port=1",
+            "swtpm:host=a,port=0",
+            "device",
+            "device:",
+            "device:dev/tpm0",
+            "mssim:host=a,port=1",
+            "cmd:nc",
+            "",
+        ] {
             check(text, Err(HostTpmError::BadTcti(text.into())));
         }
     }

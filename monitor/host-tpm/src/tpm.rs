@@ -1,10 +1,10 @@
 //! The TPM itself, through tss-esapi. Lives in the keeper process.
 
+use coffer_attestation::Digest;
 use coffer_attestation::evidence::PcrValue;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::pcr::HOST_SELECTION;
 use coffer_attestation::tpm::template;
-use coffer_attestation::Digest;
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::attributes::SessionAttributesBuilder;
@@ -22,9 +22,12 @@ use tss_esapi::traits::{Marshall, UnMarshall};
 use crate::Tcti;
 use crate::wire::{Identity, Quoted};
 
+/// Gives TPMT_PUBLIC bytes to make a primary from.
+type Template = fn() -> Vec<u8>;
+
 /// NV indices of EK certificates and the templates they are for, in the order tried (EK Credential Profile
 /// 2.6, 2.2.1.4 and 2.2.1.5): RSA-2048, then ECC P-256.
-const EK_CERTIFICATES: [(u32, fn() -> Vec<u8>); 2] =
+const EK_CERTIFICATES: [(u32, Template); 2] =
     [(0x01c0_0002, template::ek_rsa2048), (0x01c0_000a, template::ek_p256)];
 /// First NV index of the EK certificate chain and how many are looked at (2.2.1.5.2 gives 256; chains seen
 /// fill one to four).
@@ -104,7 +107,12 @@ impl OpenTpm {
         activated
     }
 
-    fn activate_with(&mut self, ek: KeyHandle, blob: IdObject, secret: EncryptedSecret) -> Result<Vec<u8>> {
+    fn activate_with(
+        &mut self,
+        ek: KeyHandle,
+        blob: IdObject,
+        secret: EncryptedSecret,
+    ) -> Result<Vec<u8>> {
         let session = self.endorsement_session()?;
         let ak = self.ak;
         let sessions = (Some(AuthSession::Password), Some(session), None);
@@ -114,7 +122,8 @@ impl OpenTpm {
             .at("ActivateCredential");
         // A policy session ends with its use; after a failure it is still there and would fill the TPM.
         if activated.is_err() {
-            let _ = self.context.flush_context(tss_esapi::handles::SessionHandle::from(session).into());
+            let _ =
+                self.context.flush_context(tss_esapi::handles::SessionHandle::from(session).into());
         }
         Ok(activated?.value().to_vec())
     }
@@ -151,7 +160,7 @@ impl OpenTpm {
         Ok(session)
     }
 
-    fn ek_certificate(&mut self) -> Result<(Vec<u8>, fn() -> Vec<u8>)> {
+    fn ek_certificate(&mut self) -> Result<(Vec<u8>, Template)> {
         let mut failure = None;
         for (index, template) in EK_CERTIFICATES {
             match self.read_nv(index) {
@@ -166,7 +175,9 @@ impl OpenTpm {
         let what = "reading the EK certificate";
         let index = NvIndexTpmHandle::new(index).at(what)?;
         self.context
-            .execute_with_session(Some(AuthSession::Password), |c| nv::read_full(c, NvAuth::Owner, index))
+            .execute_with_session(Some(AuthSession::Password), |c| {
+                nv::read_full(c, NvAuth::Owner, index)
+            })
             .at(what)
     }
 
@@ -180,8 +191,9 @@ impl OpenTpm {
                 return Err(TpmFailure::Refused("PCR_Read", reason));
             }
             for (index, digest) in indices.iter().zip(digests.value()) {
-                let digest = Digest::from_slice(digest.value())
-                    .ok_or_else(|| TpmFailure::Refused("PCR_Read", "a digest of odd length".into()))?;
+                let digest = Digest::from_slice(digest.value()).ok_or_else(|| {
+                    TpmFailure::Refused("PCR_Read", "a digest of odd length".into())
+                })?;
                 values.push(PcrValue { index: *index, digest });
             }
         }

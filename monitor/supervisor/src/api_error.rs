@@ -78,7 +78,8 @@ impl From<EnrollError> for ApiError {
             EnrollError::Tpm(_) => StatusCode::SERVICE_UNAVAILABLE,
             EnrollError::Malformed | EnrollError::NotForUs => StatusCode::BAD_REQUEST,
         };
-        Self::new(status, error.code(), error.to_string()).hint("start the enrolment again with a fresh token")
+        Self::new(status, error.code(), error.to_string())
+            .hint("start the enrolment again with a fresh token")
     }
 }
 
@@ -86,8 +87,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let request_id = uuid::Uuid::new_v4().simple().to_string();
         tracing::warn!(%request_id, code = self.code, "{}", self.message);
-        let body =
-            ErrorBody { code: self.code.into(), message: self.message, hint: self.hint, request_id };
+        let body = ErrorBody {
+            code: self.code.into(),
+            message: self.message,
+            hint: self.hint,
+            request_id,
+        };
         (self.status, Json(body)).into_response()
     }
 }

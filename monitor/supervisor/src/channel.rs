@@ -102,7 +102,9 @@ struct Slot(Arc<AtomicUsize>);
 
 impl Slot {
     fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < CONNECTIONS_MAX).then_some(n + 1));
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+            (n < CONNECTIONS_MAX).then_some(n + 1)
+        });
         taken.ok().map(|_| Self(Arc::clone(open)))
     }
 }

@@ -132,17 +132,25 @@ pub struct Config {
 impl ServeArgs {
     /// Checks the flags.
     pub fn resolve(self) -> Result<Config, ConfigError> {
-        let paths = [("--socket", &self.socket), ("--state", &self.state), ("--images", &self.images)];
+        let paths =
+            [("--socket", &self.socket), ("--state", &self.state), ("--images", &self.images)];
         for (flag, path) in paths {
             absolute(flag, path)?;
         }
-        for (flag, path) in [("--vmm", &self.vmm), ("--swtpm", &self.swtpm), ("--passt", &self.passt)] {
+        for (flag, path) in
+            [("--vmm", &self.vmm), ("--swtpm", &self.swtpm), ("--passt", &self.passt)]
+        {
             absolute(flag, path)?;
             if !path.is_file() {
                 return Err(ConfigError::NoProgram { flag, path: path.clone() });
             }
         }
-        let tcti = self.tcti.as_deref().map(str::parse).transpose()?.or_else(|| default_tcti(self.profile));
+        let tcti = self
+            .tcti
+            .as_deref()
+            .map(str::parse)
+            .transpose()?
+            .or_else(|| default_tcti(self.profile));
         if self.profile == Profile::Sealed && tcti.as_ref().is_none_or(Tcti::is_software) {
             return Err(ConfigError::SoftwareTpm);
         }
@@ -162,7 +170,11 @@ impl ServeArgs {
 }
 
 fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
-    if path.is_absolute() { Ok(()) } else { Err(ConfigError::NotAbsolute { flag, path: path.into() }) }
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        Err(ConfigError::NotAbsolute { flag, path: path.into() })
+    }
 }
 
 /// A sealed host always asks for its TPM, so that its absence is an error; a developer's may have none.

@@ -5,8 +5,9 @@
 
 use coffer_attestation::tpm::public::{Key, Public};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SignatureAlgorithm,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -48,7 +49,8 @@ impl VtpmAuthority {
         params.not_before = now - Duration::hours(1);
         params.not_after = now + Duration::days(365);
         params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_CERTIFICATE_USAGE.to_vec())];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::Other(EK_CERTIFICATE_USAGE.to_vec())];
         params.use_authority_key_identifier_extension = true;
         let mut name = CustomExtension::from_oid_content(SUBJECT_ALT_NAME, directory_name());
         name.set_criticality(true);

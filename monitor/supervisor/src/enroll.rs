@@ -1,6 +1,8 @@
 //! The host's side of enrolment (SPEC 7.1): show the TPM, activate the credential, make the first quote.
 
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson};
+use coffer_attestation::protocol::{
+    EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson,
+};
 use coffer_attestation::{Reject, binding, enroll};
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use zeroize::Zeroizing;
@@ -55,7 +57,9 @@ impl EnrollError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Malformed => "bad-request",
-            Self::Tpm(HostTpmError::Tpm { what, .. }) if what == "ActivateCredential" => Reject::ActivationFailed.code(),
+            Self::Tpm(HostTpmError::Tpm { what, .. }) if what == "ActivateCredential" => {
+                Reject::ActivationFailed.code()
+            }
             Self::NotForUs => Reject::ActivationFailed.code(),
             Self::Tpm(_) => Reject::HostTpmFailed.code(),
         }

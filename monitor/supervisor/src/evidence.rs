@@ -47,7 +47,8 @@ pub fn host_part(
     report_data: Digest,
 ) -> Result<HostPart, HostTpmError> {
     let vm_claims = vm.claims(report_data).encode();
-    let Batched { quote, host_claims, inclusion } = host_tpm.attest(binding::vm_leaf(nonce, &vm_claims))?;
+    let Batched { quote, host_claims, inclusion } =
+        host_tpm.attest(binding::vm_leaf(nonce, &vm_claims))?;
     Ok(HostPart {
         hak_name: host_tpm.ak_name(),
         host_claims,

@@ -87,7 +87,8 @@ fn nested_paging() -> &'static str {
 
 /// The bracketed one of `none [integrity] confidentiality`; `none` where the kernel has no lockdown.
 fn lockdown(text: &str) -> String {
-    let current = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
+    let current =
+        text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
     match current {
         Some(mode @ ("integrity" | "confidentiality")) => mode.to_owned(),
         _ => "none".to_owned(),
@@ -96,7 +97,8 @@ fn lockdown(text: &str) -> String {
 
 /// An IOMMU is active when devices are in groups.
 fn iommu() -> bool {
-    fs::read_dir(Path::new("/sys/kernel/iommu_groups")).is_ok_and(|mut groups| groups.next().is_some())
+    fs::read_dir(Path::new("/sys/kernel/iommu_groups"))
+        .is_ok_and(|mut groups| groups.next().is_some())
 }
 
 fn boot_id() -> [u8; 16] {

@@ -30,7 +30,8 @@ fn locate(store: &Path, name: &str) -> Result<PathBuf, LaunchError> {
         return Ok(name.into());
     }
     // One plain component: a name can neither climb out of the store nor hide.
-    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/') && !name.contains('\0');
+    let plain =
+        !name.is_empty() && !name.starts_with('.') && !name.contains('/') && !name.contains('\0');
     let path = store.join(name);
     if plain && path.exists() { Ok(path) } else { Err(LaunchError::ImageNotFound(name.to_owned())) }
 }
@@ -38,7 +39,9 @@ fn locate(store: &Path, name: &str) -> Result<PathBuf, LaunchError> {
 /// What a layout's fault means to a launch.
 fn refusal(error: LayoutError) -> LaunchError {
     let reject = match &error {
-        LayoutError::Open { path, .. } => return LaunchError::ImageNotFound(path.display().to_string()),
+        LayoutError::Open { path, .. } => {
+            return LaunchError::ImageNotFound(path.display().to_string());
+        }
         LayoutError::Missing { .. } => Reject::BlobMissing,
         LayoutError::Size { what, .. } => of_part(what).unwrap_or(Reject::BlobMissing),
         LayoutError::Digest { .. } => Reject::BadDescriptor,

@@ -100,7 +100,8 @@ fn live() -> anyhow::Result<()> {
 
 fn read_config() -> anyhow::Result<HostConfig> {
     let text = fs::read(HOST_CONFIG).with_context(|| format!("cannot read `{HOST_CONFIG}`"))?;
-    let config: HostConfig = serde_json::from_slice(&text).with_context(|| format!("`{HOST_CONFIG}` is not acceptable"))?;
+    let config: HostConfig = serde_json::from_slice(&text)
+        .with_context(|| format!("`{HOST_CONFIG}` is not acceptable"))?;
     if config.version != 1 {
         bail!("`{HOST_CONFIG}` has version {}, this build knows 1", config.version);
     }
@@ -130,7 +131,9 @@ fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
 fn serve_command(config: &HostConfig) -> Vec<String> {
     let tcti = config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0");
     let mut command: Vec<String> =
-        [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti].map(str::to_owned).into();
+        [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti]
+            .map(str::to_owned)
+            .into();
     if let Some(address) = config.listen {
         command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
     }

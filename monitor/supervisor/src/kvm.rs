@@ -27,10 +27,9 @@ pub fn open() -> Result<File, KvmUnusable> {
 }
 
 fn has_extension(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
+    cpuinfo.lines().find(|line| line.starts_with("flags")).is_some_and(|flags| {
+        flags.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+    })
 }
 
 #[cfg(test)]

@@ -60,7 +60,8 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
-    let events: Vec<(u8, Digest)> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
+    let events: Vec<(u8, Digest)> =
+        log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
     let (vtpm, tpm_channel) = vtpm.measure(&events, &record)?.seal()?;
     clock.mark("measure");
 
@@ -77,11 +78,16 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
             descriptor: layout.descriptor_bytes().to_vec(),
         },
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        clock: { clock.mark("spawn"); clock },
+        clock: {
+            clock.mark("spawn");
+            clock
+        },
     }));
     let control = start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)?;
     vm.wait_for_launch(RUN_PATIENCE);
-    if let Err(error) = launched(&vm).and_then(|()| reservation.enter(Arc::clone(&vm), control.clone())) {
+    if let Err(error) =
+        launched(&vm).and_then(|()| reservation.enter(Arc::clone(&vm), control.clone()))
+    {
         vm.note_kill();
         control.kill();
         vm.wait_for_end(RUN_PATIENCE);
@@ -112,14 +118,18 @@ fn prepare(
     files: coffer_image::layout::ImageFiles,
     clock: &mut LaunchClock,
 ) -> Prepared {
-    let failed = || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
+    let failed =
+        || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
         let passt = Passt::spawn(&host.config.passt, &plan.network, &plan.publish)?;
         Ok(Processes { kvm, vmm, passt })
     });
     clock.mark("open");
-    let unusable = matches!(processes, Err(LaunchError::Kvm(KvmUnusable::Device(_) | KvmUnusable::NoExtension)));
+    let unusable = matches!(
+        processes,
+        Err(LaunchError::Kvm(KvmUnusable::Device(_) | KvmUnusable::NoExtension))
+    );
     thread::scope(|scope| {
         let vtpm = scope.spawn(|| {
             // No guest will ever use it.
@@ -134,14 +144,14 @@ fn prepare(
 }
 
 fn make_vtpm(host: &Host, directory: &VmDir) -> Result<Certified, LaunchError> {
-    let config = SwtpmConfig { program: host.config.swtpm.clone(), state: directory.path().join("vtpm") };
+    let config =
+        SwtpmConfig { program: host.config.swtpm.clone(), state: directory.path().join("vtpm") };
     let swtpm = Swtpm::spawn(&config)?;
     directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
     let keyed = swtpm.initialise()?.make_keys()?;
-    let certificate = host
-        .authority
-        .certify(&keyed.keys().ek)
-        .map_err(|e| LaunchError::System { what: "certifying the vEK", source: std::io::Error::other(e) })?;
+    let certificate = host.authority.certify(&keyed.keys().ek).map_err(|e| {
+        LaunchError::System { what: "certifying the vEK", source: std::io::Error::other(e) }
+    })?;
     Ok(keyed.certify(&certificate)?)
 }
 
@@ -161,7 +171,9 @@ impl Boot {
         cmdline: &Blob,
         disks: Vec<Blob>,
     ) -> Result<Self, LaunchError> {
-        let cmdline = cmdline.read_all().map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
+        let cmdline = cmdline
+            .read_all()
+            .map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
         let cmdline_digest = Digest::of(&[&cmdline]);
         // An integrity disk is a whole file: its verity superblock is found by offset.
         let disks = disks.into_iter().map(|disk| disk.into_file().0).collect();
@@ -173,13 +185,20 @@ impl Boot {
         let parts = [
             ("kernel", Reject::KernelDigest, self.kernel.digest(), descriptor.kernel.digest.0),
             ("initrd", Reject::InitrdDigest, self.initrd.digest(), descriptor.initrd.digest.0),
-            ("command line", Reject::CmdlineDigest, self.cmdline_digest, descriptor.cmdline.digest.0),
+            (
+                "command line",
+                Reject::CmdlineDigest,
+                self.cmdline_digest,
+                descriptor.cmdline.digest.0,
+            ),
         ];
         for (what, reject, found, expected) in parts {
             if found != expected {
                 return Err(LaunchError::Refused {
                     reject,
-                    detail: format!("the {what} has digest sha256:{found}, the descriptor names sha256:{expected}"),
+                    detail: format!(
+                        "the {what} has digest sha256:{found}, the descriptor names sha256:{expected}"
+                    ),
                     hint: "the image was changed after it was built; fetch or build it again",
                 });
             }
@@ -263,7 +282,9 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
             let detail = info.detail.unwrap_or_else(|| "it ended before it ran".into());
             let reason = info.reason.unwrap_or_default();
             Err(match Reject::from_code(&reason) {
-                Some(reject) => LaunchError::Refused { reject, detail, hint: "see the monitor's log" },
+                Some(reject) => {
+                    LaunchError::Refused { reject, detail, hint: "see the monitor's log" }
+                }
                 None if reason == NETWORK_FAILED => LaunchError::Network(detail),
                 None => LaunchError::Vmm(detail),
             })
@@ -274,7 +295,9 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
 
 fn instance_id() -> Result<InstanceId, LaunchError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|e| LaunchError::System { what: "random numbers", source: std::io::Error::other(e) })?;
+    getrandom::fill(&mut id).map_err(|e| LaunchError::System {
+        what: "random numbers",
+        source: std::io::Error::other(e),
+    })?;
     Ok(InstanceId(id))
 }

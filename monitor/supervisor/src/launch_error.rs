@@ -87,16 +87,26 @@ impl LaunchError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused { hint, .. } => hint,
-            Self::ImageNotFound(_) => "give the absolute path of an image layout on the host, or a name in its image store",
+            Self::ImageNotFound(_) => {
+                "give the absolute path of an image layout on the host, or a name in its image store"
+            }
             Self::BadRequest(_) => "see `coffer run --help`",
             Self::NameTaken(_) => "choose another with --name, or remove that VM with `coffer rm`",
             Self::PortInUse(_) => "publish another port, or stop what uses it",
-            Self::Kvm(KvmUnusable::Device(_)) => "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm",
-            Self::Kvm(KvmUnusable::NoExtension) => "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`",
+            Self::Kvm(KvmUnusable::Device(_)) => {
+                "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
+            }
+            Self::Kvm(KvmUnusable::NoExtension) => {
+                "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`"
+            }
             Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host",
-            Self::Network(_) => "check that passt works on this host and that it has a default route",
+            Self::Network(_) => {
+                "check that passt works on this host and that it has a default route"
+            }
             Self::Vmm(_) => "see the monitor's log",
-            Self::State(_) | Self::System { .. } => "check space and permissions of the monitor's state directory",
+            Self::State(_) | Self::System { .. } => {
+                "check space and permissions of the monitor's state directory"
+            }
             Self::ShuttingDown => "try again when the monitor is back",
         }
     }

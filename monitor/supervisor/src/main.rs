@@ -36,7 +36,9 @@ fn main() -> ExitCode {
     // The kernel starts PID 1 as `/init` and hands it words of its command line: none of them is for us.
     let command = if std::process::id() == 1 { Command::Init } else { Arguments::parse().command };
     let result = match command {
-        Command::Serve(args) => args.resolve().map_err(anyhow::Error::from).and_then(|config| Ok(serve::run(config)?)),
+        Command::Serve(args) => {
+            args.resolve().map_err(anyhow::Error::from).and_then(|config| Ok(serve::run(config)?))
+        }
         Command::Init => init::run(),
         Command::HostTpm { tcti } => keep_host_tpm(&tcti),
     };

@@ -1,8 +1,8 @@
 //! A launch's measurements, in the form people and tools read.
 
+use coffer_attestation::Digest;
 use coffer_attestation::event_log::{EventType, VmLog};
 use coffer_attestation::launch::LaunchRecord;
-use coffer_attestation::Digest;
 use coffer_monitor_wire::api::{MeasuredEvent, Measurements};
 
 /// Of a log and the launch record in it.
@@ -29,7 +29,10 @@ fn what(kind: EventType, data: &[u8]) -> String {
 }
 
 fn utf16(data: &[u8]) -> String {
-    let units: Vec<u16> =
-        data.chunks_exact(2).filter_map(|pair| pair.try_into().ok()).map(u16::from_le_bytes).collect();
+    let units: Vec<u16> = data
+        .chunks_exact(2)
+        .filter_map(|pair| pair.try_into().ok())
+        .map(u16::from_le_bytes)
+        .collect();
     String::from_utf16_lossy(&units).trim_end_matches('\0').to_owned()
 }

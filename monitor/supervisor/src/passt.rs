@@ -30,7 +30,11 @@ const MTU: &str = "1500";
 
 impl Passt {
     /// Starts one for a network; none for no network.
-    pub fn spawn(program: &Path, network: &Network, publish: &[Publish]) -> Result<Option<Self>, LaunchError> {
+    pub fn spawn(
+        program: &Path,
+        network: &Network,
+        publish: &[Publish],
+    ) -> Result<Option<Self>, LaunchError> {
         let Network::Nat { address, prefix, gateway } = network else { return Ok(None) };
         let failed = |e: std::io::Error| LaunchError::Network(e.to_string());
         let (frames, theirs) = UnixStream::pair().map_err(failed)?;
@@ -40,7 +44,14 @@ impl Passt {
             .args(arguments(*address, *prefix, *gateway))
             .args(["--udp-ports", "none", "--no-map-gw"])
             // The guest's address is static: nothing here may be steered by a lease or an advertisement.
-            .args(["--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra", "--no-dhcp-dns", "--no-dhcp-search"])
+            .args([
+                "--no-dhcp",
+                "--no-dhcpv6",
+                "--no-ndp",
+                "--no-ra",
+                "--no-dhcp-dns",
+                "--no-dhcp-search",
+            ])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

@@ -46,7 +46,8 @@ impl Plan {
             check_name(name)?;
         }
         let vcpus = within("vcpus", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
-        let vcpus = u8::try_from(vcpus).map_err(|_| shape("vcpus", vcpus, &descriptor.shape.vcpus))?;
+        let vcpus =
+            u8::try_from(vcpus).map_err(|_| shape("vcpus", vcpus, &descriptor.shape.vcpus))?;
         let memory_mib = within("memory", request.memory_mib, &descriptor.shape.memory_mib)?;
         let nics = nics(&descriptor.network, &id);
         Ok(Self {
@@ -60,7 +61,10 @@ impl Plan {
                 vcpus,
                 memory_mib,
                 disks: descriptor.disks.iter().map(launch_disk).collect(),
-                nics: nics.iter().map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() }).collect(),
+                nics: nics
+                    .iter()
+                    .map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() })
+                    .collect(),
                 instance_id: id,
                 incarnation: 1,
             },
@@ -125,14 +129,22 @@ fn within(what: &'static str, asked: Option<u32>, range: &Range) -> Result<u32, 
 fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
     LaunchError::Refused {
         reject: Reject::ShapeNotAllowed,
-        detail: format!("{what} of {value} is outside {} to {}, which the image allows", range.min, range.max),
+        detail: format!(
+            "{what} of {value} is outside {} to {}, which the image allows",
+            range.min, range.max
+        ),
         hint: "choose a shape the image allows; `coffer image inspect` shows it",
     }
 }
 
 fn launch_disk(disk: &Disk) -> LaunchDisk {
     let Disk::Integrity { name, data_size, root_hash, .. } = disk;
-    LaunchDisk { name: name.clone(), kind: "integrity".into(), root_hash: Some(*root_hash), size: *data_size }
+    LaunchDisk {
+        name: name.clone(),
+        kind: "integrity".into(),
+        root_hash: Some(*root_hash),
+        size: *data_size,
+    }
 }
 
 fn disk_spec(disk: &Disk) -> DiskSpec {
@@ -146,6 +158,8 @@ fn nics(network: &Network, id: &InstanceId) -> Vec<NetSpec> {
     let [a, b, c, d, e, ..] = id.0;
     match network {
         Network::None => Vec::new(),
-        Network::Nat { .. } => vec![NetSpec { mac: [0x02, a, b, c, d, e], backend: NetBackend::Passt }],
+        Network::Nat { .. } => {
+            vec![NetSpec { mac: [0x02, a, b, c, d, e], backend: NetBackend::Passt }]
+        }
     }
 }

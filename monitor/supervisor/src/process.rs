@@ -64,7 +64,10 @@ const TAIL_MAX: usize = 2048;
 
 impl Tail {
     /// Reads `stream` to its end on a thread of its own, then calls `at_end`.
-    pub fn follow(mut stream: impl Read + Send + 'static, at_end: impl FnOnce(&Tail) + Send + 'static) -> io::Result<Self> {
+    pub fn follow(
+        mut stream: impl Read + Send + 'static,
+        at_end: impl FnOnce(&Tail) + Send + 'static,
+    ) -> io::Result<Self> {
         let tail = Self::default();
         let ours = tail.clone();
         thread::Builder::new().name("tail".into()).spawn(move || {

@@ -66,7 +66,9 @@ impl Registry {
             return Err(LaunchError::ShuttingDown);
         }
         if inner.vms.len() + inner.names.len() >= VMS_MAX {
-            return Err(LaunchError::BadRequest(format!("this host keeps {VMS_MAX} VMs already; remove some")));
+            return Err(LaunchError::BadRequest(format!(
+                "this host keeps {VMS_MAX} VMs already; remove some"
+            )));
         }
         let name = match asked {
             Some(name) => {
@@ -177,7 +179,8 @@ impl Inner {
     }
 
     fn has_port(&self, port: u16) -> bool {
-        let published = |e: &Entry| !e.vm.has_ended() && e.vm.publish.iter().any(|p| p.host == port);
+        let published =
+            |e: &Entry| !e.vm.has_ended() && e.vm.publish.iter().any(|p| p.host == port);
         self.ports.contains(&port) || self.vms.iter().any(published)
     }
 
@@ -185,7 +188,10 @@ impl Inner {
     fn free_name(&self, image: &str) -> String {
         let stem: String = image.chars().take(58).collect();
         let numbered = (2..).map(|n| format!("{stem}-{n}"));
-        std::iter::once(image.to_owned()).chain(numbered).find(|name| !self.has_name(name)).unwrap_or(stem)
+        std::iter::once(image.to_owned())
+            .chain(numbered)
+            .find(|name| !self.has_name(name))
+            .unwrap_or(stem)
     }
 }
 
@@ -200,9 +206,15 @@ mod tests {
         let first = registry.reserve(None, "nginx", &publish).unwrap();
         assert_eq!(first.name, "nginx");
         assert_eq!(registry.reserve(None, "nginx", &[]).unwrap().name, "nginx-2");
-        assert!(matches!(registry.reserve(Some("nginx"), "x", &[]), Err(LaunchError::NameTaken(_))));
+        assert!(matches!(
+            registry.reserve(Some("nginx"), "x", &[]),
+            Err(LaunchError::NameTaken(_))
+        ));
         assert!(matches!(registry.reserve(None, "x", &publish), Err(LaunchError::PortInUse(8443))));
-        assert!(matches!(registry.reserve(Some("../x"), "x", &[]), Err(LaunchError::BadRequest(_))));
+        assert!(matches!(
+            registry.reserve(Some("../x"), "x", &[]),
+            Err(LaunchError::BadRequest(_))
+        ));
         drop(first);
         assert!(registry.reserve(Some("nginx"), "x", &publish).is_ok());
         registry.close();

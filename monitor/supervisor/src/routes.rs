@@ -119,11 +119,18 @@ async fn delete_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<Sta
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn vm_measurements(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Measurements>> {
+async fn vm_measurements(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Answer<Json<Measurements>> {
     Ok(Json(find(&app, &id)?.vm.measurements.clone()))
 }
 
-async fn stop_vm(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Answer<Json<VmInfo>> {
+async fn stop_vm(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Json<VmInfo>> {
     let StopVm { grace_s } = parse(&body)?;
     let entry = find(&app, &id)?;
     let grace = Duration::from_secs(grace_s.min(GRACE_MAX_S).into());
@@ -157,7 +164,8 @@ async fn vm_logs(
     Path(id): Path<String>,
     query: Result<Query<LogsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Response> {
-    let Query(LogsQuery { follow }) = query.map_err(|_| ApiError::bad_request("`follow` is true or false"))?;
+    let Query(LogsQuery { follow }) =
+        query.map_err(|_| ApiError::bad_request("`follow` is true or false"))?;
     let vm = find(&app, &id)?.vm;
     let body = if follow {
         Body::from_stream(Follow::start(&vm))
@@ -205,15 +213,17 @@ impl futures_core::Stream for Follow {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
-    serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the request body is not acceptable: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request(format!("the request body is not acceptable: {e}")))
 }
 
 fn find(app: &App, id: &str) -> Answer<Entry> {
     app.host.registry.find(id).map_err(|e| match e {
-        NotFound::None => {
-            ApiError::not_found(format!("no VM `{}`", crate::process::printable(id))).hint("`coffer ps --all` shows what there is")
+        NotFound::None => ApiError::not_found(format!("no VM `{}`", crate::process::printable(id)))
+            .hint("`coffer ps --all` shows what there is"),
+        NotFound::Ambiguous => {
+            ApiError::bad_request(format!("`{id}` fits several VMs")).hint("give more of the id")
         }
-        NotFound::Ambiguous => ApiError::bad_request(format!("`{id}` fits several VMs")).hint("give more of the id"),
     })
 }
 
@@ -222,7 +232,9 @@ fn host_tpm(app: &App) -> Answer<HostTpm> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the request failed inside the monitor"))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ApiError::internal("the request failed inside the monitor"))
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {

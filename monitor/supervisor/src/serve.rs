@@ -45,8 +45,12 @@ impl ServeError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Host(HostError::Tpm(e)) => e.hint(),
-            Self::Host(HostError::State(_)) => "stop the other monitor, or name another directory with --state",
-            Self::Host(HostError::Swtpm(..)) => "install the package `swtpm` or name the program with --swtpm",
+            Self::Host(HostError::State(_)) => {
+                "stop the other monitor, or name another directory with --state"
+            }
+            Self::Host(HostError::Swtpm(..)) => {
+                "install the package `swtpm` or name the program with --swtpm"
+            }
             Self::Host(_) | Self::System(..) => "see the message; nothing was changed",
             Self::SocketInUse(_) => "use that monitor, or name another socket with --socket",
             Self::NotASocket(_) => "remove it, or name another socket with --socket",
@@ -158,9 +162,8 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|e| ServeError::Listen(path.display().to_string(), e))
-        }
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .map_err(|e| ServeError::Listen(path.display().to_string(), e)),
         _ => Err(ServeError::SocketInUse(path.to_owned())),
     }
 }
@@ -184,5 +187,9 @@ fn start_log() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A second call, as in tests, finds one in place.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .try_init();
 }

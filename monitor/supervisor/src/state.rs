@@ -76,7 +76,8 @@ impl VmDir {
     /// Notes a child, so that a later monitor can end it if this one dies.
     pub fn note_child(&self, pid: u32) -> io::Result<()> {
         let start = start_time(pid).unwrap_or(0);
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.0.join(CHILDREN))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(self.0.join(CHILDREN))?;
         writeln!(file, "{pid} {start}")
     }
 }

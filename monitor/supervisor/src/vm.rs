@@ -296,7 +296,12 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(reason: &EndReason, guest: Option<&str>, asked: bool, expected: (VmState, Option<&str>)) {
+    fn check(
+        reason: &EndReason,
+        guest: Option<&str>,
+        asked: bool,
+        expected: (VmState, Option<&str>),
+    ) {
         let (state, code, _) = verdict(reason, guest, asked);
         assert_eq!((state, code.as_deref()), expected);
     }
@@ -304,11 +309,17 @@ mod tests {
     #[test]
     fn names_the_reason_of_an_end() {
         use VmState::{Failed, Stopped};
-        let refused = EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() };
+        let refused =
+            EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() };
         let crashed = EndReason::Failed { detail: "x".into() };
         check(&EndReason::PowerOff, None, false, (Stopped, None));
         check(&EndReason::PowerOff, Some("policy-denied"), false, (Failed, Some("policy-denied")));
-        check(&EndReason::PowerOff, Some("workload ended with status 1"), false, (Failed, Some("guest-failed")));
+        check(
+            &EndReason::PowerOff,
+            Some("workload ended with status 1"),
+            false,
+            (Failed, Some("guest-failed")),
+        );
         check(&refused, Some("policy-denied"), true, (Failed, Some("disk-integrity")));
         check(&crashed, None, false, (Failed, Some("vmm-failed")));
         check(&crashed, None, true, (Stopped, None));

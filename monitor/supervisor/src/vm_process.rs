@@ -63,7 +63,11 @@ impl VmProcess {
         command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Owned::spawn(&mut command).map_err(failed)?;
         let errors = process.child().stderr.take().map(|pipe| Tail::follow(pipe, |_| {}));
-        Ok(Self { process, control, errors: errors.transpose().map_err(failed)?.unwrap_or_default() })
+        Ok(Self {
+            process,
+            control,
+            errors: errors.transpose().map_err(failed)?.unwrap_or_default(),
+        })
     }
 
     /// Process id.
@@ -90,7 +94,8 @@ impl VmProcess {
         }
         let control = Control(Arc::new(self.control));
         if let Some(passt) = &mut companions.passt {
-            watch_network(vm, &control, passt).map_err(LaunchError::system("watching the network backend"))?;
+            watch_network(vm, &control, passt)
+                .map_err(LaunchError::system("watching the network backend"))?;
         }
         let supervision = Supervision {
             vm: Arc::clone(vm),
@@ -100,7 +105,10 @@ impl VmProcess {
             companions,
             channels,
         };
-        thread::Builder::new().name("vm".into()).spawn(move || supervision.run()).map_err(failed)?;
+        thread::Builder::new()
+            .name("vm".into())
+            .spawn(move || supervision.run())
+            .map_err(failed)?;
         Ok(control)
     }
 }
@@ -120,7 +128,8 @@ impl Supervision {
         let Self { vm, process, errors, companions, .. } = self;
         let status = process.end_within(EXIT_PATIENCE);
         let reason = reason.unwrap_or_else(|| {
-            let status = status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
+            let status =
+                status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
             let said = errors.last_line().map(|line| format!(": {line}")).unwrap_or_default();
             EndReason::Failed { detail: format!("the VM process ended {status}{said}") }
         });
@@ -150,7 +159,9 @@ impl Supervision {
 
     fn open_channel(&self, port: u32, fds: Vec<OwnedFd>) {
         match fds.into_iter().next() {
-            Some(stream) if port == channel::PORT => self.channels.serve(&self.vm, UnixStream::from(stream)),
+            Some(stream) if port == channel::PORT => {
+                self.channels.serve(&self.vm, UnixStream::from(stream))
+            }
             // Nothing else is served; closing the stream tells the guest.
             _ => tracing::debug!(port, "guest connected to a port nobody serves"),
         }
@@ -163,7 +174,9 @@ fn watch_network(vm: &Arc<Vm>, control: &Control, passt: &mut Owned) -> std::io:
     let (vm, control) = (Arc::clone(vm), control.clone());
     let at_end = move |tail: &Tail| {
         if !vm.has_ended() {
-            vm.note_network_failure(tail.last_line().unwrap_or_else(|| "it ended without a word".into()));
+            vm.note_network_failure(
+                tail.last_line().unwrap_or_else(|| "it ended without a word".into()),
+            );
             control.kill();
         }
     };

@@ -1,4 +1,5 @@
 //! The API, up to the point where KVM is needed: what is refused, with which code, and what is left behind.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -29,7 +30,8 @@ fn refused(monitor: &Monitor, request: &serde_json::Value, expected: (u16, &str)
     assert!(monitor.json::<Vec<VmInfo>>("GET", "/v1/vms", "").is_empty());
     assert_eq!(fs::read_dir(monitor.dir.path().join("state/vms")).unwrap().count(), 0);
     for thread in fs::read_dir(format!("/proc/{}/task", monitor.pid())).unwrap() {
-        let children = fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
+        let children =
+            fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
         assert_eq!(children.trim(), "");
     }
 }
@@ -41,7 +43,9 @@ fn kvm_is_usable() -> bool {
 #[test]
 fn intact_image_passes_every_check_up_to_kvm() {
     if kvm_is_usable() {
-        eprintln!("skipped: KVM is usable here, so the launch goes on to a VM process this test does not have");
+        eprintln!(
+            "skipped: KVM is usable here, so the launch goes on to a VM process this test does not have"
+        );
         return;
     }
     let (monitor, image) = setup();
@@ -80,7 +84,11 @@ fn names_the_part_of_the_image_that_is_missing_or_short() {
 fn refuses_an_image_that_is_none() {
     let (monitor, image) = setup();
     refused(&monitor, &json!({ "image": "absent", "box": "closed" }), (404, "image-not-found"));
-    refused(&monitor, &json!({ "image": "../images/test", "box": "closed" }), (404, "image-not-found"));
+    refused(
+        &monitor,
+        &json!({ "image": "../images/test", "box": "closed" }),
+        (404, "image-not-found"),
+    );
     refused(&monitor, &json!({ "image": "/absent", "box": "closed" }), (404, "image-not-found"));
     fs::write(image.path.join("oci-layout"), "{}").unwrap();
     refused(&monitor, &create(&image), (422, "bad-descriptor"));
@@ -111,7 +119,10 @@ fn refuses_a_port_in_use_and_ports_that_make_no_sense() {
     let mut request = create(&image);
     request["publish"] = json!([{ "host": port, "guest": 443 }]);
     refused(&monitor, &request, (409, "port-in-use"));
-    for publish in [json!([{ "host": 0, "guest": 1 }]), json!([{ "host": 9, "guest": 1 }, { "host": 9, "guest": 2 }])] {
+    for publish in [
+        json!([{ "host": 0, "guest": 1 }]),
+        json!([{ "host": 9, "guest": 1 }, { "host": 9, "guest": 2 }]),
+    ] {
         request["publish"] = publish;
         refused(&monitor, &request, (400, "bad-request"));
     }
@@ -122,8 +133,18 @@ fn refuses_requests_that_do_not_parse() {
     let (monitor, _) = setup();
     for (method, path, body, expected) in [
         ("POST", "/v1/vms", "{", (400, "bad-request")),
-        ("POST", "/v1/vms", r#"{"image":"test","box":"closed","debug":true}"#, (400, "bad-request")),
-        ("POST", "/v1/vms", r#"{"image":"test","box":"closed","name":"A b"}"#, (400, "bad-request")),
+        (
+            "POST",
+            "/v1/vms",
+            r#"{"image":"test","box":"closed","debug":true}"#,
+            (400, "bad-request"),
+        ),
+        (
+            "POST",
+            "/v1/vms",
+            r#"{"image":"test","box":"closed","name":"A b"}"#,
+            (400, "bad-request"),
+        ),
         ("GET", "/v1/vms/absent", "", (404, "not-found")),
         ("GET", "/v1/vms/absent/logs?follow=maybe", "", (400, "bad-request")),
         ("DELETE", "/v1/vms/absent", "", (404, "not-found")),

@@ -1,4 +1,5 @@
 //! The host's TPM through the keeper, against a real swtpm: identity, enrolment, batched quotes.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -34,7 +35,10 @@ fn enrolls_through_the_api() {
     let tpm = TestTpm::start();
     let monitor = Monitor::start(&tpm.flags());
     let identity: HostIdentity = monitor.json("GET", "/v1/host/identity", "");
-    let (ek, ak) = (Public::parse(&identity.ek_public.0).unwrap(), Public::parse(&identity.ak_public.0).unwrap());
+    let (ek, ak) = (
+        Public::parse(&identity.ek_public.0).unwrap(),
+        Public::parse(&identity.ak_public.0).unwrap(),
+    );
     enroll::check_ek(&ek).unwrap();
     enroll::check_ak(&ak).unwrap();
     let (_, certificate) = x509_parser::parse_x509_certificate(&identity.ek_certificate.0).unwrap();
@@ -76,7 +80,11 @@ fn refuses_a_credential_for_another_key() {
         let (_, code) = monitor.refusal("POST", "/v1/host/activate", &body);
         assert_eq!(code, "activation-failed");
     }
-    let (status, code) = monitor.refusal("POST", "/v1/host/activate", &body.replace("session\":\"s", "session\":1,\"s"));
+    let (status, code) = monitor.refusal(
+        "POST",
+        "/v1/host/activate",
+        &body.replace("session\":\"s", "session\":1,\"s"),
+    );
     assert_eq!((status, code.as_str()), (400, "bad-request"));
     let ak = Public::parse(&identity.ak_public.0).unwrap();
     let body = serde_json::to_string(&challenge(&identity, &ak.name())).unwrap();
@@ -86,7 +94,8 @@ fn refuses_a_credential_for_another_key() {
 #[test]
 fn requests_that_wait_share_a_quote_and_each_has_its_own_proof() {
     let tpm = TestTpm::start();
-    let host = HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
+    let host =
+        HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
     let claims = b"claims".to_vec();
     host.set_claims(Arc::new(move || claims.clone()));
     let ak = Public::parse(host.ak_public()).unwrap();
@@ -127,19 +136,28 @@ fn claims_are_those_of_this_key_and_host() {
     let body = serde_json::to_string(&challenge(&identity, &ak.name())).unwrap();
     let complete: EnrollComplete = monitor.json("POST", "/v1/host/activate", &body);
     let claims = HostClaims::decode(&complete.host_claims.0).unwrap();
-    assert_eq!((claims.hak_name, claims.live_vms, claims.launch_log_head), (ak.name(), 0, Digest::ZERO));
+    assert_eq!(
+        (claims.hak_name, claims.live_vms, claims.launch_log_head),
+        (ak.name(), 0, Digest::ZERO)
+    );
 }
 
 #[test]
 fn survives_the_death_of_its_keeper() {
     let tpm = TestTpm::start();
-    let host = HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
+    let host =
+        HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
     let me = std::process::id();
-    let keepers = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split(' ').nth(2) == Some(&me.to_string())) && line.contains(&tpm.tcti)
-    });
+    let keepers = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| rest.split(' ').nth(2) == Some(&me.to_string()))
+                && line.contains(&tpm.tcti)
+        });
     for pid in keepers.collect::<Vec<_>>() {
         let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -151,7 +169,8 @@ fn survives_the_death_of_its_keeper() {
 #[test]
 fn a_missing_event_log_is_named_and_never_empty() {
     let tpm = TestTpm::start();
-    let start = |log: &Path| HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), log).unwrap();
+    let start =
+        |log: &Path| HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), log).unwrap();
     let absent = tpm.dir.path().join("absent");
     assert!(matches!(start(&absent).attest(Digest::ZERO), Err(HostTpmError::EventLog { .. })));
     let empty = tpm.dir.path().join("empty");

@@ -77,8 +77,13 @@ impl Control {
             return Err(VtpmError::Malformed { what });
         }
         let body = code.to_be_bytes();
-        rustix::net::sendmsg(self.socket.as_fd(), &[IoSlice::new(&body)], &mut control, SendFlags::NOSIGNAL)
-            .map_err(|e| broken(what, e.into()))?;
+        rustix::net::sendmsg(
+            self.socket.as_fd(),
+            &[IoSlice::new(&body)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(|e| broken(what, e.into()))?;
         let [] = self.answer(what)?;
         Ok(())
     }
@@ -111,7 +116,11 @@ impl Control {
     }
 
     /// Sends a command and reads its result and `N` further words.
-    fn ask<const N: usize>(&mut self, command: Command, body: &[u8]) -> Result<[u32; N], VtpmError> {
+    fn ask<const N: usize>(
+        &mut self,
+        command: Command,
+        body: &[u8],
+    ) -> Result<[u32; N], VtpmError> {
         let Command(code, what) = command;
         let request = [&code.to_be_bytes(), body].concat();
         self.socket.write_all(&request).map_err(|e| broken(what, e))?;

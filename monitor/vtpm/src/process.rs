@@ -39,7 +39,14 @@ impl Swtpm {
             |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
         let child = Command::new(&config.program)
-            .args(["socket", "--tpm2", "--terminate", "--ctrl", "type=unixio,clientfd=0", "--tpmstate"])
+            .args([
+                "socket",
+                "--tpm2",
+                "--terminate",
+                "--ctrl",
+                "type=unixio,clientfd=0",
+                "--tpmstate",
+            ])
             .arg(format!("dir={},mode=0600", config.state.display()))
             .env_clear()
             .current_dir("/")

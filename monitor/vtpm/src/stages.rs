@@ -126,7 +126,11 @@ impl Certified {
 
     /// Measures a launch: extends each `(PCR, digest)` in order, PCR 17 by the hash sequence over
     /// `launch_record`, then reads the quoted registers back and compares.
-    pub fn measure(self, events: &[(u8, Digest)], launch_record: &[u8]) -> Result<Measured, VtpmError> {
+    pub fn measure(
+        self,
+        events: &[(u8, Digest)],
+        launch_record: &[u8],
+    ) -> Result<Measured, VtpmError> {
         let Self { mut engine, keys } = self;
         for (pcr, digest) in events {
             if *pcr == LAUNCH_PCR {
@@ -192,7 +196,8 @@ impl Engine {
 
     fn primary(&mut self, key: &'static str, template: &[u8]) -> Result<Public, VtpmError> {
         let what = "CreatePrimary";
-        let answer = self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
+        let answer =
+            self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
         let (handle, public) =
             response::create_primary(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
         self.run("FlushContext", &command::flush_context(handle))?;
@@ -203,7 +208,8 @@ impl Engine {
     fn compare_pcrs(&mut self, events: &[(u8, Digest)]) -> Result<(), VtpmError> {
         let what = "PCR_Read";
         let answer = self.exchange(what, &command::pcr_read(pcr::VM_SELECTION))?;
-        let values = response::pcr_read(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
+        let values =
+            response::pcr_read(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
         for pcr in pcr::VM_SELECTION {
             let expected = events
                 .iter()
@@ -232,7 +238,8 @@ fn read_answer(channel: &mut impl Read) -> io::Result<Vec<u8>> {
     const HEADER: usize = 10;
     let mut answer = vec![0; HEADER];
     channel.read_exact(&mut answer)?;
-    let size = answer.get(2..6).and_then(|s| s.try_into().ok()).map_or(0, u32::from_be_bytes) as usize;
+    let size =
+        answer.get(2..6).and_then(|s| s.try_into().ok()).map_or(0, u32::from_be_bytes) as usize;
     if !(HEADER..=ANSWER_MAX).contains(&size) {
         return Err(io::ErrorKind::InvalidData.into());
     }

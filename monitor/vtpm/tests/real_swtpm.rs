@@ -1,4 +1,5 @@
 //! The vTPM against a real swtpm: what a guest finds in it, and what it cannot do.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -25,11 +26,18 @@ fn swtpm(name: &str) -> (PathBuf, Swtpm) {
 }
 
 fn events() -> Vec<(u8, Digest)> {
-    [(0, "monitor"), (4, "kernel"), (9, "initrd"), (9, "cmdline"), (11, "descriptor"), (12, "shape")]
-        .iter()
-        .map(|(pcr, what)| (*pcr, Digest::of(&[what.as_bytes()])))
-        .chain([(17, Digest::of(&[RECORD]))])
-        .collect()
+    [
+        (0, "monitor"),
+        (4, "kernel"),
+        (9, "initrd"),
+        (9, "cmdline"),
+        (11, "descriptor"),
+        (12, "shape"),
+    ]
+    .iter()
+    .map(|(pcr, what)| (*pcr, Digest::of(&[what.as_bytes()])))
+    .chain([(17, Digest::of(&[RECORD]))])
+    .collect()
 }
 
 fn sealed(name: &str) -> (Vtpm, Guest) {
@@ -104,7 +112,8 @@ fn two_launches_share_no_key() {
 #[test]
 fn guest_reads_the_ek_certificate_and_cannot_change_it() {
     let (_vtpm, mut guest) = sealed("nv");
-    let public = response::nv_read_public(&guest.run(&command::nv_read_public(EK_CERTIFICATE_INDEX)));
+    let public =
+        response::nv_read_public(&guest.run(&command::nv_read_public(EK_CERTIFICATE_INDEX)));
     assert_eq!(usize::from(public.unwrap().size), CERTIFICATE.len());
     let read = guest.run(&command::nv_read(EK_CERTIFICATE_INDEX, 1000, 0));
     assert_eq!(response::nv_read(&read).unwrap(), &CERTIFICATE[..1000]);
@@ -161,5 +170,8 @@ fn never_takes_over_existing_state() {
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: String = text.split_whitespace().collect();
-    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
+        .collect()
 }

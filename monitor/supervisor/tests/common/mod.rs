@@ -15,9 +15,12 @@ use coffer_attestation::launch::BoxKind;
 use coffer_attestation::tpm::{command, response};
 use coffer_image::appliance::Network;
 use coffer_image::descriptor::{
-    ARTIFACT_TYPE, BlobDigest, BlobRef, ConsoleMode, DESCRIPTOR_MEDIA_TYPE, Descriptor, Disk, Range, Shape,
+    ARTIFACT_TYPE, BlobDigest, BlobRef, ConsoleMode, DESCRIPTOR_MEDIA_TYPE, Descriptor, Disk,
+    Range, Shape,
 };
-use coffer_image::layout::{Content, INDEX_MEDIA_TYPE, Index, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest};
+use coffer_image::layout::{
+    Content, INDEX_MEDIA_TYPE, Index, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -104,9 +107,12 @@ pub fn serve(dir: &Path, more: &[&str]) -> Command {
     let _ = fs::create_dir(&images);
     command
         .arg("serve")
-        .arg("--socket").arg(dir.join("api.sock"))
-        .arg("--state").arg(dir.join("state"))
-        .arg("--images").arg(images)
+        .arg("--socket")
+        .arg(dir.join("api.sock"))
+        .arg("--state")
+        .arg(dir.join("state"))
+        .arg("--images")
+        .arg(images)
         .args(["--vmm", "/bin/false"])
         .args(more)
         .stdin(Stdio::null())
@@ -141,7 +147,10 @@ impl TestImage {
                 root_hash: Digest([7; 32]),
                 salt: String::new(),
             }],
-            shape: Shape { vcpus: Range { min: 1, max: 4 }, memory_mib: Range { min: 256, max: 1024 } },
+            shape: Shape {
+                vcpus: Range { min: 1, max: 4 },
+                memory_mib: Range { min: 256, max: 1024 },
+            },
             console: ConsoleMode::Output,
             network: Network::Nat {
                 address: [192, 168, 76, 2].into(),
@@ -169,7 +178,10 @@ impl TestImage {
         let index = Index {
             schema_version: 2,
             media_type: INDEX_MEDIA_TYPE.into(),
-            manifests: vec![content(MANIFEST_MEDIA_TYPE, blob(&serde_json::to_vec(&manifest).unwrap()))],
+            manifests: vec![content(
+                MANIFEST_MEDIA_TYPE,
+                blob(&serde_json::to_vec(&manifest).unwrap()),
+            )],
         };
         let marker = LayoutFile { image_layout_version: "1.0.0".into() };
         fs::write(path.join("oci-layout"), serde_json::to_vec(&marker).unwrap()).unwrap();
@@ -238,13 +250,19 @@ impl Drop for TestTpm {
 fn manufacture(dir: &Path) {
     let d = dir.display();
     fs::write(dir.join("localca.conf"), format!("statedir = {d}/ca\nsigningkey = {d}/ca/key.pem\nissuercert = {d}/ca/issuer.pem\ncertserial = {d}/ca/serial\n")).unwrap();
-    fs::write(dir.join("localca.options"), "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n").unwrap();
+    fs::write(
+        dir.join("localca.options"),
+        "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
+    )
+    .unwrap();
     fs::write(dir.join("setup.conf"), format!("create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {d}/localca.conf\ncreate_certs_tool_options = {d}/localca.options\nactive_pcr_banks = sha256\n")).unwrap();
     fs::create_dir(dir.join("ca")).unwrap();
     let output = Command::new("swtpm_setup")
         .args(["--tpm2", "--create-ek-cert", "--overwrite", "--pcr-banks", "sha256"])
-        .arg("--tpmstate").arg(dir)
-        .arg("--config").arg(dir.join("setup.conf"))
+        .arg("--tpmstate")
+        .arg(dir)
+        .arg("--config")
+        .arg(dir.join("setup.conf"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
