@@ -100,6 +100,7 @@ pub fn tree(workspace: &Workspace, progress: &mut Progress, tree: &Tree) -> Resu
         )?;
         std::fs::remove_dir_all(&archives)?;
         trim(fresh.path())?;
+        frame(fresh.path())?;
         fresh.finish(&listing)?;
         Ok(((), format!("{} packages", debs.len())))
     })
@@ -137,6 +138,14 @@ fn trim(root: &Path) -> Result<()> {
         if path.exists() {
             std::fs::remove_dir_all(path)?;
         }
+    }
+    Ok(())
+}
+
+/// Mount points: the file system is read-only when it runs. `base-files` would bring them, and much else.
+fn frame(root: &Path) -> Result<()> {
+    for path in ["dev", "proc", "sys", "run", "tmp"] {
+        std::fs::create_dir_all(root.join(path))?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::host::{Launch, LabHost};
 use crate::needle::Needle;
 use crate::scene::{HOST_NAME, PUBLISHED, Scene};
 use crate::story::{self, Story};
+use crate::verifier::POLICY;
 use crate::{appliance, usable};
 
 /// Tells it.
@@ -44,6 +45,7 @@ fn prepare(story: &mut Story) -> Result<Scene> {
         stage.build_images()
     })?;
     story.say(&format!("            image id {}", scene.site.id));
+    story.say(&format!("            policy {POLICY}: a software TPM proves the protocol, not the machine"));
     story.step("give the key to the verifier, for that image alone", || scene.put_secret())?;
     Ok(scene)
 }
@@ -113,7 +115,7 @@ fn replays(story: &mut Story, scene: &Scene, decision: &Value) -> Result<()> {
         Ok((same, fresh))
     })?;
     story.expect("evidence replayed", "nonce-consumed", &same);
-    story.expect("evidence replayed under a fresh nonce", "nonce-mismatch", &fresh);
+    story.expect("evidence replayed under a fresh nonce", "host-binding-mismatch", &fresh);
     Ok(())
 }
 

@@ -3,13 +3,14 @@
 //! Everything in it is measured (PCR 9). It differs from a production host in three things, all visible in the
 //! evidence: the probe, the decoy key the probe must find, and an API on TCP, since no Unix socket leads out of QEMU.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use coffer_image_build::{HostInitrd, ModuleTree};
 
 use crate::bench::agent;
-use crate::{probe, workspace};
+use crate::{probe, process, workspace};
 
 /// Where the decoy key is on the host.
 pub const DECOY: &str = "/etc/coffer/decoy.pem";
@@ -39,9 +40,9 @@ pub fn write(out: &Path, extras: &Extras) -> Result<()> {
     let modules = modules.closure(&MODULES)?;
     let names: Vec<&str> = modules.iter().map(|m| m.file_name.as_str()).collect();
     let mut initrd = HostInitrd::new()
-        .binary(workspace::program("coffer-lab")?, probe::PROGRAM)
-        .binary(workspace::program("coffer-monitor")?, probe::MONITOR)
-        .binary(workspace::program("coffer-vmm")?, "/usr/bin/coffer-vmm")
+        .binary(stripped("coffer-lab", out)?, probe::PROGRAM)
+        .binary(stripped("coffer-monitor", out)?, probe::MONITOR)
+        .binary(stripped("coffer-vmm", out)?, "/usr/bin/coffer-vmm")
         .binary("/usr/bin/swtpm", "/usr/bin/swtpm")
         .binary("/usr/bin/passt", "/usr/bin/passt")
         // passt starts its AVX2 build where the CPU has it.
@@ -67,6 +68,14 @@ pub fn write(out: &Path, extras: &Extras) -> Result<()> {
     }
     initrd.write(out).context("cannot make the lab host's initrd")?;
     Ok(())
+}
+
+/// A copy without debugging symbols, beside the initrd: firmware and kernel read and hash every byte of it.
+fn stripped(name: &str, beside: &Path) -> Result<PathBuf> {
+    let copy = beside.with_file_name(format!("{name}.stripped"));
+    let program = workspace::program(name)?;
+    process::must("strip", [OsStr::new("-o"), copy.as_os_str(), program.as_os_str()])?;
+    Ok(copy)
 }
 
 /// `/etc/coffer/host.json`, as `coffer-monitor init` reads it.
