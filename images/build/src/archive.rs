@@ -98,7 +98,8 @@ impl Archive {
 
     /// Writes it to a file that must not exist; on failure there is none.
     pub fn write_new(&self, path: &Path) -> Result<SealedArchive, ArchiveError> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(ArchiveError::Write)?);
+        let mut out =
+            BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(ArchiveError::Write)?);
         let result = self.write(&mut out);
         drop(out);
         if result.is_err() {
@@ -110,7 +111,8 @@ impl Archive {
 
     fn insert(&mut self, path: &str, node: Node) -> Result<(), ArchiveError> {
         let path = path.strip_prefix('/').unwrap_or(path);
-        let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        let plain =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
         if !path.split('/').all(plain) || path == TRAILER {
             return Err(ArchiveError::Path(path.into()));
         }
@@ -128,7 +130,11 @@ impl Archive {
                 self.entries.insert(path.into(), node);
                 Ok(())
             }
-            (Some(Node::Copy { from: one, .. }), Node::Copy { from: other, .. }) if one == other => Ok(()),
+            (Some(Node::Copy { from: one, .. }), Node::Copy { from: other, .. })
+                if one == other =>
+            {
+                Ok(())
+            }
             _ => Err(ArchiveError::Twice(path.into())),
         }
     }
@@ -139,7 +145,9 @@ pub(crate) const TRAILER: &str = "TRAILER!!!";
 
 impl Node {
     fn write(&self, path: &str, ino: u32, out: &mut Hashing<'_>) -> Result<(), ArchiveError> {
-        let entry = |kind: ModeFileType, mode: u32| Builder::new(path).ino(ino).mode(mode & 0o7777).set_mode_file_type(kind);
+        let entry = |kind: ModeFileType, mode: u32| {
+            Builder::new(path).ino(ino).mode(mode & 0o7777).set_mode_file_type(kind)
+        };
         match self {
             Self::Directory { mode } => {
                 put(path, entry(ModeFileType::Directory, *mode).nlink(2), &mut io::empty(), 0, out)
@@ -162,11 +170,18 @@ impl Node {
     }
 }
 
-fn put(path: &str, entry: Builder, from: &mut dyn io::Read, length: u64, out: &mut Hashing<'_>) -> Result<(), ArchiveError> {
+fn put(
+    path: &str,
+    entry: Builder,
+    from: &mut dyn io::Read,
+    length: u64,
+    out: &mut Hashing<'_>,
+) -> Result<(), ArchiveError> {
     let size = u32::try_from(length).map_err(|_| ArchiveError::TooLarge(path.into()))?;
     let mut writer = entry.write(out, size);
     // A file that grew meanwhile is cut, one that shrank fails.
-    let copied = io::copy(&mut io::Read::take(from, length), &mut writer).map_err(ArchiveError::Write)?;
+    let copied =
+        io::copy(&mut io::Read::take(from, length), &mut writer).map_err(ArchiveError::Write)?;
     if copied != length {
         let source = io::ErrorKind::UnexpectedEof.into();
         return Err(ArchiveError::Read { path: path.into(), source });

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use coffer_attestation::Digest;
 use coffer_image::appliance::{APPLIANCE_PATH, Appliance, Network, ROOT_FS};
 use coffer_image::descriptor::{
-    ARTIFACT_TYPE, BlobRef, CMDLINE_MEDIA_TYPE, DESCRIPTOR_MEDIA_TYPE, DISK_MEDIA_TYPE, Descriptor, Disk,
-    INITRD_MEDIA_TYPE, KERNEL_MEDIA_TYPE, image_id,
+    ARTIFACT_TYPE, BlobRef, CMDLINE_MEDIA_TYPE, DESCRIPTOR_MEDIA_TYPE, DISK_MEDIA_TYPE, Descriptor,
+    Disk, INITRD_MEDIA_TYPE, KERNEL_MEDIA_TYPE, image_id,
 };
 use coffer_image::layout::{
     Content, INDEX_MEDIA_TYPE, Index, LAYOUT_VERSION, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest,
@@ -62,8 +62,14 @@ pub enum Step {
 
 impl Step {
     /// All steps in order.
-    pub const ALL: [Self; 6] =
-        [Self::Kernel, Self::Unpack, Self::RootFileSystem, Self::Verity, Self::Initrd, Self::Finish];
+    pub const ALL: [Self; 6] = [
+        Self::Kernel,
+        Self::Unpack,
+        Self::RootFileSystem,
+        Self::Verity,
+        Self::Initrd,
+        Self::Finish,
+    ];
 }
 
 impl fmt::Display for Step {
@@ -144,7 +150,8 @@ pub fn build(plan: &BuildPlan, progress: &mut dyn FnMut(Step)) -> Result<BuiltIm
 
 fn read_init(path: &Path) -> Result<Vec<u8>, BuildError> {
     let bytes = fs::read(path).map_err(BuildError::input("coffer-init", path))?;
-    elf::check_static_program(&bytes).map_err(|why| BuildError::BadInit { path: path.into(), why })?;
+    elf::check_static_program(&bytes)
+        .map_err(|why| BuildError::BadInit { path: path.into(), why })?;
     Ok(bytes)
 }
 
@@ -177,7 +184,9 @@ fn seal_root(file: &Path, output: &Output) -> Result<Disk, BuildError> {
 /// The initrd of SPEC 3.3.
 fn initrd(init: Vec<u8>, recipe: &Recipe, modules: Vec<Module>) -> Result<Vec<u8>, BuildError> {
     let mut archive = Archive::new();
-    for (path, mode) in [("dev", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755), ("root", 0o755)] {
+    for (path, mode) in
+        [("dev", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755), ("root", 0o755)]
+    {
         archive.directory(path, mode)?;
     }
     archive.bytes("init", 0o755, init)?;
@@ -205,7 +214,13 @@ fn appliance(recipe: &Recipe, modules: &[Module]) -> Appliance {
     }
 }
 
-fn descriptor(recipe: &Recipe, kernel: BlobRef, initrd: BlobRef, cmdline: BlobRef, root: Disk) -> Descriptor {
+fn descriptor(
+    recipe: &Recipe,
+    kernel: BlobRef,
+    initrd: BlobRef,
+    cmdline: BlobRef,
+    root: Disk,
+) -> Descriptor {
     Descriptor {
         version: 1,
         name: recipe.name.clone(),
@@ -250,11 +265,19 @@ fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, BuildErr
         config: content(DESCRIPTOR_MEDIA_TYPE, &config),
         layers: boot.into_iter().chain(disks).collect(),
     })?)?;
-    let entry = Content { artifact_type: Some(ARTIFACT_TYPE.into()), ..content(MANIFEST_MEDIA_TYPE, &manifest) };
-    let index = Index { schema_version: 2, media_type: INDEX_MEDIA_TYPE.into(), manifests: vec![entry] };
+    let entry = Content {
+        artifact_type: Some(ARTIFACT_TYPE.into()),
+        ..content(MANIFEST_MEDIA_TYPE, &manifest)
+    };
+    let index =
+        Index { schema_version: 2, media_type: INDEX_MEDIA_TYPE.into(), manifests: vec![entry] };
     output.file("index.json", &to_json(&index)?)?;
-    output.file("oci-layout", &to_json(&LayoutFile { image_layout_version: LAYOUT_VERSION.into() })?)?;
-    let root_hash = descriptor.disks.iter().map(|Disk::Integrity { root_hash, .. }| *root_hash).next();
+    output.file(
+        "oci-layout",
+        &to_json(&LayoutFile { image_layout_version: LAYOUT_VERSION.into() })?,
+    )?;
+    let root_hash =
+        descriptor.disks.iter().map(|Disk::Integrity { root_hash, .. }| *root_hash).next();
     Ok(BuiltImage {
         path: output.publish()?,
         image_id: image_id(&bytes),

@@ -41,6 +41,7 @@ pub fn command_line(extra: &[String]) -> Result<Vec<u8>, BuildError> {
     }
     let all: Vec<&str> = DEFAULT.into_iter().chain(extra.iter().map(String::as_str)).collect();
     let bytes = all.join(" ").into_bytes();
-    check_cmdline(&bytes).map_err(|Invalid { why, .. }| Invalid { field: "cmdline".into(), why })?;
+    check_cmdline(&bytes)
+        .map_err(|Invalid { why, .. }| Invalid { field: "cmdline".into(), why })?;
     Ok(bytes)
 }

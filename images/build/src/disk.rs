@@ -23,14 +23,16 @@ pub struct SealedDisk {
 /// beside each other.
 pub fn seal(file: &File, salt: &Salt) -> io::Result<SealedDisk> {
     let length = file.metadata()?.len();
-    let geometry = Geometry::new(length.next_multiple_of(BLOCK as u64)).map_err(io::Error::other)?;
+    let geometry =
+        Geometry::new(length.next_multiple_of(BLOCK as u64)).map_err(io::Error::other)?;
     // What the file grows by is zero, which is the padding.
     file.set_len(geometry.blob_size())?;
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let (root_hash, mut hash) = std::thread::scope(|scope| {
         let whole = scope.spawn(|| absorb(file, Sha256::new(), 0, geometry.data_size()));
         let root_hash = build_tree(file, &geometry, salt, file, threads);
-        let whole = whole.join().unwrap_or_else(|_| Err(io::Error::other("a hashing thread ended early")));
+        let whole =
+            whole.join().unwrap_or_else(|_| Err(io::Error::other("a hashing thread ended early")));
         Ok::<_, io::Error>((root_hash?, whole?))
     })?;
     file.write_all_at(&Superblock::of(&geometry, &root_hash, salt).encode(), geometry.data_size())?;

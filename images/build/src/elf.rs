@@ -7,8 +7,10 @@ use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC};
 pub fn module_info(bytes: &[u8]) -> Result<Vec<(String, String)>, String> {
     let elf = Elf::parse(bytes).map_err(|error| error.to_string())?;
     let named = |name: Option<&str>| name == Some(".modinfo");
-    let section = elf.section_headers.iter().find(|section| named(elf.shdr_strtab.get_at(section.sh_name)));
-    let range = section.and_then(|section| section.file_range()).ok_or("it has no `.modinfo` section")?;
+    let section =
+        elf.section_headers.iter().find(|section| named(elf.shdr_strtab.get_at(section.sh_name)));
+    let range =
+        section.and_then(|section| section.file_range()).ok_or("it has no `.modinfo` section")?;
     let text = bytes.get(range).ok_or("its `.modinfo` section is truncated")?;
     let entry = |entry: &[u8]| {
         let (key, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;

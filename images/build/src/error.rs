@@ -111,18 +111,34 @@ impl BuildError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Recipe(_) | Self::Invalid(_) => "correct the recipe; its fields are those of SPEC 3.2 and 3.3",
-            Self::ReservedParameter(_) => "remove the parameter; name the program under `workload` instead",
+            Self::Recipe(_) | Self::Invalid(_) => {
+                "correct the recipe; its fields are those of SPEC 3.2 and 3.3"
+            }
+            Self::ReservedParameter(_) => {
+                "remove the parameter; name the program under `workload` instead"
+            }
             Self::Input { .. } => "check the path and its permissions",
-            Self::NotARoot(_) => "give a folder, or unpack a compressed archive with gunzip, unxz or unzstd first",
+            Self::NotARoot(_) => {
+                "give a folder, or unpack a compressed archive with gunzip, unxz or unzstd first"
+            }
             Self::Escapes(_) => "use an archive made with `tar -C ROOT -cf FILE .`",
-            Self::NoMountPoint(_) => "create the directory in the root file system; it is read-only when it runs",
-            Self::NoProgram(_) => "install the program in the root file system or correct `workload.argv`",
-            Self::KernelPackage { .. } => "give one linux-image-*-cloud-amd64 package, as .deb or unpacked",
+            Self::NoMountPoint(_) => {
+                "create the directory in the root file system; it is read-only when it runs"
+            }
+            Self::NoProgram(_) => {
+                "install the program in the root file system or correct `workload.argv`"
+            }
+            Self::KernelPackage { .. } => {
+                "give one linux-image-*-cloud-amd64 package, as .deb or unpacked"
+            }
             Self::NotAKernel(_) => "give the vmlinuz of a kernel for x86_64",
-            Self::NoModule(_) => "use a linux-image-*-cloud-amd64 package; it has all modules an appliance needs",
+            Self::NoModule(_) => {
+                "use a linux-image-*-cloud-amd64 package; it has all modules an appliance needs"
+            }
             Self::BadModule { .. } => "unpack the kernel package again",
-            Self::BadInit { .. } => "build coffer-init for the target x86_64-unknown-linux-musl or with static linking",
+            Self::BadInit { .. } => {
+                "build coffer-init for the target x86_64-unknown-linux-musl or with static linking"
+            }
             Self::NoTool { tool: "mkfs.erofs" } => "install the package erofs-utils",
             Self::NoTool { tool: "xz" } => "install the package xz-utils",
             Self::NoTool { .. } => "install the package dpkg",
@@ -130,7 +146,9 @@ impl BuildError {
             Self::Exists(_) => "choose another output or replace it with --force",
             Self::NotAnImage(_) => "choose another output; --force replaces images only",
             Self::Archive(_) => "check the inputs of the initrd",
-            Self::Write { source, .. } if is_full(source) => "the disk is full: free some space or choose another output",
+            Self::Write { source, .. } if is_full(source) => {
+                "the disk is full: free some space or choose another output"
+            }
             Self::Write { .. } => "check the output directory and its permissions",
             Self::Cancelled => "nothing was written; run it again",
         }
@@ -140,7 +158,10 @@ impl BuildError {
         move |source| Self::Write { doing, source }
     }
 
-    pub(crate) fn input(what: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn input(
+        what: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Input { what, path: path.into(), source }
     }
 }

@@ -68,7 +68,8 @@ pub struct SealedHost {
 impl<'a> HostInitrd<'a> {
     /// Nothing but the directories every PID 1 mounts on.
     pub fn new() -> Self {
-        let directories = ["dev", "proc", "sys", "run", "tmp", "root"].map(|name| (name.to_owned(), 0o755));
+        let directories =
+            ["dev", "proc", "sys", "run", "tmp", "root"].map(|name| (name.to_owned(), 0o755));
         Self { directories: directories.into(), ..Self::default() }
     }
 
@@ -134,7 +135,8 @@ impl<'a> HostInitrd<'a> {
         }
         let libraries = self.all_libraries()?;
         for path in &libraries {
-            let name = path.to_str().ok_or_else(|| ArchiveError::Path(path.display().to_string()))?;
+            let name =
+                path.to_str().ok_or_else(|| ArchiveError::Path(path.display().to_string()))?;
             archive.copy(name, 0o755, path)?;
         }
         let modules = self.add_modules(&mut archive)?;
@@ -185,7 +187,9 @@ fn linked_libraries(program: &Path) -> Result<Vec<PathBuf>, HostError> {
     let output = match tool::run("ldd", tool::command("ldd").arg(program)) {
         Ok(output) => output,
         // ldd's way to say "static".
-        Err(BuildError::Tool { message, .. }) if message.contains("not a dynamic executable") => return Ok(Vec::new()),
+        Err(BuildError::Tool { message, .. }) if message.contains("not a dynamic executable") => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error.into()),
     };
     parse_ldd(&String::from_utf8_lossy(&output))
@@ -211,9 +215,16 @@ fn parse_ldd(text: &str) -> Result<Vec<PathBuf>, String> {
 
 /// Looks where the dynamic loader of an x86_64 Debian looks without a cache.
 fn find_library(name: &str) -> Result<PathBuf, HostError> {
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
-        .iter()
-        .map(|directory| Path::new(directory).join(name))
-        .find(|path| path.is_file())
-        .ok_or_else(|| HostError::NoSuchLibrary(name.into()))
+    [
+        "/lib/x86_64-linux-gnu",
+        "/usr/lib/x86_64-linux-gnu",
+        "/lib64",
+        "/usr/lib64",
+        "/lib",
+        "/usr/lib",
+    ]
+    .iter()
+    .map(|directory| Path::new(directory).join(name))
+    .find(|path| path.is_file())
+    .ok_or_else(|| HostError::NoSuchLibrary(name.into()))
 }

@@ -9,8 +9,8 @@ use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk};
 use coffer_image::layout::LayoutError;
 use serde::Serialize;
 
-use crate::verify::{check_blob, read_appliance};
 use crate::open_image;
+use crate::verify::{check_blob, read_appliance};
 
 /// An image's own words.
 #[derive(Debug, Clone, Serialize)]
@@ -34,7 +34,9 @@ pub fn inspect(path: &Path) -> Result<Inspection, LayoutError> {
     let cmdline = layout.open_blob("command line", &descriptor.cmdline)?;
     let initrd = layout.open_blob("initrd", &descriptor.initrd)?;
     let cmdline = check_blob("command line", &descriptor.cmdline, &cmdline).and_then(|()| {
-        cmdline.read_all().map_err(|source| LayoutError::Read { what: "command line".into(), source })
+        cmdline
+            .read_all()
+            .map_err(|source| LayoutError::Read { what: "command line".into(), source })
     });
     let whole = check_blob("initrd", &descriptor.initrd, &initrd).is_ok();
     Ok(Inspection {
@@ -51,7 +53,14 @@ impl fmt::Display for Inspection {
         let of = &self.descriptor;
         let damaged = "(damaged; see `coffer image verify`)";
         writeln!(f, "image id   sha256:{}", self.image_id)?;
-        writeln!(f, "name       {}, svn {}, {} box, {}", of.name, of.svn, of.box_kind.as_str(), of.architecture)?;
+        writeln!(
+            f,
+            "name       {}, svn {}, {} box, {}",
+            of.name,
+            of.svn,
+            of.box_kind.as_str(),
+            of.architecture
+        )?;
         writeln!(f, "kernel     {} ({} bytes)", of.kernel.digest, of.kernel.size)?;
         writeln!(f, "initrd     {} ({} bytes)", of.initrd.digest, of.initrd.size)?;
         writeln!(f, "cmdline    {}", self.cmdline.as_deref().unwrap_or(damaged))?;
@@ -59,7 +68,11 @@ impl fmt::Display for Inspection {
             writeln!(f, "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}")?;
         }
         let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
-        writeln!(f, "shape      {} to {} vCPUs, {} to {} MiB", cpu.min, cpu.max, memory.min, memory.max)?;
+        writeln!(
+            f,
+            "shape      {} to {} vCPUs, {} to {} MiB",
+            cpu.min, cpu.max, memory.min, memory.max
+        )?;
         match &of.network {
             Network::None => writeln!(f, "network    none")?,
             Network::Nat { address, prefix, gateway } => {
@@ -71,7 +84,11 @@ impl fmt::Display for Inspection {
             ConsoleMode::None => "none",
         };
         writeln!(f, "console    {console}")?;
-        writeln!(f, "verifier   {}", of.verifier.as_ref().map_or("none", |verifier| &verifier.url))?;
+        writeln!(
+            f,
+            "verifier   {}",
+            of.verifier.as_ref().map_or("none", |verifier| &verifier.url)
+        )?;
         for secret in &of.secrets {
             writeln!(f, "secret     {} as {} ({})", secret.id, secret.file, secret.mode)?;
         }

@@ -36,9 +36,11 @@ impl Kernel {
     /// Unpacks what is packed and finds the files; `scratch` is where a package is unpacked to.
     pub fn open(source: &KernelSource, scratch: &Path) -> Result<Self, BuildError> {
         match source {
-            KernelSource::Files { vmlinuz, modules } => {
-                Ok(Self { vmlinuz: vmlinuz.clone(), modules: ModuleTree::open(modules)?, _unpacked: None })
-            }
+            KernelSource::Files { vmlinuz, modules } => Ok(Self {
+                vmlinuz: vmlinuz.clone(),
+                modules: ModuleTree::open(modules)?,
+                _unpacked: None,
+            }),
             KernelSource::Package(path) if path.is_dir() => Self::in_folder(path, path, None),
             KernelSource::Package(path) => {
                 // dpkg-deb would report a missing file only in words.
@@ -47,7 +49,10 @@ impl Kernel {
                     .prefix(".coffer-kernel-")
                     .tempdir_in(scratch)
                     .map_err(BuildError::write("make a temporary directory"))?;
-                tool::run("dpkg-deb", tool::command("dpkg-deb").arg("-x").arg(path).arg(unpacked.path()))?;
+                tool::run(
+                    "dpkg-deb",
+                    tool::command("dpkg-deb").arg("-x").arg(path).arg(unpacked.path()),
+                )?;
                 let folder = unpacked.path().to_owned();
                 Self::in_folder(&folder, path, Some(unpacked))
             }
@@ -63,7 +68,11 @@ impl Kernel {
         Ok(bytes)
     }
 
-    fn in_folder(folder: &Path, named: &Path, unpacked: Option<TempDir>) -> Result<Self, BuildError> {
+    fn in_folder(
+        folder: &Path,
+        named: &Path,
+        unpacked: Option<TempDir>,
+    ) -> Result<Self, BuildError> {
         let refuse = |why| BuildError::KernelPackage { path: named.into(), why };
         let vmlinuz = only(&folder.join("boot"), "vmlinuz-")
             .ok_or_else(|| refuse("not exactly one `boot/vmlinuz-*`"))?;
@@ -77,9 +86,14 @@ impl Kernel {
 
 /// The only entry of `directory` whose name begins with `prefix`.
 fn only(directory: &Path, prefix: &str) -> Option<PathBuf> {
-    let mut found = fs::read_dir(directory).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
-    });
+    let mut found =
+        fs::read_dir(directory).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(
+            |path| {
+                path.file_name()
+                    .and_then(|name| name.to_str())
+                    .is_some_and(|name| name.starts_with(prefix))
+            },
+        );
     let first = found.next()?;
     found.next().is_none().then_some(first)
 }

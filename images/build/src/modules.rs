@@ -120,7 +120,9 @@ impl Search<'_> {
             match word {
                 "pre:" => before = true,
                 "post:" => before = false,
-                name if before && self.tree.files.contains_key(&normal(name)) => self.add(&normal(name))?,
+                name if before && self.tree.files.contains_key(&normal(name)) => {
+                    self.add(&normal(name))?
+                }
                 _ => {}
             }
         }

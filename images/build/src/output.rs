@@ -48,7 +48,8 @@ impl Output {
             target: target.into(),
             force,
         };
-        fs::create_dir_all(output.image().join("blobs/sha256")).map_err(BuildError::write("make the image layout"))?;
+        fs::create_dir_all(output.image().join("blobs/sha256"))
+            .map_err(BuildError::write("make the image layout"))?;
         Ok(output)
     }
 
@@ -74,7 +75,8 @@ impl Output {
         let digest = BlobDigest(digest);
         let target = self.image().join(blob_name(digest));
         fs::rename(file, &target).map_err(BuildError::write("write the image"))?;
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).map_err(BuildError::write("write the image"))?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o644))
+            .map_err(BuildError::write("write the image"))?;
         Ok(BlobRef { digest, size })
     }
 
@@ -87,7 +89,8 @@ impl Output {
             Ok(()) => {}
             // The old image ends up in the temporary directory and goes away with it.
             Err(Errno::EXIST) if self.force => {
-                renameat_with(CWD, &image, CWD, &self.target, RenameFlags::EXCHANGE).map_err(fail)?;
+                renameat_with(CWD, &image, CWD, &self.target, RenameFlags::EXCHANGE)
+                    .map_err(fail)?;
             }
             Err(Errno::EXIST) => return Err(BuildError::Exists(self.target.clone())),
             Err(errno) => return Err(fail(errno)),
@@ -102,7 +105,8 @@ impl Output {
 
 /// An image layout or an empty directory: nothing else is deleted by `force`.
 fn is_replaceable(target: &Path) -> bool {
-    target.join("oci-layout").is_file() || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none())
+    target.join("oci-layout").is_file()
+        || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Everything on disk before the name says so.

@@ -99,7 +99,14 @@ fn make_removable(directory: &Path) {
 /// The mode of what `path` leads to, with symbolic links resolved inside `root`.
 fn kind_in(root: &OwnedFd, path: &str) -> Option<u32> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let fd = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).ok()?;
+    let fd = openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .ok()?;
     fstat(&fd).ok().map(|stat| stat.st_mode)
 }
 
@@ -134,7 +141,9 @@ fn put<R: Read>(entry: &mut tar::Entry<'_, R>, folder: &Path) -> Result<(), Buil
     // The tar crate answers false for paths with `..` and fails for links that lead out.
     match entry.unpack_in(folder).map_err(BuildError::write("unpack the root file system"))? {
         true => Ok(()),
-        false => Err(BuildError::Escapes(entry.path().map(|path| path.into_owned()).unwrap_or_default())),
+        false => {
+            Err(BuildError::Escapes(entry.path().map(|path| path.into_owned()).unwrap_or_default()))
+        }
     }
 }
 
@@ -167,12 +176,17 @@ fn set_root_mode(image: &Path) -> Result<(), BuildError> {
         let file = File::options().read(true).write(true).open(image)?;
         let mut superblock = [0_u8; 48];
         file.read_exact_at(&mut superblock, 1024)?;
-        let [m0, m1, m2, m3, .., block_bits, _, n0, n1] = *superblock.first_chunk::<16>().ok_or(io::ErrorKind::InvalidData)?;
-        let meta: [u8; 4] = superblock.get(40..44).and_then(|b| b.try_into().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        let [m0, m1, m2, m3, .., block_bits, _, n0, n1] =
+            *superblock.first_chunk::<16>().ok_or(io::ErrorKind::InvalidData)?;
+        let meta: [u8; 4] = superblock
+            .get(40..44)
+            .and_then(|b| b.try_into().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
         if u32::from_le_bytes([m0, m1, m2, m3]) != EROFS_MAGIC || block_bits != 12 {
             return Err(io::Error::other("mkfs.erofs wrote another format than expected"));
         }
-        let inode = (u64::from(u32::from_le_bytes(meta)) << 12) + 32 * u64::from(u16::from_le_bytes([n0, n1]));
+        let inode = (u64::from(u32::from_le_bytes(meta)) << 12)
+            + 32 * u64::from(u16::from_le_bytes([n0, n1]));
         let mut mode = [0_u8; 2];
         file.read_exact_at(&mut mode, inode + 4)?;
         if u16::from_le_bytes(mode) & 0o170_000 != 0o040_000 {

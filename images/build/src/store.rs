@@ -56,7 +56,10 @@ pub struct TarStore {
 
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    File { start: u64, size: u64 },
+    File {
+        start: u64,
+        size: u64,
+    },
     /// A link, a directory, or a name used twice: which of the two is meant, tools disagree.
     NotPlain,
 }
@@ -64,7 +67,8 @@ enum Place {
 impl TarStore {
     /// Lists the archive.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
-        let file = File::open(path).map_err(|source| LayoutError::Open { path: path.into(), source })?;
+        let file =
+            File::open(path).map_err(|source| LayoutError::Open { path: path.into(), source })?;
         let entries = list(&file).map_err(|_| LayoutError::NotALayout(path.into()))?;
         Ok(Self { path: path.into(), file, entries })
     }
@@ -77,7 +81,8 @@ impl Store for TarStore {
             None => Err(LayoutError::Missing { what, name }),
             Some(Place::NotPlain) => Err(LayoutError::NotPlain { what, name }),
             Some(Place::File { start, size }) => {
-                let file = self.file.try_clone().map_err(|source| LayoutError::Read { what, source })?;
+                let file =
+                    self.file.try_clone().map_err(|source| LayoutError::Read { what, source })?;
                 Ok(Blob::new(file, *start, *size))
             }
         }
@@ -101,7 +106,9 @@ fn list(file: &File) -> io::Result<BTreeMap<String, Place>> {
             .collect();
         let name = plain.unwrap_or_default().join("/");
         let place = match entry.header().entry_type() {
-            tar::EntryType::Regular => Place::File { start: entry.raw_file_position(), size: entry.size() },
+            tar::EntryType::Regular => {
+                Place::File { start: entry.raw_file_position(), size: entry.size() }
+            }
             _ => Place::NotPlain,
         };
         entries.entry(name).and_modify(|old| *old = Place::NotPlain).or_insert(place);

@@ -15,7 +15,9 @@ use coffer_image::blob::{Blob, ReadAt as _};
 use coffer_image::descriptor::{BlobRef, Descriptor, Disk};
 use coffer_image::layout::{ImageFiles, Layout, LayoutError, Store};
 use coffer_image::rules::{Invalid, check_cmdline};
-use coffer_image::verity::{BLOCK, Geometry, Salt, Superblock, SuperblockError, VerityError, VerityReader};
+use coffer_image::verity::{
+    BLOCK, Geometry, Salt, Superblock, SuperblockError, VerityError, VerityReader,
+};
 use serde::Serialize;
 
 use crate::archive::TRAILER;
@@ -151,7 +153,11 @@ fn check_layers<S: Store>(layout: &Layout<S>) -> Result<(), VerifyError> {
     }
 }
 
-fn check_boot(descriptor: &Descriptor, files: &ImageFiles, log: &mut Log) -> Result<(), VerifyError> {
+fn check_boot(
+    descriptor: &Descriptor,
+    files: &ImageFiles,
+    log: &mut Log,
+) -> Result<(), VerifyError> {
     check_digest("kernel", &descriptor.kernel, &files.kernel, log)?;
     let mut header = vec![0; 0x206];
     let read = files.kernel.read_exact_at(&mut header, 0);
@@ -173,7 +179,12 @@ pub(crate) fn check_blob(what: &str, named: &BlobRef, blob: &Blob) -> Result<(),
     }
 }
 
-fn check_digest(what: &str, named: &BlobRef, blob: &Blob, log: &mut Log) -> Result<(), VerifyError> {
+fn check_digest(
+    what: &str,
+    named: &BlobRef,
+    blob: &Blob,
+    log: &mut Log,
+) -> Result<(), VerifyError> {
     check_blob(what, named, blob)?;
     log.add(named.size, format!("{what} has its digest ({} bytes)", named.size));
     Ok(())
@@ -183,18 +194,23 @@ fn check_disk(disk: &Disk, blob: &Blob, log: &mut Log) -> Result<(), VerifyError
     let Disk::Integrity { name, blob: named, data_size, root_hash, salt } = disk;
     check_digest(&format!("disk `{name}`"), named, blob, log)?;
     let salt = Salt::from_hex(salt).ok_or_else(|| VerifyError::SuperblockDiffers(name.clone()))?;
-    let geometry = Geometry::new(*data_size).map_err(|_| VerifyError::SuperblockDiffers(name.clone()))?;
+    let geometry =
+        Geometry::new(*data_size).map_err(|_| VerifyError::SuperblockDiffers(name.clone()))?;
     let mut block = [0; BLOCK];
-    blob.read_exact_at(&mut block, geometry.data_size()).map_err(read_error("verity superblock"))?;
-    let superblock =
-        Superblock::decode(&block).map_err(|source| VerifyError::Superblock { disk: name.clone(), source })?;
+    blob.read_exact_at(&mut block, geometry.data_size())
+        .map_err(read_error("verity superblock"))?;
+    let superblock = Superblock::decode(&block)
+        .map_err(|source| VerifyError::Superblock { disk: name.clone(), source })?;
     if superblock.data_blocks != geometry.data_blocks() || superblock.salt != salt {
         return Err(VerifyError::SuperblockDiffers(name.clone()));
     }
     let mut reader = VerityReader::new(blob, *data_size, *root_hash, &salt)
         .map_err(|_| VerifyError::SuperblockDiffers(name.clone()))?;
     reader.verify_all().map_err(|source| VerifyError::Verity { disk: name.clone(), source })?;
-    log.add(named.size, format!("disk `{name}` matches its root hash ({} blocks)", geometry.data_blocks()));
+    log.add(
+        named.size,
+        format!("disk `{name}` matches its root hash ({} blocks)", geometry.data_blocks()),
+    );
     Ok(())
 }
 
@@ -212,7 +228,8 @@ pub(crate) fn read_appliance(initrd: &Blob) -> Result<Appliance, VerifyError> {
     let mut appliance = None;
     let mut starts_init = false;
     loop {
-        let mut reader = cpio::NewcReader::new(rest).map_err(|error| malformed(error.to_string()))?;
+        let mut reader =
+            cpio::NewcReader::new(rest).map_err(|error| malformed(error.to_string()))?;
         let entry = reader.entry().clone();
         if entry.is_trailer() {
             rest = reader.finish().map_err(|error| malformed(error.to_string()))?;
@@ -224,11 +241,14 @@ pub(crate) fn read_appliance(initrd: &Blob) -> Result<Appliance, VerifyError> {
         }
         starts_init |= entry.name() == "init" && entry.mode() & 0o170_111 == 0o100_111;
         if !names.insert(entry.name().to_owned()) || names.len() > ENTRIES_MAX {
-            return Err(malformed(format!("`{}` is there twice, or there are too many files", entry.name())));
+            return Err(malformed(format!(
+                "`{}` is there twice, or there are too many files",
+                entry.name()
+            )));
         }
         rest = reader.finish().map_err(|error| malformed(error.to_string()))?;
     }
-    if rest.bytes().any(|byte| !matches!(byte, Ok(0))) {
+    if !is_zero(rest) {
         return Err(malformed("something follows the archive".into()));
     }
     if !starts_init {
@@ -236,10 +256,23 @@ pub(crate) fn read_appliance(initrd: &Blob) -> Result<Appliance, VerifyError> {
     }
     let bytes = appliance.ok_or_else(|| malformed(format!("there is no `/{APPLIANCE_PATH}`")))?;
     let appliance = Appliance::parse(&bytes)?;
-    let missing = appliance.modules.iter().find(|name| !names.contains(&format!("coffer/modules/{name}")));
+    let missing =
+        appliance.modules.iter().find(|name| !names.contains(&format!("coffer/modules/{name}")));
     match missing {
         Some(name) => Err(malformed(format!("the module `{name}` is missing"))),
         None => Ok(appliance),
+    }
+}
+
+/// True if nothing but padding follows.
+fn is_zero(mut rest: impl Read) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match rest.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(count) if buffer.iter().take(count).all(|byte| *byte == 0) => {}
+            _ => return false,
+        }
     }
 }
 

@@ -43,7 +43,9 @@ impl From<StrictNetwork> for Network {
     fn from(strict: StrictNetwork) -> Self {
         match strict {
             StrictNetwork::None {} => Self::None,
-            StrictNetwork::Nat { address, prefix, gateway } => Self::Nat { address, prefix, gateway },
+            StrictNetwork::Nat { address, prefix, gateway } => {
+                Self::Nat { address, prefix, gateway }
+            }
         }
     }
 }
@@ -129,8 +131,8 @@ impl Appliance {
         if bytes.len() > APPLIANCE_MAX {
             return Err(ApplianceError::TooLong);
         }
-        let appliance: Self =
-            serde_json::from_slice(bytes).map_err(|error| ApplianceError::Malformed(error.to_string()))?;
+        let appliance: Self = serde_json::from_slice(bytes)
+            .map_err(|error| ApplianceError::Malformed(error.to_string()))?;
         appliance.check()?;
         Ok(appliance)
     }

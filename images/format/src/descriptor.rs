@@ -67,10 +67,9 @@ impl Serialize for BlobDigest {
 impl<'de> Deserialize<'de> for BlobDigest {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        text.strip_prefix("sha256:")
-            .and_then(Digest::from_hex)
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("expected `sha256:` and 64 lower-case hex digits"))
+        text.strip_prefix("sha256:").and_then(Digest::from_hex).map(Self).ok_or_else(|| {
+            serde::de::Error::custom("expected `sha256:` and 64 lower-case hex digits")
+        })
     }
 }
 
@@ -170,7 +169,9 @@ pub struct Descriptor {
 }
 
 /// Reads an optional field that must be there: left to itself serde takes a missing one for `null`.
-fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    d: D,
+) -> Result<Option<T>, D::Error> {
     Option::deserialize(d)
 }
 
@@ -198,7 +199,9 @@ impl DescriptorError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Version { .. } => "use the edition of coffer that built the image, or build it again",
+            Self::Version { .. } => {
+                "use the edition of coffer that built the image, or build it again"
+            }
             _ => "build the image again with `coffer image build`",
         }
     }
@@ -304,11 +307,23 @@ impl Disk {
     fn check(&self, field: &str) -> Result<(), Invalid> {
         let Self::Integrity { name, blob, data_size, salt, .. } = self;
         require(rules::is_name(name), format!("{field}.name"), "must match `[a-z0-9-]{1,63}`")?;
-        require(Salt::from_hex(salt).is_some(), format!("{field}.salt"), "must be at most 32 bytes of lower-case hex")?;
+        require(
+            Salt::from_hex(salt).is_some(),
+            format!("{field}.salt"),
+            "must be at most 32 bytes of lower-case hex",
+        )?;
         let geometry = Geometry::new(*data_size).ok();
-        require(geometry.is_some(), format!("{field}.data_size"), "must be a multiple of 4096 between 4096 and 1 TiB")?;
+        require(
+            geometry.is_some(),
+            format!("{field}.data_size"),
+            "must be a multiple of 4096 between 4096 and 1 TiB",
+        )?;
         let exact = geometry.is_some_and(|geometry| geometry.blob_size() == blob.size);
-        require(exact, format!("{field}.blob.size"), "must be the size of data, superblock and tree")
+        require(
+            exact,
+            format!("{field}.blob.size"),
+            "must be the size of data, superblock and tree",
+        )
     }
 }
 
@@ -316,7 +331,11 @@ impl Shape {
     fn check(&self) -> Result<(), Invalid> {
         let vcpus = Range { min: 1, max: VCPUS_MAX };
         require(self.vcpus.is_within(vcpus), "shape.vcpus", "must be a range within 1 to 32")?;
-        require(self.memory_mib.is_within(MEMORY_MIB), "shape.memory_mib", "must be a range within 64 to 65536")
+        require(
+            self.memory_mib.is_within(MEMORY_MIB),
+            "shape.memory_mib",
+            "must be a range within 64 to 65536",
+        )
     }
 }
 

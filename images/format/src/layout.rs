@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::Blob;
 use crate::descriptor::{
-    ARTIFACT_TYPE, BlobDigest, BlobRef, DESCRIPTOR_MAX, DESCRIPTOR_MEDIA_TYPE, Descriptor, DescriptorError,
-    image_id,
+    ARTIFACT_TYPE, BlobDigest, BlobRef, DESCRIPTOR_MAX, DESCRIPTOR_MEDIA_TYPE, Descriptor,
+    DescriptorError, image_id,
 };
 
 /// Most bytes of `oci-layout`, `index.json` and the manifest each.
@@ -112,13 +112,21 @@ impl LayoutError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Open { .. } => "give the folder or tar that `coffer image build` wrote",
-            Self::NotALayout(_) => "give the folder or tar that `coffer image build` wrote; other images are converted with it",
-            Self::Foreign(_) => "container images must first be made into an appliance with `coffer image build`",
+            Self::NotALayout(_) => {
+                "give the folder or tar that `coffer image build` wrote; other images are converted with it"
+            }
+            Self::Foreign(_) => {
+                "container images must first be made into an appliance with `coffer image build`"
+            }
             Self::Malformed { .. } | Self::NotPlain { .. } | Self::TooLarge { .. } => {
                 "the image was damaged or made by something else; fetch or build it again"
             }
-            Self::Missing { .. } | Self::Size { .. } => "the copy is incomplete; fetch or build the image again",
-            Self::Digest { .. } => "the image was changed after it was built; fetch or build it again",
+            Self::Missing { .. } | Self::Size { .. } => {
+                "the copy is incomplete; fetch or build the image again"
+            }
+            Self::Digest { .. } => {
+                "the image was changed after it was built; fetch or build it again"
+            }
             Self::Read { .. } => "check the disk the image lies on",
             Self::Descriptor(error) => error.hint(),
         }
@@ -156,14 +164,18 @@ impl Folder {
 
 impl Store for Folder {
     fn open(&self, what: &str, name: &str) -> Result<Blob, LayoutError> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         // NONBLOCK: opening a FIFO that somebody planted must not wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags =
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let not_plain = || LayoutError::NotPlain { what: what.into(), name: name.into() };
         let fail = |errno: Errno| LayoutError::Read { what: what.into(), source: errno.into() };
         let fd = match openat2(&self.directory, name, flags, Mode::empty(), resolve) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => return Err(LayoutError::Missing { what: what.into(), name: name.into() }),
+            Err(Errno::NOENT) => {
+                return Err(LayoutError::Missing { what: what.into(), name: name.into() });
+            }
             Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR | Errno::NXIO) => return Err(not_plain()),
             Err(errno) => return Err(fail(errno)),
         };
@@ -283,7 +295,8 @@ impl<S: Store> Layout<S> {
         }
         let index: Index = read_json("index.json", &store.open("index.json", "index.json")?)?;
         let manifest = read_manifest(&store, &index)?;
-        let descriptor_bytes = read_content(&store, "descriptor", &manifest.config, DESCRIPTOR_MAX as u64)?;
+        let descriptor_bytes =
+            read_content(&store, "descriptor", &manifest.config, DESCRIPTOR_MAX as u64)?;
         let descriptor = Descriptor::parse(&descriptor_bytes)?;
         let image_id = image_id(&descriptor_bytes);
         Ok(Self { store, manifest, descriptor, descriptor_bytes, image_id })
@@ -322,7 +335,9 @@ impl<S: Store> Layout<S> {
     /// Opens all blobs.
     pub fn open_files(&self) -> Result<ImageFiles, LayoutError> {
         let of = &self.descriptor;
-        let disk = |disk: &crate::descriptor::Disk| self.open_blob(&format!("disk `{}`", disk.name()), disk.blob());
+        let disk = |disk: &crate::descriptor::Disk| {
+            self.open_blob(&format!("disk `{}`", disk.name()), disk.blob())
+        };
         Ok(ImageFiles {
             kernel: self.open_blob("kernel", &of.kernel)?,
             initrd: self.open_blob("initrd", &of.initrd)?,
@@ -350,12 +365,18 @@ fn read_manifest(store: &impl Store, index: &Index) -> Result<Manifest, LayoutEr
     Ok(manifest)
 }
 
-fn read_content(store: &impl Store, what: &str, content: &Content, limit: u64) -> Result<Vec<u8>, LayoutError> {
+fn read_content(
+    store: &impl Store,
+    what: &str,
+    content: &Content,
+    limit: u64,
+) -> Result<Vec<u8>, LayoutError> {
     if content.size > limit {
         return Err(LayoutError::TooLarge { what: what.into(), found: content.size, limit });
     }
     let blob = open_sized(store, what, content.digest, content.size)?;
-    let bytes = blob.read_all().map_err(|source| LayoutError::Read { what: what.into(), source })?;
+    let bytes =
+        blob.read_all().map_err(|source| LayoutError::Read { what: what.into(), source })?;
     let (expected, found) = (content.digest.0, Digest::of(&[&bytes]));
     if found != expected {
         return Err(LayoutError::Digest { what: what.into(), expected, found });
@@ -363,7 +384,12 @@ fn read_content(store: &impl Store, what: &str, content: &Content, limit: u64) -
     Ok(bytes)
 }
 
-fn open_sized(store: &impl Store, what: &str, digest: BlobDigest, size: u64) -> Result<Blob, LayoutError> {
+fn open_sized(
+    store: &impl Store,
+    what: &str,
+    digest: BlobDigest,
+    size: u64,
+) -> Result<Blob, LayoutError> {
     let blob = store.open(what, &blob_name(digest))?;
     if blob.size() != size {
         return Err(LayoutError::Size { what: what.into(), expected: size, found: blob.size() });
@@ -376,14 +402,26 @@ pub fn blob_name(digest: BlobDigest) -> String {
     format!("blobs/sha256/{}", digest.0)
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(what: &'static str, blob: &Blob) -> Result<T, LayoutError> {
+fn read_json<T: for<'de> Deserialize<'de>>(
+    what: &'static str,
+    blob: &Blob,
+) -> Result<T, LayoutError> {
     if blob.size() > JSON_MAX {
-        return Err(LayoutError::TooLarge { what: what.into(), found: blob.size(), limit: JSON_MAX });
+        return Err(LayoutError::TooLarge {
+            what: what.into(),
+            found: blob.size(),
+            limit: JSON_MAX,
+        });
     }
-    let bytes = blob.read_all().map_err(|source| LayoutError::Read { what: what.into(), source })?;
+    let bytes =
+        blob.read_all().map_err(|source| LayoutError::Read { what: what.into(), source })?;
     parse_json(what, &bytes)
 }
 
-fn parse_json<T: for<'de> Deserialize<'de>>(what: &'static str, bytes: &[u8]) -> Result<T, LayoutError> {
-    serde_json::from_slice(bytes).map_err(|error| LayoutError::Malformed { what, why: error.to_string() })
+fn parse_json<T: for<'de> Deserialize<'de>>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, LayoutError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| LayoutError::Malformed { what, why: error.to_string() })
 }

@@ -30,7 +30,11 @@ pub struct Invalid {
 }
 
 /// Refuses unless `ok`.
-pub(crate) fn require(ok: bool, field: impl Into<String>, why: &'static str) -> Result<(), Invalid> {
+pub(crate) fn require(
+    ok: bool,
+    field: impl Into<String>,
+    why: &'static str,
+) -> Result<(), Invalid> {
     if ok { Ok(()) } else { Err(Invalid { field: field.into(), why }) }
 }
 
@@ -51,7 +55,8 @@ pub fn is_secret_id(text: &str) -> bool {
 
 /// `[a-z0-9._-]{1,255}`, neither `.` nor `..`.
 pub fn is_file_name(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
     (1..=255).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != ".."
 }
 
@@ -59,7 +64,9 @@ pub fn is_file_name(text: &str) -> bool {
 pub fn is_module_file(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
     text.len() <= 128
-        && text.strip_suffix(".ko").is_some_and(|stem| !stem.is_empty() && stem.bytes().all(allowed))
+        && text
+            .strip_suffix(".ko")
+            .is_some_and(|stem| !stem.is_empty() && stem.bytes().all(allowed))
 }
 
 /// Checks a kernel command line: printable ASCII of at most [`CMDLINE_MAX`] bytes.
@@ -97,7 +104,11 @@ fn mask(prefix: u8) -> u32 {
 }
 
 pub(crate) fn check_verifier(verifier: &VerifierPin) -> Result<(), Invalid> {
-    require(is_https_origin(&verifier.url), "verifier.url", "must be `https://host` or `https://host:port`")?;
+    require(
+        is_https_origin(&verifier.url),
+        "verifier.url",
+        "must be `https://host` or `https://host:port`",
+    )?;
     require(verifier.ca.len() <= CA_MAX, "verifier.ca", "must be at most 16 KiB")?;
     let pem = verifier.ca.trim_start().starts_with("-----BEGIN CERTIFICATE-----")
         && verifier.ca.trim_end().ends_with("-----END CERTIFICATE-----")
@@ -107,7 +118,11 @@ pub(crate) fn check_verifier(verifier: &VerifierPin) -> Result<(), Invalid> {
     let point = key.len() == 130
         && key.starts_with("04")
         && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    require(point, "verifier.release_key", "must be an uncompressed P-256 point in 130 lower-case hex digits")
+    require(
+        point,
+        "verifier.release_key",
+        "must be an uncompressed P-256 point in 130 lower-case hex digits",
+    )
 }
 
 /// An origin and nothing else: it is also the audience of the evidence, so one spelling only.
@@ -122,21 +137,44 @@ fn is_https_origin(url: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
     let host_ok = (1..=253).contains(&host.len())
         && host.bytes().all(allowed)
-        && host.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'));
+        && host
+            .split('.')
+            .all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'));
     let port_ok = port.is_none_or(|port| {
-        !port.starts_with('0') && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        !port.starts_with('0')
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && port.parse::<u16>().is_ok()
     });
     host_ok && port_ok
 }
 
-pub(crate) fn check_secrets(secrets: &[SecretRequest], verifier: Option<&VerifierPin>) -> Result<(), Invalid> {
+pub(crate) fn check_secrets(
+    secrets: &[SecretRequest],
+    verifier: Option<&VerifierPin>,
+) -> Result<(), Invalid> {
     require(secrets.len() <= SECRETS_MAX, "secrets", "must be at most 64")?;
-    require(secrets.is_empty() || verifier.is_some(), "verifier", "must be given when secrets are asked for")?;
+    require(
+        secrets.is_empty() || verifier.is_some(),
+        "verifier",
+        "must be given when secrets are asked for",
+    )?;
     for (n, secret) in secrets.iter().enumerate() {
         let field = |name: &str| format!("secrets[{n}].{name}");
-        require(is_secret_id(&secret.id), field("id"), "must be 1 to 5 names `[a-z0-9-]{1,63}` joined by `/`")?;
-        require(is_file_name(&secret.file), field("file"), "must match `[a-z0-9._-]+` and not be `.` or `..`")?;
-        require(is_mode(&secret.mode), field("mode"), "must be four octal digits from 0000 to 0777")?;
+        require(
+            is_secret_id(&secret.id),
+            field("id"),
+            "must be 1 to 5 names `[a-z0-9-]{1,63}` joined by `/`",
+        )?;
+        require(
+            is_file_name(&secret.file),
+            field("file"),
+            "must match `[a-z0-9._-]+` and not be `.` or `..`",
+        )?;
+        require(
+            is_mode(&secret.mode),
+            field("mode"),
+            "must be four octal digits from 0000 to 0777",
+        )?;
         let twice = secrets.iter().take(n).any(|other| other.file == secret.file);
         require(!twice, field("file"), "must be used once")?;
     }
@@ -168,5 +206,7 @@ fn check_strings(field: &str, strings: &[String]) -> Result<(), Invalid> {
 /// `/` and one or more plain components: what resolves the same before and after a chroot.
 fn is_absolute_path(path: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    !path.contains(['\0', '\n']) && path.len() <= 4095 && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain))
+    !path.contains(['\0', '\n'])
+        && path.len() <= 4095
+        && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain))
 }

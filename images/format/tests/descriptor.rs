@@ -1,4 +1,5 @@
 //! What a descriptor may say, and the near misses.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use coffer_image::appliance::{Appliance, ApplianceError};
 use coffer_image::descriptor::{Descriptor, DescriptorError, image_id};
@@ -70,7 +71,10 @@ fn the_image_id_is_over_the_bytes_as_received() {
 #[test]
 fn accepts_what_lies_on_the_limits() {
     let host = |address: &str, prefix: u8, gateway: &str| {
-        with("/network", json!({"mode": "nat", "address": address, "prefix": prefix, "gateway": gateway}))
+        with(
+            "/network",
+            json!({"mode": "nat", "address": address, "prefix": prefix, "gateway": gateway}),
+        )
     };
     let accepted = [
         with("/name", json!("a".repeat(63))),
@@ -89,13 +93,26 @@ fn accepts_what_lies_on_the_limits() {
 
 #[test]
 fn refuses_unknown_fields_at_every_level() {
-    for pointer in ["", "/kernel", "/disks/0", "/disks/0/blob", "/shape", "/shape/vcpus", "/network", "/verifier", "/secrets/0"] {
+    for pointer in [
+        "",
+        "/kernel",
+        "/disks/0",
+        "/disks/0/blob",
+        "/shape",
+        "/shape/vcpus",
+        "/network",
+        "/verifier",
+        "/secrets/0",
+    ] {
         let mut descriptor = good();
         let object = descriptor.pointer_mut(pointer).and_then(Value::as_object_mut).unwrap();
         object.insert("surprise".into(), json!(1));
         malformed(&descriptor, "unknown field `surprise`");
     }
-    malformed(&with("/network", json!({"mode": "none", "surprise": 1})), "unknown field `surprise`");
+    malformed(
+        &with("/network", json!({"mode": "none", "surprise": 1})),
+        "unknown field `surprise`",
+    );
 }
 
 #[test]
@@ -198,7 +215,12 @@ fn refuses_names_used_twice() {
 
 #[test]
 fn refuses_digests_in_another_spelling() {
-    for digest in ["sha512:00".into(), "ab".repeat(32), format!("sha256:{}", "AB".repeat(32)), format!("sha256:{}", "ab".repeat(31))] {
+    for digest in [
+        "sha512:00".into(),
+        "ab".repeat(32),
+        format!("sha256:{}", "AB".repeat(32)),
+        format!("sha256:{}", "ab".repeat(31)),
+    ] {
         malformed(&with("/kernel/digest", json!(digest)), "expected `sha256:`");
     }
 }

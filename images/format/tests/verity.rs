@@ -1,4 +1,5 @@
 //! The tree against `veritysetup`, which shares no code with it, and the reader against hostile storage.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use coffer_attestation::Digest;
 use coffer_image::blob::ReadAt;
 use coffer_image::verity::{
-    BLOCK, Geometry, Place, Salt, Superblock, SuperblockError, TreeSink, VerityError, VerityReader, build_tree,
+    BLOCK, Geometry, Place, Salt, Superblock, SuperblockError, TreeSink, VerityError, VerityReader,
+    build_tree,
 };
 use proptest::prelude::*;
 
@@ -18,7 +20,9 @@ const EDGES: [u64; 7] = [1, 2, 127, 128, 129, 128 * 128, 128 * 128 + 1];
 
 /// Cheap data in which every block differs.
 fn data(blocks: u64) -> Vec<u8> {
-    (0..blocks).flat_map(|n| Digest::of(&[&n.to_le_bytes()]).0.into_iter().cycle().take(BLOCK)).collect()
+    (0..blocks)
+        .flat_map(|n| Digest::of(&[&n.to_le_bytes()]).0.into_iter().cycle().take(BLOCK))
+        .collect()
 }
 
 struct Memory(Mutex<Vec<u8>>);
@@ -45,8 +49,15 @@ fn sealed(data: &[u8], salt: &Salt, threads: usize) -> (Vec<u8>, Geometry, Diges
 }
 
 fn veritysetup(arguments: &[&str]) -> String {
-    let output = Command::new("/usr/sbin/veritysetup").args(arguments).output().expect("cryptsetup-bin is installed");
-    assert!(output.status.success(), "veritysetup {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("/usr/sbin/veritysetup")
+        .args(arguments)
+        .output()
+        .expect("cryptsetup-bin is installed");
+    assert!(
+        output.status.success(),
+        "veritysetup {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -70,7 +81,12 @@ fn agrees_with_veritysetup(blocks: u64, salt: &Salt) {
     std::fs::write(&theirs, &data).unwrap();
     let uuid = Superblock::decode(block_at(&blob, geometry.data_size())).unwrap().uuid;
     let printed = veritysetup(&[
-        "format", &theirs, &theirs, &offset, &salt_argument(salt), &format!("--uuid={}", uuid_text(&uuid)),
+        "format",
+        &theirs,
+        &theirs,
+        &offset,
+        &salt_argument(salt),
+        &format!("--uuid={}", uuid_text(&uuid)),
         &format!("--data-blocks={blocks}"),
     ]);
     assert!(printed.contains(&root.to_hex()), "{blocks} blocks: other root hash:\n{printed}");
@@ -115,7 +131,8 @@ fn reads_every_block_of_every_edge_size() {
     for blocks in EDGES {
         let data = data(blocks);
         let (blob, _, root) = sealed(&data, &Salt::default(), 2);
-        let mut reader = VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
+        let mut reader =
+            VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
         reader.verify_all().unwrap();
         let mut buffer = [0; BLOCK];
         for n in [0, blocks / 2, blocks - 1] {
@@ -123,7 +140,10 @@ fn reads_every_block_of_every_edge_size() {
             assert!(buffer == *block_at(&data, n * BLOCK as u64));
         }
         assert!(matches!(reader.read_block(blocks, &mut buffer), Err(VerityError::OutOfRange(_))));
-        assert!(matches!(reader.read_block(u64::MAX, &mut buffer), Err(VerityError::OutOfRange(_))));
+        assert!(matches!(
+            reader.read_block(u64::MAX, &mut buffer),
+            Err(VerityError::OutOfRange(_))
+        ));
     }
 }
 
@@ -132,7 +152,8 @@ fn read_after_flip(blocks: u64, offset: u64, n: u64) -> (Result<(), VerityError>
     let data = data(blocks);
     let (mut blob, _, root) = sealed(&data, &Salt::default(), 2);
     blob[offset as usize] ^= 1;
-    let mut reader = VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
+    let mut reader =
+        VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
     let mut buffer = [0xaa; BLOCK];
     (reader.read_block(n, &mut buffer), buffer)
 }
@@ -148,7 +169,10 @@ fn names_the_block_that_was_flipped_and_leaves_nothing_of_it() {
     ];
     for (offset, n, place) in cases {
         let (result, buffer) = read_after_flip(300, offset, n);
-        assert!(matches!(result, Err(VerityError::Mismatch(found)) if found == place), "{place}: {result:?}");
+        assert!(
+            matches!(result, Err(VerityError::Mismatch(found)) if found == place),
+            "{place}: {result:?}"
+        );
         assert_eq!(buffer, [0; BLOCK], "{place}");
     }
 }
@@ -163,7 +187,8 @@ fn a_long_read_with_one_bad_block_gives_nothing() {
     let data = data(64);
     let (mut blob, _, root) = sealed(&data, &Salt::default(), 1);
     blob[63 * BLOCK] ^= 0x80;
-    let mut reader = VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
+    let mut reader =
+        VerityReader::new(&blob[..], data.len() as u64, root, &Salt::default()).unwrap();
     let mut buffer = vec![1; 64 * BLOCK];
     let result = reader.read_blocks(0, &mut buffer);
     assert!(matches!(result, Err(VerityError::Mismatch(Place::Data { block: 63 }))));
@@ -191,7 +216,8 @@ fn data_is_verified_again_on_every_read() {
     let data = data(200);
     let (blob, _, root) = sealed(&data, &Salt::default(), 1);
     let storage = Turncoat { blob, lie: AtomicBool::new(false) };
-    let mut reader = VerityReader::new(&storage, data.len() as u64, root, &Salt::default()).unwrap();
+    let mut reader =
+        VerityReader::new(&storage, data.len() as u64, root, &Salt::default()).unwrap();
     let mut buffer = [0; BLOCK];
     reader.read_block(9, &mut buffer).unwrap();
     storage.lie.store(true, Ordering::Relaxed);
@@ -208,7 +234,8 @@ fn a_truncated_disk_is_named_as_such() {
     let mut reader = VerityReader::new(cut, geometry.data_size(), root, &Salt::default()).unwrap();
     let result = reader.read_block(0, &mut buffer);
     assert!(matches!(result, Err(VerityError::Truncated(Place::Tree { .. }))), "{result:?}");
-    let mut reader = VerityReader::new(&blob[..BLOCK], geometry.data_size(), root, &Salt::default()).unwrap();
+    let mut reader =
+        VerityReader::new(&blob[..BLOCK], geometry.data_size(), root, &Salt::default()).unwrap();
     let result = reader.read_block(1, &mut buffer);
     assert!(matches!(result, Err(VerityError::Truncated(Place::Data { block: 1 }))), "{result:?}");
 }
@@ -230,14 +257,20 @@ fn another_root_hash_or_salt_gives_no_data() {
 fn reads_far_apart_blocks_of_a_disk_larger_than_the_cache() {
     let blocks: u64 = 128 * 300;
     let directory = tempfile::tempdir().unwrap();
-    let file = File::options().read(true).write(true).create_new(true).open(directory.path().join("disk")).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(directory.path().join("disk"))
+        .unwrap();
     let geometry = Geometry::new(blocks * BLOCK as u64).unwrap();
     file.set_len(geometry.blob_size()).unwrap();
     for n in [0, 128 * 256, blocks - 1] {
         file.write_all_at(&n.to_le_bytes(), n * BLOCK as u64).unwrap();
     }
     let root = build_tree(&file, &geometry, &Salt::default(), &file, 2).unwrap();
-    let mut reader = VerityReader::new(&file, geometry.data_size(), root, &Salt::default()).unwrap();
+    let mut reader =
+        VerityReader::new(&file, geometry.data_size(), root, &Salt::default()).unwrap();
     let mut buffer = [0; BLOCK];
     for n in [0, 128 * 256, 0, blocks - 1, 128 * 256] {
         reader.read_block(n, &mut buffer).unwrap();

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use coffer_image::layout::Layout;
-use coffer_image_build::{BuildError, BuildPlan, KernelSource, Recipe, Step, build, inspect, verify};
+use coffer_image_build::{
+    BuildError, BuildPlan, KernelSource, Recipe, Step, build, inspect, verify,
+};
 use serde_json::json;
 
 use crate::fixture::{Fixture, recipe, recipe_json, run};
@@ -27,7 +29,11 @@ fn building_twice_gives_the_same_files() {
 fn another_machine_gives_the_same_image() {
     // Other paths, times, inode numbers and directory order.
     let (here, there) = (Fixture::new(), Fixture::new());
-    let touched = Command::new("touch").args(["-d", "2001-02-03"]).arg(there.path("root/etc/config")).status().unwrap();
+    let touched = Command::new("touch")
+        .args(["-d", "2001-02-03"])
+        .arg(there.path("root/etc/config"))
+        .status()
+        .unwrap();
     assert!(touched.success());
     assert_eq!(here.build("image").image_id, there.build("image").image_id);
 }
@@ -100,13 +106,26 @@ fn the_initrd_is_one_that_cpio_reads() {
     let fixture = Fixture::new();
     let image = fixture.build("image");
     let blob = image.path.join(format!("blobs/sha256/{}", image.descriptor.initrd.digest.0));
-    let listing = Command::new("cpio").args(["-t", "--quiet"]).stdin(fs::File::open(blob).unwrap()).output().unwrap();
+    let listing = Command::new("cpio")
+        .args(["-t", "--quiet"])
+        .stdin(fs::File::open(blob).unwrap())
+        .output()
+        .unwrap();
     let names = String::from_utf8(listing.stdout).unwrap();
     let names: Vec<&str> = names.lines().collect();
     let mut sorted = names.clone();
     sorted.sort_unstable();
     assert_eq!(names, sorted);
-    for name in ["init", "coffer/appliance.json", "coffer/modules/erofs.ko", "dev", "proc", "sys", "run", "root"] {
+    for name in [
+        "init",
+        "coffer/appliance.json",
+        "coffer/modules/erofs.ko",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "root",
+    ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
 }
@@ -117,9 +136,18 @@ fn modules_are_listed_in_load_order() {
     let image = fixture.build("image");
     let modules = inspect(&image.path).unwrap().appliance.unwrap().modules;
     let expected = [
-        "virtio_ring.ko", "virtio.ko", "virtio_mmio.ko", "virtio_blk.ko", "vsock.ko",
-        "vmw_vsock_virtio_transport_common.ko", "vmw_vsock_virtio_transport.ko", "libcrc32c.ko", "erofs.ko",
-        "failover.ko", "net_failover.ko", "virtio_net.ko",
+        "virtio_ring.ko",
+        "virtio.ko",
+        "virtio_mmio.ko",
+        "virtio_blk.ko",
+        "vsock.ko",
+        "vmw_vsock_virtio_transport_common.ko",
+        "vmw_vsock_virtio_transport.ko",
+        "libcrc32c.ko",
+        "erofs.ko",
+        "failover.ko",
+        "net_failover.ko",
+        "virtio_net.ko",
     ];
     assert_eq!(modules, expected);
 }
@@ -283,7 +311,10 @@ fn recipes_are_read_strictly() {
     assert!(refuse(&|_| ()).is_none());
     assert!(matches!(refuse(&|recipe| recipe["surprise"] = json!(1)), Some(BuildError::Recipe(_))));
     assert!(matches!(refuse(&|recipe| recipe["box"] = json!("ajar")), Some(BuildError::Recipe(_))));
-    assert!(matches!(refuse(&|recipe| recipe["workload"] = json!(null)), Some(BuildError::Recipe(_))));
+    assert!(matches!(
+        refuse(&|recipe| recipe["workload"] = json!(null)),
+        Some(BuildError::Recipe(_))
+    ));
 }
 
 #[test]

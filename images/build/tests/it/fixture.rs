@@ -60,8 +60,13 @@ impl Fixture {
     /// A tar of the root file system with entries in another order and another time.
     pub fn tar(&self) -> PathBuf {
         let tar = self.path("root.tar");
-        let mut list = Command::new("find").arg(".").current_dir(self.path("root")).output().unwrap().stdout;
-        let mut names: Vec<&[u8]> = list.split_mut(|b| *b == b'\n').map(|name| &*name).filter(|name| !name.is_empty()).collect();
+        let mut list =
+            Command::new("find").arg(".").current_dir(self.path("root")).output().unwrap().stdout;
+        let mut names: Vec<&[u8]> = list
+            .split_mut(|b| *b == b'\n')
+            .map(|name| &*name)
+            .filter(|name| !name.is_empty())
+            .collect();
         names.reverse();
         let listed = self.path("names");
         fs::write(&listed, names.join(&b'\n')).unwrap();
@@ -110,7 +115,10 @@ pub fn make_modules(directory: &Path) {
         ("virtio_net", &["depends=virtio_ring,virtio,net_failover"]),
         ("vsock", &["depends="]),
         ("vmw_vsock_virtio_transport_common", &["depends=vsock"]),
-        ("vmw_vsock_virtio_transport", &["depends=virtio,vmw_vsock_virtio_transport_common,virtio_ring,vsock"]),
+        (
+            "vmw_vsock_virtio_transport",
+            &["depends=virtio,vmw_vsock_virtio_transport_common,virtio_ring,vsock"],
+        ),
         ("libcrc32c", &["softdep=pre: crc32c post: later", "depends="]),
         ("erofs", &["depends=libcrc32c,built-in"]),
         ("crc32c-intel", &["alias=crc32c", "depends="]),
@@ -151,8 +159,13 @@ pub fn reauthor(image: &Path, change: impl FnOnce(&mut Value)) {
     let mut manifest: Value = read_json(&blob(image, &index["manifests"][0]["digest"]));
     let mut descriptor: Value = read_json(&blob(image, &manifest["config"]["digest"]));
     change(&mut descriptor);
-    manifest["config"] = with_media_type(put(image, descriptor.to_string().as_bytes()), &manifest["config"]);
-    let mut blobs = vec![descriptor["kernel"].clone(), descriptor["initrd"].clone(), descriptor["cmdline"].clone()];
+    manifest["config"] =
+        with_media_type(put(image, descriptor.to_string().as_bytes()), &manifest["config"]);
+    let mut blobs = vec![
+        descriptor["kernel"].clone(),
+        descriptor["initrd"].clone(),
+        descriptor["cmdline"].clone(),
+    ];
     blobs.extend(descriptor["disks"].as_array().unwrap().iter().map(|disk| disk["blob"].clone()));
     let layers: Vec<Value> = blobs
         .into_iter()
@@ -166,7 +179,8 @@ pub fn reauthor(image: &Path, change: impl FnOnce(&mut Value)) {
 /// Writes a manifest and the index that names it.
 pub fn set_manifest(image: &Path, manifest: &Value) {
     let mut index: Value = read_json(&image.join("index.json"));
-    index["manifests"][0] = with_media_type(put(image, manifest.to_string().as_bytes()), &index["manifests"][0]);
+    index["manifests"][0] =
+        with_media_type(put(image, manifest.to_string().as_bytes()), &index["manifests"][0]);
     fs::write(image.join("index.json"), index.to_string()).unwrap();
 }
 
@@ -222,11 +236,8 @@ pub fn module(info: &[&str]) -> Vec<u8> {
         header
     };
     let (info_at, names_at) = (64, 64 + info.len());
-    let sections = [
-        vec![0; 64],
-        section(1, 1, info_at, info.len()),
-        section(10, 3, names_at, names.len()),
-    ];
+    let sections =
+        [vec![0; 64], section(1, 1, info_at, info.len()), section(10, 3, names_at, names.len())];
     let body = [info, names.to_vec(), sections.concat()].concat();
     elf(1, names_at + names.len(), 3, &body)
 }

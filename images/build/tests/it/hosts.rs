@@ -60,7 +60,10 @@ fn what_is_missing_is_named_and_nothing_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
     let error = HostInitrd::new().binary("/nowhere", "x").write(&out).unwrap_err();
-    assert!(matches!(error, HostError::Build(BuildError::Input { what: "program", .. })), "{error}");
+    assert!(
+        matches!(error, HostError::Build(BuildError::Input { what: "program", .. })),
+        "{error}"
+    );
     let error = HostInitrd::new().library("libnothing.so.0").write(&out).unwrap_err();
     assert!(matches!(error, HostError::NoSuchLibrary(_)), "{error}");
     let error = HostInitrd::new().module("kvm").write(&out).unwrap_err();
@@ -80,7 +83,10 @@ fn two_things_under_one_path_are_refused() {
     assert!(matches!(below.write(&out), Err(HostError::Archive(ArchiveError::Twice(_)))));
     for path in ["", "/", "a//b", "a/../b", "./a"] {
         let odd = HostInitrd::new().data("a", path, 0o644);
-        assert!(matches!(odd.write(&out), Err(HostError::Archive(ArchiveError::Path(_)))), "{path:?}");
+        assert!(
+            matches!(odd.write(&out), Err(HostError::Archive(ArchiveError::Path(_)))),
+            "{path:?}"
+        );
     }
     fs::write(&out, "kept").unwrap();
     assert!(HostInitrd::new().write(&out).is_err());

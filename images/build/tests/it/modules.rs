@@ -13,7 +13,10 @@ fn names(wanted: &[&str]) -> Result<Vec<String>, BuildError> {
 
 #[test]
 fn what_a_module_needs_comes_first_and_once() {
-    assert_eq!(names(&["virtio_mmio", "virtio_blk"]).unwrap(), ["virtio_ring.ko", "virtio.ko", "virtio_mmio.ko", "virtio_blk.ko"]);
+    assert_eq!(
+        names(&["virtio_mmio", "virtio_blk"]).unwrap(),
+        ["virtio_ring.ko", "virtio.ko", "virtio_mmio.ko", "virtio_blk.ko"]
+    );
 }
 
 #[test]

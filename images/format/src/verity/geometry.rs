@@ -34,7 +34,8 @@ pub struct Geometry {
 impl Geometry {
     /// The layout for `data_size` bytes.
     pub fn new(data_size: u64) -> Result<Self, UnfitSize> {
-        let fits = (BLOCK as u64..=DATA_MAX).contains(&data_size) && data_size.is_multiple_of(BLOCK as u64);
+        let fits = (BLOCK as u64..=DATA_MAX).contains(&data_size)
+            && data_size.is_multiple_of(BLOCK as u64);
         if !fits {
             return Err(UnfitSize(data_size));
         }

@@ -117,7 +117,9 @@ impl<S: ReadAt> VerityReader<S> {
             return Err(VerityError::OutOfRange(first));
         }
         let place = Place::Data { block: first };
-        self.source.read_exact_at(buffer, first * BLOCK as u64).map_err(|error| read_error(place, error))?;
+        self.source
+            .read_exact_at(buffer, first * BLOCK as u64)
+            .map_err(|error| read_error(place, error))?;
         for (block, data) in (first..).zip(buffer.chunks_exact(BLOCK)) {
             let expected = self.expected(0, block)?;
             if self.hasher.digest(data) != expected {

@@ -88,8 +88,12 @@ impl Superblock {
             return Err(SuperblockError::Other(what));
         }
         let salt_size = usize::from(u16::from_le_bytes(at.bytes(80)));
-        let salt = at.0.get(88..88 + salt_size).and_then(Salt::new).ok_or(SuperblockError::Other("salt size"))?;
-        let superblock = Self { uuid: at.bytes(16), data_blocks: u64::from_le_bytes(at.bytes(72)), salt };
+        let salt =
+            at.0.get(88..88 + salt_size)
+                .and_then(Salt::new)
+                .ok_or(SuperblockError::Other("salt size"))?;
+        let superblock =
+            Self { uuid: at.bytes(16), data_blocks: u64::from_le_bytes(at.bytes(72)), salt };
         if superblock.encode() != *block {
             return Err(SuperblockError::Padding);
         }
@@ -104,7 +108,10 @@ struct Fields<'a>(&'a [u8; BLOCK]);
 
 impl Fields<'_> {
     fn bytes<const N: usize>(&self, offset: usize) -> [u8; N] {
-        self.0.get(offset..offset + N).and_then(|bytes| bytes.try_into().ok()).expect("offsets above lie in the block")
+        self.0
+            .get(offset..offset + N)
+            .and_then(|bytes| bytes.try_into().ok())
+            .expect("offsets above lie in the block")
     }
 
     fn u32(&self, offset: usize) -> u32 {

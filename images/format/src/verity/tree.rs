@@ -74,7 +74,10 @@ fn hash_level<S: TreeSink + ?Sized>(
 
 fn pack(digests: impl Iterator<Item = Digest>) -> [u8; BLOCK] {
     let mut block = [0_u8; BLOCK];
-    block.chunks_exact_mut(DIGEST).zip(digests).for_each(|(slot, digest)| slot.copy_from_slice(&digest.0));
+    block
+        .chunks_exact_mut(DIGEST)
+        .zip(digests)
+        .for_each(|(slot, digest)| slot.copy_from_slice(&digest.0));
     block
 }
 
@@ -101,14 +104,21 @@ impl<D: ReadAt + Sync + ?Sized, S: TreeSink + ?Sized> Bottom<'_, D, S> {
             let helpers: Vec<_> = (1..threads.clamp(1, 64)).map(|_| scope.spawn(work)).collect();
             let own = work();
             helpers.into_iter().fold(own, |sum, helper| {
-                let other = helper.join().unwrap_or_else(|_| Err(io::Error::other("a hashing thread ended early")));
+                let other = helper
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a hashing thread ended early")));
                 sum.and(other)
             })
         })?;
         digests.into_inner().map_err(|_| io::Error::other("a hashing thread ended early"))
     }
 
-    fn work(&self, next: &AtomicU64, failed: &AtomicBool, digests: &Mutex<Vec<Digest>>) -> io::Result<()> {
+    fn work(
+        &self,
+        next: &AtomicU64,
+        failed: &AtomicBool,
+        digests: &Mutex<Vec<Digest>>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0_u8; FANOUT as usize * BLOCK];
         while !failed.load(Ordering::Relaxed) {
             let n = next.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +132,8 @@ impl<D: ReadAt + Sync + ?Sized, S: TreeSink + ?Sized> Bottom<'_, D, S> {
             let block = pack(data.chunks_exact(BLOCK).map(|block| self.hasher.digest(block)));
             self.sink.write_block(self.level.offset + n * BLOCK as u64, &block)?;
             let digest = self.hasher.digest(&block);
-            let mut digests = digests.lock().map_err(|_| io::Error::other("a hashing thread ended early"))?;
+            let mut digests =
+                digests.lock().map_err(|_| io::Error::other("a hashing thread ended early"))?;
             if let Some(slot) = digests.get_mut(n as usize) {
                 *slot = digest;
             }
