@@ -232,14 +232,14 @@ struct Case<'a> {
 impl Case<'_> {
     /// SPEC 7.3, step by step.
     fn judge(self, report: &mut Report) -> Result<(Facts, ClockInfo), Fault> {
-        // 3. The challenge consumed is the one answered.
+        // 2. The challenge consumed is the one answered.
         if !bool::from(self.received.nonce().as_bytes().ct_eq(self.nonce.as_bytes())) {
             return Err(Fault::of(Reject::NonceMismatch));
         }
-        // 4 to 8. The host quote and everything it covers.
+        // 4 to 9. The host quote and everything it covers.
         let (host_pcrs, host_claims) = self.host_quote()?;
         let (vm_claims, runtime) = self.claims()?;
-        // 9 and 10. The VM quote, by the key the host vouches for.
+        // 10. The VM quote, by the key the host vouches for.
         let vm_pcrs = self.vm_quote(&vm_claims)?;
         // 11. Image and launch.
         let record = self.launch(&vm_claims)?;
@@ -247,10 +247,10 @@ impl Case<'_> {
             .descriptors
             .digests(&self.received.evidence.host.descriptor)
             .map_err(at("descriptor"))?;
-        // 12 and 13. Logs.
+        // 12. Logs.
         let host_log = self.host_log(&host_pcrs)?;
         self.vm_log(&vm_pcrs, &host_claims, &vm_claims, &digests, report)?;
-        // 14. Reference values.
+        // 13. Reference values.
         let reference = self.recognise(&host_log, &host_pcrs, report)?;
 
         let facts = Facts {

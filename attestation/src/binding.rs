@@ -11,7 +11,7 @@ const ENROLL_LEAF: &[u8] = b"coffer/enroll-leaf/v1\0";
 const HOST_QUOTE: &[u8] = b"coffer/host-quote/v1\0";
 /// Prefix of every signed release (SPEC 8.3).
 pub const RELEASE_LABEL: &[u8] = b"coffer/release/v1\0";
-/// Prefix of the enrolment proof (SPEC 7.1).
+/// Prefix of the enrolment proof (SPEC 7.2).
 pub const ENROLL_LABEL: &[u8] = b"coffer/enroll/v1\0";
 
 /// extraData of a VM quote: `SHA-256(label | nonce | SHA-256(runtime_data))` (SPEC 5.1).
@@ -25,7 +25,7 @@ pub fn vm_leaf(nonce: &Nonce, vm_claims: &[u8]) -> Digest {
     Digest::of(&[&[0], VM_LEAF, nonce.as_bytes(), claims.as_bytes()])
 }
 
-/// Leaf of the first host quote, made during enrolment (SPEC 7.1).
+/// Leaf of the first host quote, made during enrolment (SPEC 5.4).
 pub fn enroll_leaf(nonce: &Nonce) -> Digest {
     Digest::of(&[&[0], ENROLL_LEAF, nonce.as_bytes()])
 }

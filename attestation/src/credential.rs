@@ -1,4 +1,4 @@
-//! TPM2_MakeCredential in software (TCG TPM 2.0 Library, Part 1, 24 and annexes B.10.4, C.6.4; SPEC 7.1).
+//! TPM2_MakeCredential in software (TCG TPM 2.0 Library, Part 1, 24 and annexes B.10.4, C.6.4; SPEC 7.2).
 //!
 //! The secret comes out of TPM2_ActivateCredential only in the TPM that holds the EK's private part and,
 //! beside it, an object of exactly the name given: it ties an attestation key to an endorsement key.

@@ -98,7 +98,7 @@ fixed_bytes!(
     32
 );
 fixed_bytes!(
-    /// A verifier's challenge; used once (SPEC 7.2).
+    /// A verifier's challenge; used once (SPEC 7.3).
     Nonce,
     32
 );

@@ -1,4 +1,4 @@
-//! What a verifier checks of a host's TPM before it becomes an enrolled host (SPEC 7.1).
+//! What a verifier checks of a host's TPM before it becomes an enrolled host (SPEC 7.2).
 //!
 //! The order is the caller's: EK chain ([`crate::endorsement`]), [`check_ek`], [`check_ak`], a credential
 //! ([`crate::credential`]), and after the host's one answer [`verify_proof`] and [`verify_first_quote`].

@@ -1,4 +1,4 @@
-//! Reference values of a host build, and the match of a replayed log against them (SPEC 3.6, 7.4).
+//! Reference values of a host build, and the match of a replayed log against them (SPEC 7.4).
 //!
 //! The kernel is recognised by what firmware ran as an application (PCR 4), initrd and command line by what
 //! the kernel's EFI stub measured (PCR 9), firmware and Secure Boot state by whole registers. Whatever else

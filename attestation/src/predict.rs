@@ -1,4 +1,4 @@
-//! Predicts, without booting, what firmware and Linux's EFI stub measure of a host (SPEC 3.6).
+//! Predicts, without booting, what firmware and Linux's EFI stub measure of a host (SPEC 7.4).
 //!
 //! Predictions are compared with what a TPM quoted; a wrong one refuses a good host, never admits a bad one.
 

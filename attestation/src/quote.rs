@@ -1,4 +1,4 @@
-//! A quote on its way to being believed (SPEC 5.4): received, authentic, bound, and at last PCR values.
+//! A quote on its way to being believed (SPEC 7.3, steps 4 to 7): received, authentic, bound, and at last PCR values.
 //!
 //! Each stage is a type that only the stage before can make, so a check cannot be left out: register values
 //! exist only for registers that the signature covers.

@@ -1,4 +1,4 @@
-//! What was measured and what was expected: the rows a decision is made of (SPEC 7.4).
+//! What was measured and what was expected: the rows a decision is made of (SPEC 7.3, steps 12 and 13).
 //!
 //! The verdict and the text for people come from the same rows, so a report cannot say other than what
 //! decided.

@@ -287,6 +287,17 @@ fn refuses_a_leaf_signed_by_anybody_else() {
 }
 
 #[test]
+fn a_root_that_cannot_be_read_stands_in_nobodys_way() {
+    let chain = Chain::good();
+    let (root, issuer, leaf) = chain.sign();
+    let roots = Roots { hardware: vec![vec![0x30; 40], root], ..Roots::default() };
+    assert!(verify_chain(&leaf, std::slice::from_ref(&issuer), &chain.ek(), &roots, NOW).is_ok());
+    let roots = Roots { hardware: vec![vec![0x30; 40]], ..Roots::default() };
+    let verdict = verify_chain(&leaf, &[issuer], &chain.ek(), &roots, NOW);
+    assert_eq!(verdict, Err(Reject::UntrustedRoot));
+}
+
+#[test]
 fn a_loop_of_authorities_ends() {
     let mut chain = Chain::good();
     // Two intermediates that issued each other.

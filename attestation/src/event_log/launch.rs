@@ -1,4 +1,4 @@
-//! What the monitor measures into a VM's vTPM before its first instruction (SPEC 3.5).
+//! What the monitor measures into a VM's vTPM before its first instruction (SPEC 3.6).
 //!
 //! This is the only place that knows the order. The monitor extends what it says; the verifier predicts
 //! from it and accepts nothing else.

@@ -7,9 +7,9 @@ use super::alg;
 use super::wire::{Reader, Writer};
 use crate::Reject;
 
-/// Registers of a VM quote, ascending, SHA-256 bank (SPEC 3.5).
+/// Registers of a VM quote, ascending, SHA-256 bank (SPEC 5.1).
 pub const VM_SELECTION: &[u8] = &[0, 4, 9, 11, 12, 17];
-/// Registers of a host quote, ascending, SHA-256 bank: firmware, boot, kernel, UKI; not 10 (IMA runs on).
+/// Registers of a host quote, ascending, SHA-256 bank: firmware, boot, kernel, UKI; not 10, IMA runs on (SPEC 5.3).
 pub const HOST_SELECTION: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
 /// Number of registers of a PC Client TPM.
 pub const PCR_COUNT: u8 = 24;

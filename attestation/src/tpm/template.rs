@@ -1,4 +1,4 @@
-//! The templates keys are derived from: TPM2_CreatePrimary inPublic (SPEC 4.6).
+//! The templates keys are derived from: TPM2_CreatePrimary inPublic (SPEC section 10).
 //!
 //! A primary is a function of the hierarchy's seed and the template, so the guest and the monitor derive
 //! the same vAK without handing it over. EK templates are those of the TCG EK Credential Profile 2.6,
