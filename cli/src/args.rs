@@ -153,12 +153,7 @@ pub struct AdminArgs {
     #[command(flatten)]
     pub verifier: VerifierArgs,
     /// File with the admin token that `coffer verifier init` made
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "COFFER_ADMIN_TOKEN_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "COFFER_ADMIN_TOKEN_FILE", hide_env_values = true)]
     pub admin_token_file: PathBuf,
 }
 
@@ -549,4 +544,3 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
 }
-

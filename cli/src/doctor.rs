@@ -23,7 +23,11 @@ const MEMORY_COMFORTABLE_MIB: u64 = 1024;
 /// `coffer doctor`.
 pub fn run(args: DoctorArgs) -> Result<(), Error> {
     let report = judge(&Facts::gather());
-    if args.json { output::json(&report)? } else { report.print()? }
+    if args.json {
+        output::json(&report)?
+    } else {
+        report.print()?
+    }
     report.verdict()
 }
 
@@ -86,7 +90,12 @@ fn judge(facts: &Facts) -> Report {
         tpm(facts),
         tool(&facts.swtpm, "swtpm", Level::Missing, "install swtpm: every VM's vTPM is one"),
         tool(&facts.passt, "passt", Level::Warn, "install passt: images with a network need it"),
-        tool(&facts.mkfs_erofs, "mkfs.erofs", Level::Warn, "install erofs-utils: building images needs it"),
+        tool(
+            &facts.mkfs_erofs,
+            "mkfs.erofs",
+            Level::Warn,
+            "install erofs-utils: building images needs it",
+        ),
         lockdown(facts),
         iommu(facts),
         ksm(facts),
@@ -101,7 +110,12 @@ fn ok(name: &'static str, found: impl Into<String>) -> Check {
     Check { name, level: Level::Ok, found: found.into(), remedy: None }
 }
 
-fn not_ok(name: &'static str, level: Level, found: impl Into<String>, remedy: &'static str) -> Check {
+fn not_ok(
+    name: &'static str,
+    level: Level,
+    found: impl Into<String>,
+    remedy: &'static str,
+) -> Check {
     Check { name, level, found: found.into(), remedy: Some(remedy) }
 }
 
@@ -372,7 +386,12 @@ mod tests {
         use io::ErrorKind as K;
         check(|f| f.cpu_extension = None, "kvm", Level::Missing, "paravirtual");
         check(|f| f.kvm = Err(K::NotFound), "kvm", Level::Missing, "no /dev/kvm");
-        check(|f| (f.kvm, f.cpu_extension) = (Err(K::NotFound), None), "kvm", Level::Missing, "neither");
+        check(
+            |f| (f.kvm, f.cpu_extension) = (Err(K::NotFound), None),
+            "kvm",
+            Level::Missing,
+            "neither",
+        );
         check(|f| f.kvm = Err(K::PermissionDenied), "kvm", Level::Missing, "may not be opened");
         check(|f| f.kvm = Err(K::ResourceBusy), "kvm", Level::Missing, "does not open");
     }
@@ -381,7 +400,12 @@ mod tests {
     fn a_tpm_is_of_version_2_and_opens() {
         check(|f| f.tpm = Tpm::Absent, "tpm", Level::Missing, "no TPM");
         check(|f| f.tpm = Tpm::Old, "tpm", Level::Missing, "1.2");
-        check(|f| f.tpm = Tpm::Closed(io::ErrorKind::PermissionDenied), "tpm", Level::Missing, "permission");
+        check(
+            |f| f.tpm = Tpm::Closed(io::ErrorKind::PermissionDenied),
+            "tpm",
+            Level::Missing,
+            "permission",
+        );
     }
 
     #[test]

@@ -186,7 +186,9 @@ impl Error {
                 hint.unwrap_or_else(|| log_hint(*service, &body.request_id))
             }
             Self::BadAnswer { service, .. } => {
-                format!("check that the address is a Coffer {service}'s and that both are of one version")
+                format!(
+                    "check that the address is a Coffer {service}'s and that both are of one version"
+                )
             }
             Self::VmFailed { vm, reason, .. } => code_hint(reason)
                 .map_or_else(|| format!("`coffer logs {vm}` shows what it printed"), str::to_owned),
@@ -195,7 +197,11 @@ impl Error {
 
     /// The two lines, as people see them.
     pub fn two_lines(&self) -> String {
-        format!("error: {}\nhint: {}", one_line(&without_os_numbers(&self.to_string())), one_line(&self.hint()))
+        format!(
+            "error: {}\nhint: {}",
+            one_line(&without_os_numbers(&self.to_string())),
+            one_line(&self.hint())
+        )
     }
 }
 
@@ -209,7 +215,8 @@ fn log_hint(service: Service, request_id: &str) -> String {
 /// What to try for a reject or service code; none where the log says more than we could.
 fn code_hint(code: &str) -> Option<&'static str> {
     Some(match code {
-        "disk-integrity" | "kernel-digest" | "initrd-digest" | "cmdline-digest" | "blob-missing" | "image-mismatch" => {
+        "disk-integrity" | "kernel-digest" | "initrd-digest" | "cmdline-digest"
+        | "blob-missing" | "image-mismatch" => {
             "the image on the host was changed or damaged; run `coffer image verify` and copy or build it again"
         }
         "bad-descriptor" | "unsupported-version" => {
@@ -220,14 +227,18 @@ fn code_hint(code: &str) -> Option<&'static str> {
         "host-not-recognised" => {
             "predict the host's boot with `coffer host reference`, then `coffer verifier trust-host` it"
         }
-        "policy-denied" => "`coffer verifier decisions` on the verifier shows which rule was missing",
+        "policy-denied" => {
+            "`coffer verifier decisions` on the verifier shows which rule was missing"
+        }
         "secret-not-found" => "put the secret into the verifier with `coffer secret put`",
         "secret-not-declared" => "name the secret in the image's recipe and build the image again",
         "bad-resource" => "resource ids look like `site/tls-key`",
         "token-invalid" => "ask for a new one with `coffer verifier token NAME`; each works once",
         "session-gone" => "start the enrolment again",
         "activation-failed" => "start the enrolment again, on the host whose TPM it is",
-        "ek-in-use" => "this TPM is enrolled under another name; `coffer verifier hosts` lists them",
+        "ek-in-use" => {
+            "this TPM is enrolled under another name; `coffer verifier hosts` lists them"
+        }
         "identity-immutable" => "choose another --name; a name stays with its TPM for good",
         "untrusted-root" | "bad-ek-cert" | "ek-mismatch" => {
             "give the verifier the root certificate of this TPM's maker"
@@ -235,8 +246,7 @@ fn code_hint(code: &str) -> Option<&'static str> {
         "vtpm-failed" => "check that swtpm is installed: `coffer doctor`",
         "host-tpm-failed" => "check that the host has a TPM 2.0 that answers: `coffer doctor`",
         "unauthorized" => "check the admin token file; `coffer verifier init` made it",
-        "busy" => "stop it first with `coffer stop`",
-        "no-kvm" | "kvm-unusable" => "`coffer doctor` says what KVM needs here",
+        "kvm-unusable" => "`coffer doctor` says what KVM needs here",
         _ => return None,
     })
 }
@@ -331,7 +341,10 @@ mod tests {
 
     #[test]
     fn os_errors_lose_their_number() {
-        assert_eq!(without_os_numbers("a: text file busy (os error 26) in b"), "a: text file busy in b");
+        assert_eq!(
+            without_os_numbers("a: text file busy (os error 26) in b"),
+            "a: text file busy in b"
+        );
         assert_eq!(without_os_numbers("odd (os error x)"), "odd (os error x)");
     }
 }

@@ -33,6 +33,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     file.as_file().sync_all().map_err(Error::file("write", path))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode).map_err(Error::file("write", path))?;
-    file.persist(path).map_err(|e| Error::File { action: "write", path: path.to_owned(), source: e.error })?;
+    file.persist(path).map_err(|e| Error::File {
+        action: "write",
+        path: path.to_owned(),
+        source: e.error,
+    })?;
     Ok(())
 }

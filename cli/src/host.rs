@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use coffer_attestation::host_reference::{HostReference, REQUIRED_FIRMWARE};
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HostIdentity};
+use coffer_attestation::protocol::{
+    EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HostIdentity,
+};
 use coffer_attestation::{Digest, Reject, event_log, predict};
 use coffer_monitor_wire::api::HostInfo;
 use coffer_verifier::api::{NewToken, Token};
@@ -69,7 +71,9 @@ async fn carry(
     let identity: HostIdentity = monitor.get("/v1/host/identity").await?;
     let token = match source {
         TokenSource::Given(token) => token.to_owned(),
-        TokenSource::MadeWith(file) => new_token(Verifier::public(&args.verifier)?.with_token(file)?, &args.name)?,
+        TokenSource::MadeWith(file) => {
+            new_token(Verifier::public(&args.verifier)?.with_token(file)?, &args.name)?
+        }
     };
     step.set("asking the verifier for a challenge");
     let start = EnrollStart { token, host: args.name.clone(), identity };
@@ -81,7 +85,8 @@ async fn carry(
 }
 
 fn new_token(verifier: Verifier, host: &str) -> Result<String, Error> {
-    let token: Token = verifier.post("/v1/admin/tokens", &NewToken { host: host.to_owned(), ttl_s: None })?;
+    let token: Token =
+        verifier.post("/v1/admin/tokens", &NewToken { host: host.to_owned(), ttl_s: None })?;
     Ok(token.token)
 }
 
@@ -100,7 +105,9 @@ pub fn check_host_name(name: &str) -> Result<(), Error> {
 /// Manufacturer, and what a software TPM is worth.
 pub fn tpm_text(manufacturer: &str, software: bool) -> String {
     match software {
-        true => format!("{manufacturer} (software TPM: proves the protocol, nothing about the machine)"),
+        true => {
+            format!("{manufacturer} (software TPM: proves the protocol, nothing about the machine)")
+        }
         false => manufacturer.to_owned(),
     }
 }
@@ -121,9 +128,21 @@ fn predict_reference(args: &ReferenceArgs) -> Result<HostReference, Error> {
     let initrd = files::read(&args.initrd, BOOT_FILE_MAX, "an initrd")?;
     let log = files::read(&args.event_log, EVENT_LOG_MAX, "an event log")?;
     let log = event_log::parse(&log).map_err(|e| {
-        bad(&args.event_log, "a TCG event log", e, "copy `/sys/kernel/security/tpm0/binary_bios_measurements` of one good boot")
+        bad(
+            &args.event_log,
+            "a TCG event log",
+            e,
+            "copy `/sys/kernel/security/tpm0/binary_bios_measurements` of one good boot",
+        )
     })?;
-    let bad_kernel = |e| bad(&args.kernel, "a kernel that firmware can start", e, "give the `vmlinuz` or UKI that the host boots");
+    let bad_kernel = |e| {
+        bad(
+            &args.kernel,
+            "a kernel that firmware can start",
+            e,
+            "give the `vmlinuz` or UKI that the host boots",
+        )
+    };
     let firmware = REQUIRED_FIRMWARE.iter().map(|&pcr| (pcr, log.replay(pcr))).collect();
     let (kernel, cmdline) = match memory {
         Some(mib) => under_qemu(&kernel, initrd.len(), mib, &args.cmdline).map_err(bad_kernel)?,
@@ -137,13 +156,23 @@ fn predict_reference(args: &ReferenceArgs) -> Result<HostReference, Error> {
 }
 
 /// QEMU patches the kernel it loads itself, and its firmware appends to the command line.
-fn under_qemu(kernel: &[u8], initrd_len: usize, mib: u32, cmdline: &str) -> Result<(Digest, Digest), Reject> {
+fn under_qemu(
+    kernel: &[u8],
+    initrd_len: usize,
+    mib: u32,
+    cmdline: &str,
+) -> Result<(Digest, Digest), Reject> {
     let patched = predict::qemu::kernel(kernel, initrd_len, u64::from(mib) << 20)?;
     Ok((predict::authenticode_sha256(&patched)?, predict::qemu::load_options(cmdline)))
 }
 
 fn bad(path: &std::path::Path, expected: &'static str, why: Reject, hint: &str) -> Error {
-    Error::BadFile { path: path.to_owned(), expected, detail: why.to_string(), hint: hint.to_owned() }
+    Error::BadFile {
+        path: path.to_owned(),
+        expected,
+        detail: why.to_string(),
+        hint: hint.to_owned(),
+    }
 }
 
 fn info(args: &HostInfoArgs) -> Result<(), Error> {

@@ -84,7 +84,9 @@ fn is_package(path: &Path) -> Result<bool, Error> {
     }
     let mut head = Vec::new();
     let file = File::open(path).map_err(Error::file("read the kernel", path))?;
-    file.take(AR_MAGIC.len() as u64).read_to_end(&mut head).map_err(Error::file("read the kernel", path))?;
+    file.take(AR_MAGIC.len() as u64)
+        .read_to_end(&mut head)
+        .map_err(Error::file("read the kernel", path))?;
     Ok(head == AR_MAGIC)
 }
 
@@ -99,7 +101,10 @@ fn find_init() -> Result<PathBuf, Error> {
     });
     let found = places.and_then(|places| places.into_iter().find(|p| p.is_file()));
     found.ok_or_else(|| {
-        Error::usage("no `coffer-init` lies beside this program", "name the static `coffer-init` with --init")
+        Error::usage(
+            "no `coffer-init` lies beside this program",
+            "name the static `coffer-init` with --init",
+        )
     })
 }
 

@@ -24,8 +24,8 @@ use crate::error::{Error, Service, io_reason};
 /// A host event log is the largest answer: 512 KiB as bytes, twice that as hex.
 const ANSWER_MAX: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A launch hashes the whole image before it answers; a slow host TPM takes seconds to enrol.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// A launch hashes the whole image before it answers; a stop waits for its grace, at most 600 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(660);
 
 /// Where a monitor listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,10 @@ impl FromStr for Endpoint {
 fn has_port(authority: &str) -> bool {
     let clean = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
     let split = authority.rsplit_once(':');
-    clean && split.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+    clean
+        && split.is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0)
+        })
 }
 
 impl std::fmt::Display for Endpoint {
@@ -91,7 +94,11 @@ impl Monitor {
     }
 
     /// `POST` of JSON, answered in JSON.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(|e| bad_answer(e.to_string()))?;
         let response = self.send(Method::POST, path, body.into()).await?;
         self.json(response).await
@@ -108,9 +115,15 @@ impl Monitor {
         Ok(TextStream { body: response.into_body() })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
         let connect = tokio::time::timeout(CONNECT_TIMEOUT, self.connect());
-        let mut sender = connect.await.unwrap_or_else(|_| Err(self.down(&io::ErrorKind::TimedOut.into())))?;
+        let mut sender =
+            connect.await.unwrap_or_else(|_| Err(self.down(&io::ErrorKind::TimedOut.into())))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -137,7 +150,8 @@ impl Monitor {
                 self.handshake(stream).await
             }
             Endpoint::Tcp(authority) => {
-                let stream = TcpStream::connect(authority.as_str()).await.map_err(|e| self.down(&e))?;
+                let stream =
+                    TcpStream::connect(authority.as_str()).await.map_err(|e| self.down(&e))?;
                 self.handshake(stream).await
             }
         }
@@ -189,7 +203,9 @@ impl Monitor {
             (Endpoint::Unix(_), _) => {
                 "start coffer-monitor on this machine, or name its socket with --host or COFFER_HOST"
             }
-            (Endpoint::Tcp(_), _) => "check that coffer-monitor runs there and that the port is forwarded",
+            (Endpoint::Tcp(_), _) => {
+                "check that coffer-monitor runs there and that the port is forwarded"
+            }
         };
         Error::Down {
             service: Service::Monitor,
@@ -239,8 +255,22 @@ mod tests {
     #[test]
     fn endpoints_are_a_socket_or_an_address_with_port() {
         assert_eq!("unix:/a b".parse::<Endpoint>().ok(), Some(Endpoint::Unix("/a b".into())));
-        assert_eq!("http://[::1]:80/".parse::<Endpoint>().ok(), Some(Endpoint::Tcp("[::1]:80".into())));
-        for bad in ["", "unix:", "/run/x.sock", "http://", "http://h", "http://h:0", "http://:1", "http://h:1/x", "https://h:1", "http://a b:1"] {
+        assert_eq!(
+            "http://[::1]:80/".parse::<Endpoint>().ok(),
+            Some(Endpoint::Tcp("[::1]:80".into()))
+        );
+        for bad in [
+            "",
+            "unix:",
+            "/run/x.sock",
+            "http://",
+            "http://h",
+            "http://h:0",
+            "http://:1",
+            "http://h:1/x",
+            "https://h:1",
+            "http://a b:1",
+        ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }

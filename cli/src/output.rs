@@ -19,8 +19,8 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Error> {
 
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::Output(io::Error::other(e)))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::Output(io::Error::other(e)))?;
     line(text)
 }
 
@@ -52,7 +52,9 @@ pub fn pairs(rows: &[(&str, String)]) -> Result<(), Error> {
 
 /// Prints lines of untrusted text without their control characters.
 pub fn untrusted(text: &str) -> Result<(), Error> {
-    line(text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect::<String>())
+    line(
+        text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect::<String>(),
+    )
 }
 
 /// A message for people, on standard error.

@@ -41,10 +41,12 @@ fn put(args: &SecretPutArgs) -> Result<(), Error> {
 }
 
 fn plan(args: &SecretPutArgs) -> Result<Plan, Error> {
-    let id = ResourceId::try_from(args.id.as_str()).map_err(|e| {
-        Error::usage(format!("`{}` is not a resource id", args.id), e.to_string())
-    })?;
-    Ok(Plan { id, images: args.images.iter().map(|text| image_id(text)).collect::<Result<_, _>>()? })
+    let id = ResourceId::try_from(args.id.as_str())
+        .map_err(|e| Error::usage(format!("`{}` is not a resource id", args.id), e.to_string()))?;
+    Ok(Plan {
+        id,
+        images: args.images.iter().map(|text| image_id(text)).collect::<Result<_, _>>()?,
+    })
 }
 
 /// An image id as `image build` prints it, or as OCI writes digests.
@@ -64,14 +66,19 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     };
     // Room for everything at once: a buffer that grows leaves copies behind.
     let mut value = Zeroizing::new(Vec::with_capacity(SECRET_MAX + 1));
-    source.take(SECRET_MAX as u64 + 1).read_to_end(&mut value).map_err(Error::file("read", shown))?;
+    source
+        .take(SECRET_MAX as u64 + 1)
+        .read_to_end(&mut value)
+        .map_err(Error::file("read", shown))?;
     let refuse = |detail: &str, hint: &str| {
         let (path, expected) = (shown.to_owned(), "a secret");
         Err(Error::BadFile { path, expected, detail: detail.into(), hint: hint.into() })
     };
     match value.len() {
         0 => refuse("it is empty", "check what writes it"),
-        n if n > SECRET_MAX => refuse("it has more than 64 KiB", "keep keys as secrets, and data on encrypted disks"),
+        n if n > SECRET_MAX => {
+            refuse("it has more than 64 KiB", "keep keys as secrets, and data on encrypted disks")
+        }
         _ => Ok(value),
     }
 }

@@ -31,7 +31,8 @@ pub fn run(args: VerifierServeArgs) -> Result<(), Error> {
 fn plan(args: VerifierServeArgs) -> Result<ServeConfig, ServeError> {
     let mut config = ServeConfig::new(args.dir, args.listen);
     if !args.policies.is_empty() {
-        config.policies = args.policies.iter().map(|p| policy_source(p)).collect::<Result<_, _>>()?;
+        config.policies =
+            args.policies.iter().map(|p| policy_source(p)).collect::<Result<_, _>>()?;
     }
     Ok(config)
 }
@@ -40,12 +41,19 @@ fn plan(args: VerifierServeArgs) -> Result<ServeConfig, ServeError> {
 fn start_log() -> Result<(), Error> {
     let filter = match std::env::var("COFFER_LOG") {
         Ok(text) => EnvFilter::try_new(&text).map_err(|e| {
-            Error::usage(format!("COFFER_LOG is not a log filter: {e}"), "write a level such as `info` or `debug`")
+            Error::usage(
+                format!("COFFER_LOG is not a log filter: {e}"),
+                "write a level such as `info` or `debug`",
+            )
         })?,
         Err(_) => EnvFilter::new("info"),
     };
     let stderr = std::io::stderr;
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
+        .init();
     Ok(())
 }
 

@@ -14,7 +14,9 @@ use crate::output;
 pub fn report(error: &clap::Error) -> ExitCode {
     let shown = matches!(
         error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if shown {
         // A closed pipe is the reader's choice.

@@ -10,8 +10,8 @@ use coffer_verifier::api::{
 use coffer_verifier::{InitConfig, init};
 
 use crate::args::{
-    AdminListArgs, DecisionsArgs, TrustHostArgs, VerifierCommand, VerifierInitArgs, VerifierPinArgs,
-    VerifierTokenArgs,
+    AdminListArgs, DecisionsArgs, TrustHostArgs, VerifierCommand, VerifierInitArgs,
+    VerifierPinArgs, VerifierTokenArgs,
 };
 use crate::error::Error;
 use crate::verifier_client::Verifier;
@@ -91,11 +91,20 @@ fn hosts(args: &AdminListArgs) -> Result<(), Error> {
     if args.json {
         return output::json(&hosts);
     }
-    output::table(&["NAME", "TPM", "ENROLLED", "LAST SEEN", "KEY"], hosts.hosts.iter().map(|h| {
-        let tpm = format!("{} {}", h.tpm_manufacturer, h.tpm_model);
-        let tpm = if h.software_tpm { format!("{tpm} (software)") } else { tpm };
-        [h.name.clone(), tpm, when::ago(h.enrolled_at), when::ago(h.last_seen), h.ak_name.to_string()]
-    }))
+    output::table(
+        &["NAME", "TPM", "ENROLLED", "LAST SEEN", "KEY"],
+        hosts.hosts.iter().map(|h| {
+            let tpm = format!("{} {}", h.tpm_manufacturer, h.tpm_model);
+            let tpm = if h.software_tpm { format!("{tpm} (software)") } else { tpm };
+            [
+                h.name.clone(),
+                tpm,
+                when::ago(h.enrolled_at),
+                when::ago(h.last_seen),
+                h.ak_name.to_string(),
+            ]
+        }),
+    )
 }
 
 fn decisions(args: &DecisionsArgs) -> Result<(), Error> {
@@ -112,17 +121,20 @@ fn all_decisions(verifier: &Verifier, json: bool) -> Result<(), Error> {
         return output::json(&list);
     }
     let header = ["ID", "WHEN", "KIND", "DECISION", "HOST", "IMAGE", "EXPLANATION"];
-    output::table(&header, list.decisions.iter().map(|d: &DecisionSummary| {
-        [
-            d.id.clone(),
-            when::ago(d.at),
-            kind_text(d.kind).to_owned(),
-            verdict_text(d.allowed, d.code.as_deref()),
-            dash(d.host.as_deref()),
-            dash(d.image.map(|i| i.to_hex().chars().take(12).collect::<String>())),
-            d.explanation.clone(),
-        ]
-    }))
+    output::table(
+        &header,
+        list.decisions.iter().map(|d: &DecisionSummary| {
+            [
+                d.id.clone(),
+                when::ago(d.at),
+                kind_text(d.kind).to_owned(),
+                verdict_text(d.allowed, d.code.as_deref()),
+                dash(d.host.as_deref()),
+                dash(d.image.map(|i| i.to_hex().chars().take(12).collect::<String>())),
+                d.explanation.clone(),
+            ]
+        }),
+    )
 }
 
 fn one_decision(verifier: &Verifier, id: &str, json: bool) -> Result<(), Error> {
@@ -157,7 +169,10 @@ fn print_release(release: &ReleaseRecord) -> Result<(), Error> {
         match (&secret.denial, secret.version) {
             (Some(denial), _) => output::line(format_args!("  denied: {denial}"))?,
             (None, Some(version)) => {
-                output::line(format_args!("  version {version}, permitted by {}", secret.permitted_by.join(", ")))?;
+                output::line(format_args!(
+                    "  version {version}, permitted by {}",
+                    secret.permitted_by.join(", ")
+                ))?;
             }
             (None, None) => output::line("  not released")?,
         }
@@ -171,16 +186,19 @@ fn print_rows(side: &str, rows: &[Row]) -> Result<(), Error> {
         return Ok(());
     }
     output::line(format_args!("\nmeasured in the {side}"))?;
-    output::table(&["PCR", "EVENT", "WHAT", "DIGEST", "EXPECTED", "VERDICT"], rows.iter().map(|row| {
-        [
-            row.pcr.to_string(),
-            row.event.clone(),
-            row.what.clone(),
-            dash(row.digest),
-            expected_text(row),
-            if row.ok { "ok" } else { "refused" }.to_owned(),
-        ]
-    }))
+    output::table(
+        &["PCR", "EVENT", "WHAT", "DIGEST", "EXPECTED", "VERDICT"],
+        rows.iter().map(|row| {
+            [
+                row.pcr.to_string(),
+                row.event.clone(),
+                row.what.clone(),
+                dash(row.digest),
+                expected_text(row),
+                if row.ok { "ok" } else { "refused" }.to_owned(),
+            ]
+        }),
+    )
 }
 
 fn expected_text(row: &Row) -> String {
@@ -192,11 +210,15 @@ fn expected_text(row: &Row) -> String {
 
 /// Ids travel in a URL path.
 fn check_decision_id(id: &str) -> Result<(), Error> {
-    let clean = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let clean =
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if clean {
         return Ok(());
     }
-    Err(Error::usage(format!("`{id}` is not the id of a decision"), "`coffer verifier decisions` lists them"))
+    Err(Error::usage(
+        format!("`{id}` is not the id of a decision"),
+        "`coffer verifier decisions` lists them",
+    ))
 }
 
 fn kind_text(kind: DecisionKind) -> &'static str {

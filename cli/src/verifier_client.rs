@@ -91,13 +91,19 @@ impl Verifier {
         Ok(request.send(body.as_slice()))
     }
 
-    fn json<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T, Error> {
+    fn json<T: DeserializeOwned>(
+        &self,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<T, Error> {
         let mut response = self.accepted(answer)?;
         let bytes = read_all(&mut response).map_err(|e| self.failure(e))?;
         serde_json::from_slice(&bytes).map_err(|e| bad_answer(e.to_string()))
     }
 
-    fn accepted(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Error> {
+    fn accepted(
+        &self,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, Error> {
         let mut response = answer.map_err(|e| self.failure(e))?;
         let status = response.status();
         if status.is_success() {
@@ -119,18 +125,23 @@ impl Verifier {
             other => other,
         };
         match error {
-            ureq::Error::Rustls(rustls::Error::InvalidCertificate(why)) => self.bad_certificate(&why),
+            ureq::Error::Rustls(rustls::Error::InvalidCertificate(why)) => {
+                self.bad_certificate(&why)
+            }
             ureq::Error::Rustls(e) => self.down(
                 format!("TLS fails: {e}"),
                 "check that the address is a Coffer verifier's; it speaks TLS 1.3",
             ),
-            ureq::Error::Io(e) => self.down(io_reason(&e), "start it with `coffer verifier serve`, or check the address"),
-            ureq::Error::HostNotFound => {
-                self.down("its name is not known".into(), "check the name in the URL and this machine's DNS")
-            }
-            ureq::Error::Timeout(_) => {
-                self.down("it took too long".into(), "check that nothing between here and there drops packets")
-            }
+            ureq::Error::Io(e) => self
+                .down(io_reason(&e), "start it with `coffer verifier serve`, or check the address"),
+            ureq::Error::HostNotFound => self.down(
+                "its name is not known".into(),
+                "check the name in the URL and this machine's DNS",
+            ),
+            ureq::Error::Timeout(_) => self.down(
+                "it took too long".into(),
+                "check that nothing between here and there drops packets",
+            ),
             ureq::Error::BodyExceedsLimit(_) => bad_answer("it is too long".into()),
             ureq::Error::ConnectionFailed => self.down(
                 "connection failed".into(),
@@ -156,9 +167,10 @@ impl Verifier {
                 "it is for another name".to_owned(),
                 "use a name that was given to `coffer verifier init --name`",
             ),
-            C::Expired | C::ExpiredContext { .. } => {
-                ("it has expired".to_owned(), "renew it at the verifier, or set this machine's clock")
-            }
+            C::Expired | C::ExpiredContext { .. } => (
+                "it has expired".to_owned(),
+                "renew it at the verifier, or set this machine's clock",
+            ),
             C::NotValidYet | C::NotValidYetContext { .. } => {
                 ("it is not valid yet".to_owned(), "set this machine's clock")
             }
@@ -227,10 +239,12 @@ fn read_ca(path: &Path) -> Result<Vec<Certificate<'static>>, Error> {
 }
 
 fn read_token(path: &Path) -> Result<HeaderValue, Error> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(Error::file("read", path))?;
+    let text =
+        std::fs::read_to_string(path).map(Zeroizing::new).map_err(Error::file("read", path))?;
     let token = text.trim();
     let header = Zeroizing::new(format!("Bearer {token}"));
-    let value = HeaderValue::from_str(&header).ok().filter(|_| !token.is_empty() && !token.contains(' '));
+    let value =
+        HeaderValue::from_str(&header).ok().filter(|_| !token.is_empty() && !token.contains(' '));
     let mut value = value.ok_or_else(|| Error::BadFile {
         path: path.to_owned(),
         expected: "an admin token",

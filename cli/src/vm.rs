@@ -31,7 +31,9 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
         let step = Step::start("measuring the image");
         let vm: VmInfo = monitor.post("/v1/vms", &request).await?;
         let launch = Launch { monitor: &monitor, vm };
-        if detach { launch.until_running(step, &mut interrupts).await } else {
+        if detach {
+            launch.until_running(step, &mut interrupts).await
+        } else {
             drop(step);
             launch.attached(&mut interrupts).await
         }
@@ -64,7 +66,10 @@ fn plan_image(image: String, endpoint: &Endpoint) -> Result<String, Error> {
     }
     let absolute = path.canonicalize().map_err(Error::file("open the image", path))?;
     absolute.into_os_string().into_string().map_err(|_| {
-        Error::usage(format!("`{image}` is not UTF-8 when made absolute"), "move the image to another folder")
+        Error::usage(
+            format!("`{image}` is not UTF-8 when made absolute"),
+            "move the image to another folder",
+        )
     })
 }
 
@@ -78,7 +83,10 @@ pub fn parse_memory(text: &str) -> Result<u32, Error> {
         _ => None,
     });
     mib.filter(|n| *n > 0).ok_or_else(|| {
-        Error::usage(format!("`{text}` is not a size of memory"), "write a whole number and a unit, such as 512M or 2G")
+        Error::usage(
+            format!("`{text}` is not a size of memory"),
+            "write a whole number and a unit, such as 512M or 2G",
+        )
     })
 }
 
@@ -87,11 +95,18 @@ fn parse_publish(texts: &[String]) -> Result<Vec<Publish>, Error> {
     let mut ports = Vec::with_capacity(texts.len());
     for text in texts {
         let pair = text.split_once(':').and_then(|(h, g)| Some((h.parse().ok()?, g.parse().ok()?)));
-        let (host, guest) = pair.filter(|&(h, g): &(u16, u16)| h != 0 && g != 0).ok_or_else(|| {
-            Error::usage(format!("`{text}` is not a pair of ports"), "write HOST:GUEST, such as 8443:443")
-        })?;
+        let (host, guest) =
+            pair.filter(|&(h, g): &(u16, u16)| h != 0 && g != 0).ok_or_else(|| {
+                Error::usage(
+                    format!("`{text}` is not a pair of ports"),
+                    "write HOST:GUEST, such as 8443:443",
+                )
+            })?;
         if !seen.insert(host) {
-            return Err(Error::usage(format!("port {host} is published twice"), "choose another port on the host"));
+            return Err(Error::usage(
+                format!("port {host} is published twice"),
+                "choose another port on the host",
+            ));
         }
         ports.push(Publish { host, guest });
     }
@@ -168,7 +183,11 @@ impl Launch<'_> {
         Ok(())
     }
 
-    async fn drain(&self, mut log: Option<TextStream>, shown: &mut GuestOutput) -> Result<(), Error> {
+    async fn drain(
+        &self,
+        mut log: Option<TextStream>,
+        shown: &mut GuestOutput,
+    ) -> Result<(), Error> {
         let deadline = tokio::time::Instant::now() + LOG_DRAIN;
         while log.is_some() {
             match tokio::time::timeout_at(deadline, next_chunk(&mut log)).await {
@@ -206,7 +225,9 @@ pub struct Interrupts {
 impl Interrupts {
     /// From now on signals come here.
     pub fn listen() -> Result<Self, Error> {
-        let open = |kind| signal(kind).map_err(|source| Error::System { action: "listen for signals", source });
+        let open = |kind| {
+            signal(kind).map_err(|source| Error::System { action: "listen for signals", source })
+        };
         Ok(Self { int: open(SignalKind::interrupt())?, term: open(SignalKind::terminate())? })
     }
 
@@ -229,17 +250,20 @@ pub fn ps(args: PsArgs) -> Result<(), Error> {
         return output::json(&vms);
     }
     let header = ["ID", "NAME", "IMAGE", "BOX", "STATE", "CREATED", "PORTS"];
-    output::table(&header, vms.iter().map(|vm| {
-        [
-            short_id(vm),
-            vm.name.clone(),
-            vm.image.clone(),
-            vm.box_kind.as_str().to_owned(),
-            state_and_reason(vm),
-            when::ago(vm.created),
-            ports_text(&vm.publish),
-        ]
-    }))
+    output::table(
+        &header,
+        vms.iter().map(|vm| {
+            [
+                short_id(vm),
+                vm.name.clone(),
+                vm.image.clone(),
+                vm.box_kind.as_str().to_owned(),
+                state_and_reason(vm),
+                when::ago(vm.created),
+                ports_text(&vm.publish),
+            ]
+        }),
+    )
 }
 
 /// `coffer logs`.
@@ -325,9 +349,12 @@ impl Inspected {
             return output::line("nothing was measured");
         };
         output::line(format_args!("launch digest: {}\n", measured.launch_digest))?;
-        output::table(&["PCR", "EVENT", "WHAT", "DIGEST"], measured.events.iter().map(|e| {
-            [e.pcr.to_string(), e.event.clone(), e.what.clone(), e.digest.to_string()]
-        }))
+        output::table(
+            &["PCR", "EVENT", "WHAT", "DIGEST"],
+            measured.events.iter().map(|e| {
+                [e.pcr.to_string(), e.event.clone(), e.what.clone(), e.digest.to_string()]
+            }),
+        )
     }
 }
 
@@ -428,9 +455,13 @@ mod tests {
 
     #[test]
     fn published_ports_are_pairs_and_unique_on_the_host() {
-        let ports = |texts: &[&str]| parse_publish(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        let ports = |texts: &[&str]| {
+            parse_publish(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>())
+        };
         assert_eq!(ports(&["8443:443"]).ok(), Some(vec![Publish { host: 8443, guest: 443 }]));
-        for bad in [&["443"][..], &["0:1"], &["1:0"], &["a:b"], &["1:2:3"], &["70000:1"], &["1:2", "1:3"]] {
+        for bad in
+            [&["443"][..], &["0:1"], &["1:0"], &["a:b"], &["1:2:3"], &["70000:1"], &["1:2", "1:3"]]
+        {
             assert!(ports(bad).is_err(), "{bad:?}");
         }
     }

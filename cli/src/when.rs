@@ -23,6 +23,9 @@ mod tests {
     #[test]
     fn spans_change_unit_where_people_do() {
         let spans = [0, 1, 119, 120, 7199, 7200, 172_800].map(super::span);
-        assert_eq!(spans, ["now", "1 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "2 days ago"]);
+        assert_eq!(
+            spans,
+            ["now", "1 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "2 days ago"]
+        );
     }
 }

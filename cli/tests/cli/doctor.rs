@@ -10,7 +10,10 @@ fn doctor_agrees_with_the_machine() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let level = |name: &str| {
         let checks = report["checks"].as_array().expect("a list");
-        checks.iter().find(|c| c["name"] == name).expect("a check")["level"].as_str().expect("text").to_owned()
+        checks.iter().find(|c| c["name"] == name).expect("a check")["level"]
+            .as_str()
+            .expect("text")
+            .to_owned()
     };
     let cpu = std::fs::read_to_string("/proc/cpuinfo").expect("cpuinfo");
     let flagged = cpu.split_whitespace().any(|word| word == "vmx" || word == "svm");
@@ -19,7 +22,8 @@ fn doctor_agrees_with_the_machine() {
     if !Path::new("/dev/tpmrm0").exists() {
         assert_eq!(level("tpm"), "missing");
     }
-    let missing = report["checks"].as_array().expect("a list").iter().any(|c| c["level"] == "missing");
+    let missing =
+        report["checks"].as_array().expect("a list").iter().any(|c| c["level"] == "missing");
     assert_eq!(report["closed_box"], !missing);
     if missing {
         Refusal::of(&output).says(1, "a closed box cannot run on this machine", "`missing`");

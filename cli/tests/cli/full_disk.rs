@@ -13,7 +13,11 @@ fn standard_output_that_is_full_is_a_failure() {
         .stderr(Stdio::piped())
         .output()
         .expect("coffer starts");
-    Refusal::of(&output).says(1, "cannot write to standard output: no space left", "free some space");
+    Refusal::of(&output).says(
+        1,
+        "cannot write to standard output: no space left",
+        "free some space",
+    );
 }
 
 #[test]
@@ -55,7 +59,10 @@ fn verifier_init_leaves_nothing_on_a_full_disk() {
     let place = Place::new();
     let (refusal, left) = on_small_disk(&place, 8, "verifier init --dir full/v --name localhost");
     refusal.says(1, "full/", "");
-    assert!(refusal.error.to_lowercase().contains("no space left") || refusal.hint.contains("room"), "{refusal:?}");
+    assert!(
+        refusal.error.to_lowercase().contains("no space left") || refusal.hint.contains("room"),
+        "{refusal:?}"
+    );
     assert_eq!(left, "");
 }
 
@@ -74,7 +81,12 @@ fn host_reference_leaves_the_old_file_on_a_full_disk() {
     // One page holds the old file; the new one finds none.
     let fill = "sh -c 'echo old > full/ref.json; head -c 1M /dev/zero > full/filler' 2>/dev/null; ";
     let args = [crate::host::REFERENCE_ARGS, &["-o", "full/ref.json"]].concat().join(" ");
-    let (refusal, left) = on_small_disk_after(&place, 16, fill, &format!("{args}; r=$?; cat full/ref.json; (exit $r)"));
+    let (refusal, left) = on_small_disk_after(
+        &place,
+        16,
+        fill,
+        &format!("{args}; r=$?; cat full/ref.json; (exit $r)"),
+    );
     refusal.says(1, "`full/ref.json`: no space left", "free some space");
     assert_eq!(left, "old\nfiller\nref.json\n");
 }

@@ -5,10 +5,32 @@ use std::path::Path;
 use crate::support::{Place, succeeds};
 
 const COMMANDS: &[&str] = &[
-    "", "image", "image build", "image inspect", "image verify", "host", "host enroll", "host reference",
-    "host info", "run", "ps", "logs", "stop", "rm", "inspect", "verifier", "verifier init", "verifier serve",
-    "verifier pin", "verifier token", "verifier trust-host", "verifier hosts", "verifier decisions", "secret",
-    "secret put", "doctor",
+    "",
+    "image",
+    "image build",
+    "image inspect",
+    "image verify",
+    "host",
+    "host enroll",
+    "host reference",
+    "host info",
+    "run",
+    "ps",
+    "logs",
+    "stop",
+    "rm",
+    "inspect",
+    "verifier",
+    "verifier init",
+    "verifier serve",
+    "verifier pin",
+    "verifier token",
+    "verifier trust-host",
+    "verifier hosts",
+    "verifier decisions",
+    "secret",
+    "secret put",
+    "doctor",
 ];
 
 #[test]
@@ -18,7 +40,10 @@ fn help_is_as_it_was() {
     for command in COMMANDS {
         let words: Vec<_> = command.split_whitespace().collect();
         let help = succeeds(Place::new().coffer().args(&words).arg("--help"));
-        let file = folder.join(format!("{}.txt", ["coffer"].iter().chain(&words).copied().collect::<Vec<_>>().join("-")));
+        let file = folder.join(format!(
+            "{}.txt",
+            ["coffer"].iter().chain(&words).copied().collect::<Vec<_>>().join("-")
+        ));
         if update {
             std::fs::write(&file, &help).expect("write the snapshot");
         }

@@ -6,8 +6,18 @@ use coffer_attestation::{Digest, predict};
 use crate::support::{Place, succeeds};
 
 pub const REFERENCE_ARGS: &[&str] = &[
-    "host", "reference", "--name", "rack", "--kernel", "vmlinuz", "--initrd", "initrd", "--cmdline", "quiet",
-    "--event-log", "log.bin",
+    "host",
+    "reference",
+    "--name",
+    "rack",
+    "--kernel",
+    "vmlinuz",
+    "--initrd",
+    "initrd",
+    "--cmdline",
+    "quiet",
+    "--event-log",
+    "log.bin",
 ];
 
 /// The least that is a PE32+ application: headers, no section.
@@ -29,7 +39,9 @@ pub fn reference_inputs() -> Place {
     place.write("vmlinuz", pe());
     place.write("initrd", "initrd");
     let separator = Digest::of(&[SEPARATOR]);
-    let log = (0..8).fold(LogBuilder::new(), |log, pcr| log.event(pcr, EventType::SEPARATOR, separator, SEPARATOR));
+    let log = (0..8).fold(LogBuilder::new(), |log, pcr| {
+        log.event(pcr, EventType::SEPARATOR, separator, SEPARATOR)
+    });
     place.write("log.bin", log.finish());
     place
 }
@@ -53,13 +65,29 @@ fn a_reference_is_predicted_from_files_and_firmware_taken_from_the_log() {
 fn refuses_files_that_are_not_what_they_should_be() {
     let place = reference_inputs();
     place.write("vmlinuz", "MZ");
-    place.refused(REFERENCE_ARGS).says(1, "`vmlinuz` is not a kernel that firmware can start", "vmlinuz");
+    place.refused(REFERENCE_ARGS).says(
+        1,
+        "`vmlinuz` is not a kernel that firmware can start",
+        "vmlinuz",
+    );
     let place = reference_inputs();
     place.write("log.bin", "log");
-    place.refused(REFERENCE_ARGS).says(1, "`log.bin` is not a TCG event log", "binary_bios_measurements");
+    place.refused(REFERENCE_ARGS).says(
+        1,
+        "`log.bin` is not a TCG event log",
+        "binary_bios_measurements",
+    );
     let place = reference_inputs();
     std::fs::remove_file(place.path("initrd")).expect("remove");
-    place.refused(REFERENCE_ARGS).says(1, "cannot read `initrd`: it does not exist", "check the path");
+    place.refused(REFERENCE_ARGS).says(
+        1,
+        "cannot read `initrd`: it does not exist",
+        "check the path",
+    );
     let place = reference_inputs();
-    place.refused(&[REFERENCE_ARGS, &["-o", "no/such/ref.json"]].concat()).says(1, "cannot create `no/such/ref.json`", "make the folder");
+    place.refused(&[REFERENCE_ARGS, &["-o", "no/such/ref.json"]].concat()).says(
+        1,
+        "cannot create `no/such/ref.json`",
+        "make the folder",
+    );
 }

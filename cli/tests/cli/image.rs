@@ -9,9 +9,10 @@ use sha2::Digest as _;
 
 use crate::support::{Place, Refusal, succeeds};
 
-const RECIPE: &str = r#"{"name":"tiny","workload":{"argv":["/bin/app"]},"network":{"mode":"none"}}"#;
+const RECIPE: &str =
+    r#"{"name":"tiny","workload":{"argv":["/bin/app"]},"network":{"mode":"none"}}"#;
 
-fn workspace(path: &str, made_by: &str) -> PathBuf {
+pub fn workspace(path: &str, made_by: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join(path);
     assert!(path.exists(), "`{}` is missing; {made_by} makes it", path.display());
     path
@@ -37,14 +38,27 @@ pub fn inputs() -> Place {
         std::fs::create_dir_all(place.path(&format!("rootfs/{folder}"))).expect("create a folder");
     }
     let app = place.write("rootfs/bin/app", "#!/bin/true\n");
-    std::fs::set_permissions(&app, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    std::fs::set_permissions(&app, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("chmod");
     place
 }
 
 pub fn build_args() -> Vec<String> {
-    ["image", "build", "recipe.json", "--rootfs", "rootfs", "--kernel", &kernel(), "--init", &init(), "-o", "out.image"]
-        .map(str::to_owned)
-        .into()
+    [
+        "image",
+        "build",
+        "recipe.json",
+        "--rootfs",
+        "rootfs",
+        "--kernel",
+        &kernel(),
+        "--init",
+        &init(),
+        "-o",
+        "out.image",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// Builds with one argument changed and checks that it is refused.
@@ -61,7 +75,7 @@ fn build_refused(place: &Place, change: &[(&str, &str)]) -> Refusal {
 }
 
 /// The image every damage starts from, built once.
-fn built() -> &'static (Place, String) {
+pub fn built() -> &'static (Place, String) {
     static BUILT: OnceLock<(Place, String)> = OnceLock::new();
     BUILT.get_or_init(|| {
         let place = inputs();
@@ -74,7 +88,8 @@ fn built() -> &'static (Place, String) {
 fn copy() -> Place {
     let place = Place::new();
     let from = built().0.path("out.image");
-    let done = std::process::Command::new("cp").arg("-r").args([from, place.path("x.image")]).status();
+    let done =
+        std::process::Command::new("cp").arg("-r").args([from, place.path("x.image")]).status();
     assert!(done.expect("cp").success());
     place
 }
@@ -99,8 +114,10 @@ fn put_json(place: &Place, value: &serde_json::Value) -> (String, usize) {
 fn rewrite_descriptor(place: &Place, change: impl FnOnce(&mut serde_json::Value)) {
     let index_path = place.path("x.image/index.json");
     let mut index = json(&index_path);
-    let mut manifest = json(&blob(place, index["manifests"][0]["digest"].as_str().expect("a digest")));
-    let mut descriptor = json(&blob(place, manifest["config"]["digest"].as_str().expect("a digest")));
+    let mut manifest =
+        json(&blob(place, index["manifests"][0]["digest"].as_str().expect("a digest")));
+    let mut descriptor =
+        json(&blob(place, manifest["config"]["digest"].as_str().expect("a digest")));
     change(&mut descriptor);
     let (digest, size) = put_json(place, &descriptor);
     (manifest["config"]["digest"], manifest["config"]["size"]) = (digest.into(), size.into());
@@ -140,31 +157,57 @@ fn an_image_that_is_there_stays_unless_forced() {
     build_refused(&place, &[]).says(1, "`out.image` exists already", "--force");
     succeeds(place.coffer().args(build_args()).arg("--force"));
     place.write("other/file", "mine");
-    let refusal = place.refused(&[&build_args().iter().map(String::as_str).collect::<Vec<_>>()[..10], &["other", "--force"]].concat());
+    let refusal = place.refused(
+        &[
+            &build_args().iter().map(String::as_str).collect::<Vec<_>>()[..10],
+            &["other", "--force"],
+        ]
+        .concat(),
+    );
     refusal.says(1, "`other` exists and is not an image", "another output");
 }
 
 #[test]
 fn refuses_inputs_that_are_missing_or_foreign() {
     let place = inputs();
-    build_refused(&place, &[("--kernel", "gone.deb")]).says(1, "cannot read the kernel `gone.deb`: it does not exist", "check the path");
+    build_refused(&place, &[("--kernel", "gone.deb")]).says(
+        1,
+        "cannot read the kernel `gone.deb`: it does not exist",
+        "check the path",
+    );
     build_refused(&place, &[("--rootfs", "gone")]).says(1, "`gone`", "check the path");
     build_refused(&place, &[("--init", "gone")]).says(1, "`gone`", "check the path");
     build_refused(&place, &[("-o", "no/such/out")]).says(1, "", "output");
     let kernel_file = text(&place.write("vmlinuz", "not a kernel"));
-    build_refused(&place, &[("--kernel", &kernel_file)]).says(2, "a kernel without its modules", "--modules");
+    build_refused(&place, &[("--kernel", &kernel_file)]).says(
+        2,
+        "a kernel without its modules",
+        "--modules",
+    );
     let modules = text(&place.path("rootfs"));
     build_refused(&place, &[("--kernel", &kernel_file), ("--modules", &modules)]).says(1, "", "");
-    build_refused(&place, &[("--modules", &modules)]).says(2, "brings its own modules", "leave out --modules");
+    build_refused(&place, &[("--modules", &modules)]).says(
+        2,
+        "brings its own modules",
+        "leave out --modules",
+    );
 }
 
 #[test]
 fn refuses_a_recipe_with_an_unknown_field_or_none_at_all() {
     let place = inputs();
     place.write("recipe.json", RECIPE.replace("\"name\"", "\"colour\":1,\"name\""));
-    build_refused(&place, &[]).says(1, "`recipe.json` is not a recipe: unknown field `colour`", "correct the recipe");
+    build_refused(&place, &[]).says(
+        1,
+        "`recipe.json` is not a recipe: unknown field `colour`",
+        "correct the recipe",
+    );
     std::fs::remove_file(place.path("recipe.json")).expect("remove");
-    build_refused(&place, &[]).says(1, "cannot read `recipe.json`: it does not exist", "check the path");
+    build_refused(&place, &[]).says(
+        1,
+        "cannot read `recipe.json`: it does not exist",
+        "check the path",
+    );
 }
 
 #[test]
@@ -176,9 +219,17 @@ fn refuses_what_is_no_image() {
     place.write("oci/index.json", r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#);
     for command in ["inspect", "verify"] {
         place.refused(&["image", command, "gone"]).says(1, "`gone`", "coffer image build");
-        place.refused(&["image", command, "folder"]).says(1, "`folder` is not an OCI image layout", "coffer image build");
+        place.refused(&["image", command, "folder"]).says(
+            1,
+            "`folder` is not an OCI image layout",
+            "coffer image build",
+        );
         place.refused(&["image", command, "file"]).says(1, "`file` is not an OCI image layout", "");
-        place.refused(&["image", command, "oci"]).says(1, "holds no coffer appliance", "coffer image build");
+        place.refused(&["image", command, "oci"]).says(
+            1,
+            "holds no coffer appliance",
+            "coffer image build",
+        );
     }
 }
 
@@ -194,12 +245,21 @@ fn refuses_a_descriptor_with_an_unknown_field() {
 #[test]
 fn refuses_a_truncated_image() {
     let place = copy();
-    let disk = descriptor(&place)["disks"][0]["blob"]["digest"].as_str().expect("a digest").to_owned();
+    let disk =
+        descriptor(&place)["disks"][0]["blob"]["digest"].as_str().expect("a digest").to_owned();
     let file = std::fs::OpenOptions::new().write(true).open(blob(&place, &disk)).expect("open");
     file.set_len(4096).expect("truncate");
-    place.refused(&["image", "verify", "x.image"]).says(1, "disk `root` has 4096 bytes, expected", "incomplete");
+    place.refused(&["image", "verify", "x.image"]).says(
+        1,
+        "disk `root` has 4096 bytes, expected",
+        "incomplete",
+    );
     std::fs::remove_file(blob(&place, &disk)).expect("remove");
-    place.refused(&["image", "verify", "x.image"]).says(1, "the image is incomplete: disk `root`", "incomplete");
+    place.refused(&["image", "verify", "x.image"]).says(
+        1,
+        "the image is incomplete: disk `root`",
+        "incomplete",
+    );
 }
 
 #[test]
@@ -208,10 +268,15 @@ fn refuses_one_changed_byte_in_any_blob() {
         let place = copy();
         let digest = descriptor(&place)[part]["digest"].as_str().expect("a digest").to_owned();
         flip_last_byte(&blob(&place, &digest));
-        place.refused(&["image", "verify", "x.image"]).says(1, "has digest sha256:", "changed after it was built");
+        place.refused(&["image", "verify", "x.image"]).says(
+            1,
+            "has digest sha256:",
+            "changed after it was built",
+        );
     }
     let place = copy();
-    let disk = descriptor(&place)["disks"][0]["blob"]["digest"].as_str().expect("a digest").to_owned();
+    let disk =
+        descriptor(&place)["disks"][0]["blob"]["digest"].as_str().expect("a digest").to_owned();
     flip_last_byte(&blob(&place, &disk));
     place.refused(&["image", "verify", "x.image"]).says(1, "", "build it again");
 }
@@ -219,7 +284,14 @@ fn refuses_one_changed_byte_in_any_blob() {
 #[test]
 fn refuses_a_descriptor_that_says_other_than_the_initrd() {
     let place = copy();
-    rewrite_descriptor(&place, |d| d["network"] = serde_json::json!({"mode":"nat","address":"10.0.0.2","prefix":24,"gateway":"10.0.0.1"}));
+    rewrite_descriptor(&place, |d| {
+        d["network"] =
+            serde_json::json!({"mode":"nat","address":"10.0.0.2","prefix":24,"gateway":"10.0.0.1"})
+    });
     succeeds(place.coffer().args(["image", "inspect", "x.image"]));
-    place.refused(&["image", "verify", "x.image"]).says(1, "initrd and descriptor differ in `network`", "do not use");
+    place.refused(&["image", "verify", "x.image"]).says(
+        1,
+        "initrd and descriptor differ in `network`",
+        "do not use",
+    );
 }

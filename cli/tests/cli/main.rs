@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a test may panic")]
 
 mod doctor;
+mod enroll;
 mod full_disk;
 mod help;
 mod host;
 mod image;
 mod monitor;
+mod real_monitor;
 mod support;
 mod usage;
 mod verifier;

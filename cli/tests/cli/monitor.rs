@@ -56,7 +56,10 @@ impl Script {
         let key = request.trim_end_matches(" HTTP/1.1\r\n").to_owned();
         let Answer(status, text) = self.next(&key);
         self.seen.lock().expect("seen").push(format!("{key} {}", String::from_utf8_lossy(&body)));
-        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            text.len()
+        );
         // The client may have gone: that is its business.
         let _ = (&stream).write_all([head, text].concat().as_bytes());
     }
@@ -104,9 +107,21 @@ fn scripted(routes: Vec<(&'static str, Vec<Answer>)>) -> (Place, Arc<Script>, St
 fn no_monitor_is_said_with_its_address() {
     let place = Place::new();
     let endpoint = format!("unix:{}", place.path("none.sock").display());
-    for command in [&["ps"][..], &["logs", "x"], &["stop", "x"], &["rm", "x"], &["inspect", "x"], &["run", "x"], &["host", "info"]] {
+    for command in [
+        &["ps"][..],
+        &["logs", "x"],
+        &["stop", "x"],
+        &["rm", "x"],
+        &["inspect", "x"],
+        &["run", "x"],
+        &["host", "info"],
+    ] {
         let refusal = place.refused(&[command, &["--host", &endpoint]].concat());
-        refusal.says(1, "none.sock` does not answer: there is no such socket", "start coffer-monitor");
+        refusal.says(
+            1,
+            "none.sock` does not answer: there is no such socket",
+            "start coffer-monitor",
+        );
     }
 }
 
@@ -114,7 +129,8 @@ fn no_monitor_is_said_with_its_address() {
 fn a_socket_nobody_listens_on_is_said() {
     let place = Place::new();
     drop(UnixListener::bind(place.path("old.sock")).expect("bind"));
-    let refusal = place.refused(&["ps", "--host", &format!("unix:{}", place.path("old.sock").display())]);
+    let refusal =
+        place.refused(&["ps", "--host", &format!("unix:{}", place.path("old.sock").display())]);
     refusal.says(1, "connection refused", "start coffer-monitor");
     // Nobody listens on tcpmux.
     let refusal = place.refused(&["ps", "--host", "http://127.0.0.1:1"]);
@@ -135,7 +151,10 @@ fn ps_lists_what_runs_and_with_all_what_ran() {
     let (place, _, endpoint) = scripted(vec![("GET /v1/vms", vec![ok(list)])]);
     let short = succeeds(place.coffer().args(["ps", "--host", &endpoint]));
     assert_eq!(short.lines().count(), 2, "{short}");
-    assert!(short.starts_with("ID ") && short.contains("000102030405") && short.contains("8443->443"), "{short}");
+    assert!(
+        short.starts_with("ID ") && short.contains("000102030405") && short.contains("8443->443"),
+        "{short}"
+    );
     let all = succeeds(place.coffer().args(["ps", "-a", "--host", &endpoint]));
     assert!(all.contains("failed (disk-integrity)"), "{all}");
     let json = succeeds(place.coffer().args(["ps", "-a", "--json"]).env("COFFER_HOST", &endpoint));
@@ -149,10 +168,16 @@ fn run_detached_prints_the_id_once_the_workload_runs() {
         ("POST /v1/vms", vec![Answer(201, vm("booting", ""))]),
         (VM, vec![ok(vm("started", "")), ok(vm("attested", "")), ok(vm("running", ""))]),
     ]);
-    let out = succeeds(place.coffer().args(["run", "-d", "-m", "1G", "-p", "8443:443", "stored", "--host", &endpoint]));
+    let out = succeeds(
+        place
+            .coffer()
+            .args(["run", "-d", "-m", "1G", "-p", "8443:443", "stored", "--host", &endpoint]),
+    );
     assert_eq!(out, format!("{ID}\n"));
     let asked = script.seen()[0].clone();
-    for part in [r#""image":"stored""#, r#""memory_mib":1024"#, r#""box":"closed""#, r#""host":8443"#] {
+    for part in
+        [r#""image":"stored""#, r#""memory_mib":1024"#, r#""box":"closed""#, r#""host":8443"#]
+    {
         assert!(asked.contains(part), "{asked}");
     }
 }
@@ -181,7 +206,8 @@ fn run_attached_shows_the_log_and_ends_as_the_vm_ends() {
     assert_eq!(out, "hello from inside\n");
 
     let (place, _, endpoint) = scripted(routes(vm("failed", "guest-failed")));
-    let output = place.coffer().args(["run", "stored", "--host", &endpoint]).output().expect("runs");
+    let output =
+        place.coffer().args(["run", "stored", "--host", &endpoint]).output().expect("runs");
     assert_eq!(output.stdout, b"hello from inside\n");
     Refusal::of(&output).says(1, "`site` failed: it broke (guest-failed)", "coffer logs site");
 }
@@ -210,7 +236,9 @@ fn an_interrupt_stops_the_vm_in_order() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     script.routes.lock().expect("routes").retain_mut(|(route, answers)| {
-        if *route == VM { *answers = vec![ok(vm("stopped", ""))]; }
+        if *route == VM {
+            *answers = vec![ok(vm("stopped", ""))];
+        }
         true
     });
     assert!(child.wait().expect("ends").success());
@@ -224,10 +252,11 @@ fn a_launch_refused_names_what_to_try() {
         ("kernel-digest", "coffer image verify"),
         ("shape-not-allowed", "coffer image inspect"),
         ("host-tpm-failed", "coffer doctor"),
-        ("no-kvm", "coffer doctor"),
+        ("kvm-unusable", "coffer doctor"),
     ];
     for (code, hint) in cases {
-        let (place, _, endpoint) = scripted(vec![("POST /v1/vms", vec![refusal(409, code, "not so")])]);
+        let (place, _, endpoint) =
+            scripted(vec![("POST /v1/vms", vec![refusal(409, code, "not so")])]);
         let refused = place.refused(&["run", "-d", "stored", "--host", &endpoint]);
         refused.says(1, &format!("the monitor refused: not so ({code})"), hint);
     }
@@ -238,10 +267,10 @@ fn rm_is_refused_while_it_runs_and_done_with_force() {
     let vm_route = "GET /v1/vms/site";
     let (place, _, endpoint) = scripted(vec![
         (vm_route, vec![ok(vm("running", ""))]),
-        ("DELETE /v1/vms/site", vec![refusal(409, "busy", "it runs"), Answer(204, String::new())]),
+        ("DELETE /v1/vms/site", vec![Answer(409, r#"{"code":"busy","message":"it runs","hint":"stop it first","request_id":"r"}"#.into()), Answer(204, String::new())]),
         ("POST /v1/vms/site/stop", vec![ok(vm("stopped", ""))]),
     ]);
-    place.refused(&["rm", "site", "--host", &endpoint]).says(1, "it runs (busy)", "coffer stop");
+    place.refused(&["rm", "site", "--host", &endpoint]).says(1, "it runs (busy)", "stop it first");
     assert_eq!(succeeds(place.coffer().args(["rm", "-f", "site", "--host", &endpoint])), "site\n");
 }
 
@@ -265,6 +294,10 @@ fn inspect_shows_measurements() {
 #[test]
 fn an_image_path_that_is_not_there_is_said_before_anybody_is_asked() {
     let (place, script, endpoint) = scripted(vec![]);
-    place.refused(&["run", "./gone.image", "--host", &endpoint]).says(1, "cannot open the image `./gone.image`: it does not exist", "check the path");
+    place.refused(&["run", "./gone.image", "--host", &endpoint]).says(
+        1,
+        "cannot open the image `./gone.image`: it does not exist",
+        "check the path",
+    );
     assert!(script.seen().is_empty());
 }

@@ -31,7 +31,13 @@ impl Place {
     pub fn coffer(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
         command.current_dir(self.dir.path()).env("TMPDIR", self.dir.path()).env("COLUMNS", "100");
-        for name in ["COFFER_HOST", "COFFER_VERIFIER", "COFFER_CA", "COFFER_ADMIN_TOKEN_FILE", "COFFER_ENROLL_TOKEN"] {
+        for name in [
+            "COFFER_HOST",
+            "COFFER_VERIFIER",
+            "COFFER_CA",
+            "COFFER_ADMIN_TOKEN_FILE",
+            "COFFER_ENROLL_TOKEN",
+        ] {
             command.env_remove(name);
         }
         command.timeout(std::time::Duration::from_secs(120));

@@ -10,9 +10,17 @@ fn check(args: &[&str], error: &str, hint: &str) {
 #[test]
 fn refuses_unknown_words_and_missing_arguments() {
     check(&["rum"], "unrecognized subcommand `rum`", "`run`");
-    check(&["image", "xyz"], "unrecognized subcommand `xyz`", "`coffer image --help` lists the commands");
+    check(
+        &["image", "xyz"],
+        "unrecognized subcommand `xyz`",
+        "`coffer image --help` lists the commands",
+    );
     check(&["ps", "--al"], "unexpected argument `--al`", "--all");
-    check(&["image", "build"], "arguments were not provided: --rootfs", "usage: coffer image build");
+    check(
+        &["image", "build"],
+        "arguments were not provided: --rootfs",
+        "usage: coffer image build",
+    );
     check(&["stop", "-t", "soon", "x"], "invalid value `soon`", "");
 }
 
@@ -31,9 +39,21 @@ fn refuses_values_that_cannot_be_meant() {
 fn refuses_verifiers_without_tls_and_ids_that_are_none() {
     let admin = ["--ca", "ca", "--admin-token-file", "t"];
     let with = |args: &[&'static str], url| [args, &["--verifier", url], &admin].concat();
-    check(&with(&["verifier", "hosts"], "http://v:1"), "`http://v:1` is not the URL of a verifier", "https://");
-    check(&with(&["verifier", "hosts"], "https://v:1/x"), "is not the URL of a verifier", "https://");
-    check(&with(&["verifier", "token", "A b"], "https://v"), "`A b` is not a name for a host", "lower-case");
+    check(
+        &with(&["verifier", "hosts"], "http://v:1"),
+        "`http://v:1` is not the URL of a verifier",
+        "https://",
+    );
+    check(
+        &with(&["verifier", "hosts"], "https://v:1/x"),
+        "is not the URL of a verifier",
+        "https://",
+    );
+    check(
+        &with(&["verifier", "token", "A b"], "https://v"),
+        "`A b` is not a name for a host",
+        "lower-case",
+    );
     let put = with(&["secret", "put", "a//b", "--from-file", "f", "--image", "00"], "https://v");
     check(&put, "`a//b` is not a resource id", "segments");
     let put = with(&["secret", "put", "a/b", "--from-file", "f", "--image", "00"], "https://v");

@@ -7,16 +7,22 @@ use std::process::{Child, Command, Stdio};
 use crate::support::{Place, Refusal, succeeds};
 
 /// `coffer verifier serve` on a port of its own; ended with the test.
-struct Served {
-    place: Place,
+pub struct Served {
+    pub place: Place,
     child: Child,
     port: u16,
 }
 
 impl Served {
-    fn start() -> Self {
+    pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// With something done to the data folder `v` before it is served.
+    pub fn start_with(prepare: impl FnOnce(&Place)) -> Self {
         let place = Place::new();
         init(&place, "v");
+        prepare(&place);
         let (child, port) = serve(&place, "v");
         Self { place, child, port }
     }
@@ -26,15 +32,18 @@ impl Served {
     }
 
     /// A command as the operator.
-    fn admin(&self, args: &[&str]) -> assert_cmd::Command {
+    pub fn admin(&self, args: &[&str]) -> assert_cmd::Command {
         let mut command = self.place.coffer();
-        command.args(args).env("COFFER_VERIFIER", self.url()).env("COFFER_CA", self.place.path("v/ca.pem"));
+        command
+            .args(args)
+            .env("COFFER_VERIFIER", self.url())
+            .env("COFFER_CA", self.place.path("v/ca.pem"));
         command.env("COFFER_ADMIN_TOKEN_FILE", self.place.path("v/admin-token"));
         command
     }
 
     #[track_caller]
-    fn refused(&self, command: &mut assert_cmd::Command) -> Refusal {
+    pub fn refused(&self, command: &mut assert_cmd::Command) -> Refusal {
         let output = command.output().expect("coffer starts");
         assert!(output.stdout.is_empty(), "{output:?}");
         Refusal::of(&output)
@@ -48,8 +57,9 @@ impl Drop for Served {
     }
 }
 
-fn init(place: &Place, dir: &str) {
-    let out = succeeds(place.coffer().args(["verifier", "init", "--dir", dir, "--name", "localhost"]));
+pub fn init(place: &Place, dir: &str) {
+    let out =
+        succeeds(place.coffer().args(["verifier", "init", "--dir", dir, "--name", "localhost"]));
     assert!(out.contains("https://localhost\n") && out.contains("admin-token"), "{out}");
 }
 
@@ -75,11 +85,22 @@ fn an_operator_keeps_secrets_and_sees_decisions() {
     served.place.write("key.pem", "very secret words");
     let put = ["secret", "put", "site/tls-key", "--from-file", "key.pem", "--image", IMAGE];
     assert_eq!(succeeds(&mut served.admin(&put)), "site/tls-key version 1\n");
-    let stdin = ["secret", "put", "site/tls-key", "--from-file", "-", "--image", &format!("sha256:{IMAGE}")];
+    let stdin = [
+        "secret",
+        "put",
+        "site/tls-key",
+        "--from-file",
+        "-",
+        "--image",
+        &format!("sha256:{IMAGE}"),
+    ];
     assert_eq!(succeeds(served.admin(&stdin).write_stdin("others")), "site/tls-key version 2\n");
 
     let list = succeeds(&mut served.admin(&["verifier", "decisions"]));
-    assert!(list.starts_with("ID ") && list.contains("admin") && list.contains("allowed"), "{list}");
+    assert!(
+        list.starts_with("ID ") && list.contains("admin") && list.contains("allowed"),
+        "{list}"
+    );
     let json = succeeds(&mut served.admin(&["verifier", "decisions", "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let id = json["decisions"][0]["id"].as_str().expect("an id").to_owned();
@@ -129,7 +150,11 @@ fn refuses_a_certificate_of_another_ca_or_name() {
     // The secret goes nowhere under a wrong certificate.
     served.place.write("key", "secret");
     let put = ["secret", "put", "a/b", "--from-file", "key", "--image", IMAGE];
-    served.refused(served.admin(&put).env("COFFER_CA", &wrong_ca)).says(1, "not issued by the CA", "--ca");
+    served.refused(served.admin(&put).env("COFFER_CA", &wrong_ca)).says(
+        1,
+        "not issued by the CA",
+        "--ca",
+    );
     let list = succeeds(&mut served.admin(&["verifier", "decisions"]));
     assert!(!list.contains("a/b"), "{list}");
 }
@@ -137,12 +162,18 @@ fn refuses_a_certificate_of_another_ca_or_name() {
 #[test]
 fn refuses_files_that_are_no_ca_and_no_token() {
     let served = Served::start();
-    let refused = |name: &str, file: &str| served.refused(served.admin(&["verifier", "hosts"]).env(name, served.place.path(file)));
+    let refused = |name: &str, file: &str| {
+        served.refused(served.admin(&["verifier", "hosts"]).env(name, served.place.path(file)))
+    };
     refused("COFFER_CA", "v/tls.key").says(1, "is not a CA certificate", "ca.pem");
     refused("COFFER_CA", "v/verifier.json").says(1, "is not a CA certificate", "ca.pem");
     refused("COFFER_CA", "gone").says(1, "it does not exist", "check the path");
     refused("COFFER_ADMIN_TOKEN_FILE", "gone").says(1, "it does not exist", "check the path");
-    refused("COFFER_ADMIN_TOKEN_FILE", "v/ca.pem").says(1, "is not an admin token", "coffer verifier init");
+    refused("COFFER_ADMIN_TOKEN_FILE", "v/ca.pem").says(
+        1,
+        "is not an admin token",
+        "coffer verifier init",
+    );
     served.place.write("wrong", "0".repeat(64));
     refused("COFFER_ADMIN_TOKEN_FILE", "wrong").says(1, "the verifier refused", "admin token");
 }
@@ -153,9 +184,23 @@ fn a_verifier_that_is_down_is_said() {
     init(&place, "v");
     place.write("key", "secret");
     // Nobody listens on tcpmux.
-    let admin = ["--verifier", "https://localhost:1", "--ca", "v/ca.pem", "--admin-token-file", "v/admin-token"];
-    for command in [&["verifier", "hosts"][..], &["secret", "put", "a/b", "--from-file", "key", "--image", IMAGE]] {
-        place.refused(&[command, &admin].concat()).says(1, "does not answer: connection refused", "coffer verifier serve");
+    let admin = [
+        "--verifier",
+        "https://localhost:1",
+        "--ca",
+        "v/ca.pem",
+        "--admin-token-file",
+        "v/admin-token",
+    ];
+    for command in [
+        &["verifier", "hosts"][..],
+        &["secret", "put", "a/b", "--from-file", "key", "--image", IMAGE],
+    ] {
+        place.refused(&[command, &admin].concat()).says(
+            1,
+            "does not answer: connection refused",
+            "coffer verifier serve",
+        );
     }
 }
 
@@ -170,7 +215,11 @@ fn something_that_is_no_tls_server_is_said() {
             let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
     });
-    place.refused(&["verifier", "pin", "--verifier", &url, "--ca", "v/ca.pem"]).says(1, "does not answer", "");
+    place.refused(&["verifier", "pin", "--verifier", &url, "--ca", "v/ca.pem"]).says(
+        1,
+        "does not answer",
+        "",
+    );
 }
 
 #[test]
@@ -179,18 +228,45 @@ fn serve_refuses_a_port_in_use_and_a_folder_that_is_none() {
     init(&place, "v");
     let holder = TcpListener::bind("127.0.0.1:0").expect("bind");
     let listen = holder.local_addr().expect("an address").to_string();
-    place.refused(&["verifier", "serve", "--dir", "v", "--listen", &listen]).says(1, &format!("`{listen}` is in use"), "--listen");
+    place.refused(&["verifier", "serve", "--dir", "v", "--listen", &listen]).says(
+        1,
+        &format!("`{listen}` is in use"),
+        "--listen",
+    );
     drop(holder);
-    place.refused(&["verifier", "serve", "--dir", "gone", "--listen", "127.0.0.1:0"]).says(1, "`gone` is not a verifier's data folder", "coffer verifier init");
-    place.refused(&["verifier", "serve", "--dir", "v", "--listen", "127.0.0.1:0", "--policy", "gone.cedar"]).says(1, "`gone.cedar`", "name a file");
+    place.refused(&["verifier", "serve", "--dir", "gone", "--listen", "127.0.0.1:0"]).says(
+        1,
+        "`gone` is not a verifier's data folder",
+        "coffer verifier init",
+    );
+    place
+        .refused(&[
+            "verifier",
+            "serve",
+            "--dir",
+            "v",
+            "--listen",
+            "127.0.0.1:0",
+            "--policy",
+            "gone.cedar",
+        ])
+        .says(1, "`gone.cedar`", "name a file");
 }
 
 #[test]
 fn init_overwrites_nothing() {
     let place = Place::new();
     init(&place, "v");
-    place.refused(&["verifier", "init", "--dir", "v", "--name", "localhost"]).says(1, "`v` is not empty", "another folder");
-    place.refused(&["verifier", "init", "--dir", "w", "--name", "not a name"]).says(1, "", "verifier.example");
+    place.refused(&["verifier", "init", "--dir", "v", "--name", "localhost"]).says(
+        1,
+        "`v` is not empty",
+        "another folder",
+    );
+    place.refused(&["verifier", "init", "--dir", "w", "--name", "not a name"]).says(
+        1,
+        "",
+        "verifier.example",
+    );
 }
 
 #[test]
