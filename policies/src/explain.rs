@@ -32,7 +32,12 @@ pub(crate) fn failed(facts: &Facts) -> Vec<Condition> {
     let allowed = facts.resource.images.contains(&vm.image);
     let among = format!("one of the {} images named for the secret", facts.resource.images.len());
     [
-        (vm.box_kind == BoxKind::Closed, "vm.box", "closed".to_owned(), vm.box_kind.as_str().to_owned()),
+        (
+            vm.box_kind == BoxKind::Closed,
+            "vm.box",
+            "closed".to_owned(),
+            vm.box_kind.as_str().to_owned(),
+        ),
         (!vm.debug, "vm.debug", "false".to_owned(), vm.debug.to_string()),
         (allowed, "image", among, vm.image.to_hex()),
         (host.enrolled, "host.enrolled", "true".to_owned(), host.enrolled.to_string()),

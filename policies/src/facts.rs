@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
+    Schema,
 };
 use coffer_attestation::Digest;
 use coffer_attestation::launch::BoxKind;
@@ -98,8 +99,8 @@ impl Question {
         let resource = uid("Coffer::Secret", facts.resource.id.as_str())?;
         let context = context(facts)?;
         let entities = entities(facts, &principal, &resource, schema)?;
-        let request =
-            Request::new(principal, action, resource, context, Some(schema)).map_err(|e| e.to_string())?;
+        let request = Request::new(principal, action, resource, context, Some(schema))
+            .map_err(|e| e.to_string())?;
         Ok(Self { request, entities })
     }
 }
@@ -153,7 +154,8 @@ fn context(facts: &Facts) -> Result<Context, String> {
         ("smt", boolean(host.smt)),
         ("ksm", boolean(host.ksm)),
     ])?;
-    Context::from_pairs([("vm".to_owned(), vm), ("host".to_owned(), host)]).map_err(|e| e.to_string())
+    Context::from_pairs([("vm".to_owned(), vm), ("host".to_owned(), host)])
+        .map_err(|e| e.to_string())
 }
 
 fn record<const N: usize>(

@@ -2,9 +2,7 @@
 
 use std::str::FromStr as _;
 
-use cedar_policy::{
-    Authorizer, Decision, PolicyId, PolicySet, Schema, ValidationMode, Validator,
-};
+use cedar_policy::{Authorizer, Decision, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 
 use crate::facts::Question;
 use crate::{Denial, Facts, Permit, explain};
@@ -108,10 +106,15 @@ impl Policies {
     /// Asks whether this VM on this host may have this secret. A policy that cannot be evaluated never
     /// permits, and a `forbid` that cannot be evaluated denies.
     pub fn decide(&self, facts: &Facts) -> Result<Permit, Denial> {
-        let question = Question::new(facts, &self.schema)
-            .map_err(|e| Denial { forbidden_by: vec![], errors: vec![e], failed: explain::failed(facts) })?;
-        let response = self.authorizer.is_authorized(&question.request, &self.set, &question.entities);
-        let mut reasons: Vec<_> = response.diagnostics().reason().map(ToString::to_string).collect();
+        let question = Question::new(facts, &self.schema).map_err(|e| Denial {
+            forbidden_by: vec![],
+            errors: vec![e],
+            failed: explain::failed(facts),
+        })?;
+        let response =
+            self.authorizer.is_authorized(&question.request, &self.set, &question.entities);
+        let mut reasons: Vec<_> =
+            response.diagnostics().reason().map(ToString::to_string).collect();
         reasons.sort();
         let errors: Vec<_> = response.diagnostics().errors().map(ToString::to_string).collect();
         // Cedar skips policies that fail to evaluate. A skipped `forbid` would release, so any error denies.
@@ -132,7 +135,10 @@ fn add(set: &mut PolicySet, source: &Source) -> Result<(), LoadError> {
     }
     // `PolicySet::from_str` numbers policies and ignores `@id`; decisions must name them.
     for policy in parsed.policies() {
-        let id = policy.annotation("id").filter(|id| !id.is_empty()).ok_or_else(|| LoadError::NoId(name()))?;
+        let id = policy
+            .annotation("id")
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| LoadError::NoId(name()))?;
         let renamed = policy.new_id(PolicyId::new(id));
         set.add(renamed).map_err(|_| LoadError::DuplicateId { name: name(), id: id.to_owned() })?;
     }

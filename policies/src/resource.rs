@@ -28,8 +28,8 @@ impl TryFrom<&str> for ResourceId {
     type Error = BadResourceId;
 
     fn try_from(text: &str) -> Result<Self, BadResourceId> {
-        let well_formed = text.split('/').count() <= SEGMENTS_MAX
-            && text.split('/').all(segment_is_well_formed);
+        let well_formed =
+            text.split('/').count() <= SEGMENTS_MAX && text.split('/').all(segment_is_well_formed);
         if well_formed { Ok(Self(text.to_owned())) } else { Err(BadResourceId) }
     }
 }
@@ -74,8 +74,23 @@ mod tests {
     fn refuses_every_other_spelling() {
         let long = "a".repeat(64);
         for id in [
-            "", "/", "a/", "/a", "a//b", "..", "a/../b", ".a", "a_b", "a.b", "A", "a b", "a%2fb", "a\0", "é",
-            "a/b/c/d/e/f", &long,
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "..",
+            "a/../b",
+            ".a",
+            "a_b",
+            "a.b",
+            "A",
+            "a b",
+            "a%2fb",
+            "a\0",
+            "é",
+            "a/b/c/d/e/f",
+            &long,
         ] {
             assert_eq!(ResourceId::try_from(id), Err(BadResourceId), "{id}");
         }

@@ -1,4 +1,5 @@
 //! Policies that could mislead are refused when they are loaded, with the reason.
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use coffer_attestation::Digest;
 use coffer_attestation::launch::BoxKind;
@@ -24,18 +25,23 @@ fn loads_every_shipped_policy_together() {
 
 #[test]
 fn accepts_a_well_typed_policy() {
-    assert!(load(r#"@id("x") permit (principal, action, resource) when { !context.vm.debug };"#).is_ok());
+    assert!(
+        load(r#"@id("x") permit (principal, action, resource) when { !context.vm.debug };"#)
+            .is_ok()
+    );
 }
 
 #[test]
 fn refuses_a_misspelt_attribute() {
-    let refused = load(r#"@id("x") permit (principal, action, resource) when { !context.vm.debgu };"#);
+    let refused =
+        load(r#"@id("x") permit (principal, action, resource) when { !context.vm.debgu };"#);
     assert!(matches!(refused, Err(LoadError::Invalid(detail)) if detail.contains("debgu")));
 }
 
 #[test]
 fn refuses_a_comparison_of_unlike_types() {
-    let refused = load(r#"@id("x") permit (principal, action, resource) when { context.vm.box == 1 };"#);
+    let refused =
+        load(r#"@id("x") permit (principal, action, resource) when { context.vm.box == 1 };"#);
     assert!(matches!(refused, Err(LoadError::Invalid(_))));
 }
 
@@ -56,7 +62,10 @@ fn refuses_a_policy_without_an_id() {
 fn refuses_a_second_policy_of_the_same_id() {
     let twice = [Source::shipped("default").unwrap(), Source::shipped("default").unwrap()];
     let refused = Policies::load(&twice).err();
-    assert_eq!(refused, Some(LoadError::DuplicateId { name: "default".into(), id: "default".into() }));
+    assert_eq!(
+        refused,
+        Some(LoadError::DuplicateId { name: "default".into(), id: "default".into() })
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every file in `scenarios/` is a question with its expected decision and reasons; a second
 //! implementation can run the same files.
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use coffer_policies::{Facts, Policies, Source};
 use serde::Deserialize;
@@ -39,7 +40,8 @@ fn every_scenario_is_decided_as_its_file_says() {
 #[track_caller]
 fn check(file: &str, scenario: &Scenario) {
     let shipped = scenario.policies.iter().map(|name| Source::shipped(name).unwrap());
-    let inline = scenario.inline.iter().map(|text| Source { name: "inline".into(), text: text.clone() });
+    let inline =
+        scenario.inline.iter().map(|text| Source { name: "inline".into(), text: text.clone() });
     let policies = Policies::load(&shipped.chain(inline).collect::<Vec<_>>()).unwrap();
     match (policies.decide(&scenario.facts), &scenario.expect) {
         (Ok(permit), Expect::Permit(ids)) => {

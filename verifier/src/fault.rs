@@ -74,11 +74,15 @@ impl Fault {
     /// What the peer may try.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self.kind {
-            FaultKind::Reject(Reject::NonceConsumed | Reject::NonceExpired) => Some("ask for a new challenge"),
-            FaultKind::Reject(Reject::TokenInvalid | Reject::SessionGone | Reject::ActivationFailed) => {
-                Some("enrol again with a new token from the verifier's operator")
+            FaultKind::Reject(Reject::NonceConsumed | Reject::NonceExpired) => {
+                Some("ask for a new challenge")
             }
-            FaultKind::Reject(Reject::NotEnrolled) => Some("enrol the host with `coffer host enroll`"),
+            FaultKind::Reject(
+                Reject::TokenInvalid | Reject::SessionGone | Reject::ActivationFailed,
+            ) => Some("enrol again with a new token from the verifier's operator"),
+            FaultKind::Reject(Reject::NotEnrolled) => {
+                Some("enrol the host with `coffer host enroll`")
+            }
             FaultKind::Reject(Reject::IdentityImmutable | Reject::EkInUse) => {
                 Some("the verifier's operator can remove the old identity")
             }
@@ -89,7 +93,9 @@ impl Fault {
             FaultKind::Reject(_) | FaultKind::Internal => {
                 Some("the verifier's log has the full reason under this request id")
             }
-            FaultKind::Unauthorized => Some("send `Authorization: Bearer` with the token made at `init`"),
+            FaultKind::Unauthorized => {
+                Some("send `Authorization: Bearer` with the token made at `init`")
+            }
             FaultKind::BadRequest | FaultKind::NotFound => None,
         }
     }

@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -71,9 +72,15 @@ impl InitError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Exists(_) => "name another folder, or move the old one away: it holds keys that images pin",
-            Self::Url(_) => "give the address guests use, such as `https://verifier.example:8443`, without a path",
-            Self::Name(_) => "give names such as `verifier.example` or addresses such as `192.0.2.7`",
+            Self::Exists(_) => {
+                "name another folder, or move the old one away: it holds keys that images pin"
+            }
+            Self::Url(_) => {
+                "give the address guests use, such as `https://verifier.example:8443`, without a path"
+            }
+            Self::Name(_) => {
+                "give names such as `verifier.example` or addresses such as `192.0.2.7`"
+            }
             Self::Io { .. } => "check that the parent folder exists, is writable and has room",
             Self::Randomness => "check that getrandom(2) works on this system",
             Self::Certificate(_) => "check the names given for the server certificate",
@@ -109,7 +116,11 @@ pub fn init(config: &InitConfig) -> Result<Initialised, InitError> {
     draft.publish(&config.dir)?;
 
     let dir = DataDir::new(&config.dir);
-    Ok(Initialised { admin_token: dir.admin_token(), ca_certificate: dir.ca_certificate(), release_key })
+    Ok(Initialised {
+        admin_token: dir.admin_token(),
+        ca_certificate: dir.ca_certificate(),
+        release_key,
+    })
 }
 
 /// A folder under construction; removed unless published.
@@ -155,7 +166,9 @@ fn refuse_existing(dir: &Path) -> Result<(), InitError> {
             Some(_) => Err(InitError::Exists(dir.to_owned())),
         },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(InitError::Exists(dir.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            Err(InitError::Exists(dir.to_owned()))
+        }
         Err(source) => Err(InitError::Io { path: dir.to_owned(), source }),
     }
 }
@@ -278,8 +291,16 @@ mod tests {
     #[test]
     fn refuses_what_is_not_an_audience() {
         for url in [
-            "http://v.example", "https://", "https://v.example/", "https://v.example/x", "https://v:0",
-            "https://v:99999", "https://u@v", "https://V.example", "https://v example", "https://[::1",
+            "http://v.example",
+            "https://",
+            "https://v.example/",
+            "https://v.example/x",
+            "https://v:0",
+            "https://v:99999",
+            "https://u@v",
+            "https://V.example",
+            "https://v example",
+            "https://[::1",
         ] {
             assert_eq!(host_of(url), None, "{url}");
         }

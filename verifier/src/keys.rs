@@ -93,14 +93,18 @@ impl AtRest for FileKey {
         // Random 96-bit nonces are safe for 2^32 secrets under one key (NIST SP 800-38D 8.3).
         let nonce = random::<GCM_NONCE>()?;
         let payload = Payload { msg: plain, aad: row };
-        let sealed = self.0.encrypt(&GcmNonce::from(*nonce), payload).map_err(|_| KeyError::Seal)?;
+        let sealed =
+            self.0.encrypt(&GcmNonce::from(*nonce), payload).map_err(|_| KeyError::Seal)?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
     fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let (nonce, sealed) = sealed.split_first_chunk::<GCM_NONCE>().ok_or(KeyError::Open)?;
         let payload = Payload { msg: sealed, aad: row };
-        self.0.decrypt(&GcmNonce::from(*nonce), payload).map(Zeroizing::new).map_err(|_| KeyError::Open)
+        self.0
+            .decrypt(&GcmNonce::from(*nonce), payload)
+            .map(Zeroizing::new)
+            .map_err(|_| KeyError::Open)
     }
 }
 
@@ -116,6 +120,7 @@ pub(crate) fn same(a: &Digest, b: &Digest) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
 

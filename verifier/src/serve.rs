@@ -97,11 +97,21 @@ impl ServeError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Open(error) => error.hint(),
-            Self::Policy { .. } => "name a file, or one of `default`, `dangerous-software-tpm`, `dangerous-developer-host`",
-            Self::AddressInUse(_) => "stop the program that listens there, or give another `--listen` address",
-            Self::Listen { .. } => "give an address of this machine; ports below 1024 need privileges",
-            Self::Certificate(_) => "restore `tls.pem` and `tls.key` from a backup of the data folder",
-            Self::Log(_) => "check free space and permissions; nothing is released that cannot be logged",
+            Self::Policy { .. } => {
+                "name a file, or one of `default`, `dangerous-software-tpm`, `dangerous-developer-host`"
+            }
+            Self::AddressInUse(_) => {
+                "stop the program that listens there, or give another `--listen` address"
+            }
+            Self::Listen { .. } => {
+                "give an address of this machine; ports below 1024 need privileges"
+            }
+            Self::Certificate(_) => {
+                "restore `tls.pem` and `tls.key` from a backup of the data folder"
+            }
+            Self::Log(_) => {
+                "check free space and permissions; nothing is released that cannot be logged"
+            }
             Self::Ended(_) => "see the log for the reason",
         }
     }
@@ -121,7 +131,8 @@ pub fn policy_source(name_or_path: &str) -> Result<Source, ServeError> {
 pub struct Handle {
     address: SocketAddr,
     server: axum_server::Handle<SocketAddr>,
-    task: JoinHandle<io::Result<()>>,
+    /// Taken when it has ended.
+    task: Option<JoinHandle<io::Result<()>>>,
     store: Store,
     _lock: Lock,
 }
@@ -138,13 +149,15 @@ impl Handle {
         self.ended().await
     }
 
-    /// Waits until the server ends by itself, which it does only on an error.
+    /// Waits until the server ends by itself, which it does only on an error. May be dropped and asked again.
     pub async fn wait(&mut self) -> Result<(), ServeError> {
         self.ended().await
     }
 
     async fn ended(&mut self) -> Result<(), ServeError> {
-        let outcome = (&mut self.task).await;
+        let Some(task) = self.task.as_mut() else { return Ok(()) };
+        let outcome = task.await;
+        self.task = None;
         self.store.close().await;
         match outcome {
             Ok(Ok(())) => Ok(()),
@@ -173,7 +186,8 @@ pub async fn serve(config: ServeConfig) -> Result<Handle, ServeError> {
     admin::log_start(&verifier, &uuid::Uuid::new_v4().to_string())
         .await
         .map_err(|fault| ServeError::Log(fault.explanation))?;
-    let dangerous: Vec<_> = verifier.policies.ids().into_iter().filter(|id| id.starts_with("dangerous")).collect();
+    let dangerous: Vec<_> =
+        verifier.policies.ids().into_iter().filter(|id| id.starts_with("dangerous")).collect();
     if !dangerous.is_empty() {
         tracing::warn!(policies = ?dangerous, "dangerous policies are in force");
     }
@@ -195,7 +209,7 @@ pub async fn serve(config: ServeConfig) -> Result<Handle, ServeError> {
         async move { http.serve(app).await }
     });
     tracing::info!(%address, "serving");
-    Ok(Handle { address, server, task, store, _lock: lock })
+    Ok(Handle { address, server, task: Some(task), store, _lock: lock })
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -76,12 +76,20 @@ impl OpenError {
         match self {
             Self::NotInitialised(_) => "make one with `coffer verifier init`",
             Self::Io { .. } => "check that the folder belongs to the user the service runs as",
-            Self::Exposed(_) => "`chmod 600` it, and consider the key known to whoever could read it",
-            Self::Damaged(_) => "restore it from a backup; a new key would not be the one images pin",
+            Self::Exposed(_) => {
+                "`chmod 600` it, and consider the key known to whoever could read it"
+            }
+            Self::Damaged(_) => {
+                "restore it from a backup; a new key would not be the one images pin"
+            }
             Self::InUse(_) => "stop the other one first",
-            Self::Policy(_) => "correct the policy; nothing is released under a policy that does not load",
+            Self::Policy(_) => {
+                "correct the policy; nothing is released under a policy that does not load"
+            }
             Self::Roots(_) => "remove the file from `ek-roots` or replace it by a certificate",
-            Self::Database { .. } => "check permissions and free space; restore the file from a backup if it is damaged",
+            Self::Database { .. } => {
+                "check permissions and free space; restore the file from a backup if it is damaged"
+            }
         }
     }
 }
@@ -98,8 +106,8 @@ impl Verifier {
         let damaged = |path: PathBuf| move |_: KeyError| OpenError::Damaged(path);
         let release_key = ReleaseKey::from_bytes(&read_private(&dir.release_key())?)
             .map_err(damaged(dir.release_key()))?;
-        let at_rest =
-            FileKey::from_bytes(&read_private(&dir.at_rest_key())?).map_err(damaged(dir.at_rest_key()))?;
+        let at_rest = FileKey::from_bytes(&read_private(&dir.at_rest_key())?)
+            .map_err(damaged(dir.at_rest_key()))?;
         let hash = read_private(&dir.admin_token_hash())?;
         let admin_token_hash = std::str::from_utf8(&hash)
             .ok()
@@ -131,7 +139,8 @@ impl Lock {
     pub(crate) fn take(dir: &DataDir) -> Result<Self, OpenError> {
         settings(dir)?;
         let path = dir.settings();
-        let file = fs::File::open(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        let file =
+            fs::File::open(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse(dir.path().to_owned())),

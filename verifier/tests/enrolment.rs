@@ -51,7 +51,8 @@ fn a_token_enrols_its_own_host_until_it_expires() {
 #[test]
 fn a_wrong_proof_spends_the_session() {
     let mut scene = Scene::not_enrolled(POLICIES);
-    let challenge: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let challenge: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let secret = scene.host.activate_credential(&challenge).unwrap();
     let wrong = scene.host.complete(&challenge, &[0; 32]);
     scene.service.post("/v1/enroll/complete", &wrong).refused(Reject::ActivationFailed);
@@ -63,12 +64,14 @@ fn a_wrong_proof_spends_the_session() {
 #[test]
 fn a_session_completes_once_and_in_time() {
     let mut scene = Scene::not_enrolled(POLICIES);
-    let challenge: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let challenge: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let answer = scene.host.activate(&challenge);
     scene.service.later(301);
     scene.service.post("/v1/enroll/complete", &answer).refused(Reject::SessionGone);
 
-    let challenge: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let challenge: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let answer = scene.host.activate(&challenge);
     scene.service.post("/v1/enroll/complete", &answer).ok::<Enrolled>();
     scene.service.post("/v1/enroll/complete", &answer).refused(Reject::SessionGone);
@@ -77,7 +80,8 @@ fn a_session_completes_once_and_in_time() {
 #[test]
 fn another_tpm_cannot_activate_the_credential() {
     let mut scene = Scene::not_enrolled(POLICIES);
-    let challenge: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let challenge: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let mut other = EkAuthority::new().host();
     assert_eq!(other.activate_credential(&challenge), None);
     assert!(scene.host.activate_credential(&challenge).is_some());
@@ -88,7 +92,8 @@ fn a_first_quote_that_answers_another_session_is_refused() {
     let mut scene = Scene::not_enrolled(POLICIES);
     let first: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let mut mixed = scene.host.activate(&first);
-    let second: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let second: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let right = scene.host.activate(&second);
     (mixed.session, mixed.proof) = (right.session, right.proof);
     scene.service.post("/v1/enroll/complete", &mixed).refused(Reject::NonceMismatch);
@@ -150,9 +155,13 @@ fn a_name_does_not_pass_to_another_tpm() {
 fn two_sessions_for_one_tpm_make_one_host() {
     let mut scene = Scene::not_enrolled(POLICIES);
     let first: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
-    let second: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let second: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
     let (first, second) = (scene.host.activate(&first), scene.host.activate(&second));
     scene.service.post("/v1/enroll/complete", &first).ok::<Enrolled>();
     let code = scene.service.post("/v1/enroll/complete", &second).error().code;
-    assert!([Reject::EkInUse.code(), Reject::IdentityImmutable.code()].contains(&code.as_str()), "{code}");
+    assert!(
+        [Reject::EkInUse.code(), Reject::IdentityImmutable.code()].contains(&code.as_str()),
+        "{code}"
+    );
 }

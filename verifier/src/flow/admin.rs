@@ -11,8 +11,8 @@ use coffer_policies::ResourceId;
 use super::enroll::well_formed;
 use super::release::at_rest_row;
 use crate::api::{
-    Decision, DecisionKind, DecisionSummary, Decisions, HostEntry, Hosts, NewToken, PutSecret, SecretVersion,
-    Secrets, Token,
+    Decision, DecisionKind, DecisionSummary, Decisions, HostEntry, Hosts, NewToken, PutSecret,
+    SecretVersion, Secrets, Token,
 };
 use crate::fault::Fault;
 use crate::keys::{hash_token, random};
@@ -35,8 +35,10 @@ pub(crate) async fn put_secret(
     request: PutSecret,
 ) -> Result<SecretVersion, Fault> {
     let id = resource(id)?;
-    let value =
-        request.value.decode().ok_or_else(|| Fault::bad_request("`value` is not padded standard base64"))?;
+    let value = request
+        .value
+        .decode()
+        .ok_or_else(|| Fault::bad_request("`value` is not padded standard base64"))?;
     if value.is_empty() || value.len() > SECRET_MAX {
         return Err(Fault::bad_request("a secret is 1 byte to 24 KiB long"));
     }
@@ -65,7 +67,11 @@ pub(crate) async fn secrets(verifier: &Verifier) -> Result<Secrets, Fault> {
     Ok(Secrets { secrets: verifier.store.secrets().await?.into_iter().map(entry).collect() })
 }
 
-pub(crate) async fn remove_secret(verifier: &Verifier, request_id: &str, id: &str) -> Result<(), Fault> {
+pub(crate) async fn remove_secret(
+    verifier: &Verifier,
+    request_id: &str,
+    id: &str,
+) -> Result<(), Fault> {
     let id = resource(id)?;
     log(verifier, request_id, format!("removal of secret `{id}`"), None).await?;
     if verifier.store.remove_secret(&id, verifier.clock.now()).await? {
@@ -109,7 +115,11 @@ pub(crate) async fn hosts(verifier: &Verifier) -> Result<Hosts, Fault> {
     Ok(Hosts { hosts: verifier.store.hosts().await?.into_iter().map(entry).collect() })
 }
 
-pub(crate) async fn remove_host(verifier: &Verifier, request_id: &str, name: &str) -> Result<(), Fault> {
+pub(crate) async fn remove_host(
+    verifier: &Verifier,
+    request_id: &str,
+    name: &str,
+) -> Result<(), Fault> {
     let name = host_name(name)?;
     log(verifier, request_id, format!("removal of host `{name}`"), Some(name.clone())).await?;
     if verifier.store.remove_host(&name).await? {
@@ -132,11 +142,13 @@ pub(crate) async fn put_reference(
         return Err(Fault::bad_request("the name in the path is not the one in the reference"));
     }
     if let Some(pcr) = REQUIRED_FIRMWARE.iter().find(|pcr| !reference.firmware.contains_key(*pcr)) {
-        let message = format!("the reference gives no value for PCR {pcr}, so no host could match it");
+        let message =
+            format!("the reference gives no value for PCR {pcr}, so no host could match it");
         return Err(Fault::bad_request(message));
     }
     let json = serde_json::to_vec(&reference).expect("digests and strings always encode");
-    let what = format!("host reference `{name}`, svn {}, SHA-256 {}", reference.svn, Digest::of(&[&json]));
+    let what =
+        format!("host reference `{name}`, svn {}, SHA-256 {}", reference.svn, Digest::of(&[&json]));
     log(verifier, request_id, what, None).await?;
     Ok(verifier.store.put_reference(&reference).await?)
 }
@@ -145,7 +157,11 @@ pub(crate) async fn references(verifier: &Verifier) -> Result<Vec<HostReference>
     Ok(verifier.store.references().await?)
 }
 
-pub(crate) async fn remove_reference(verifier: &Verifier, request_id: &str, name: &str) -> Result<(), Fault> {
+pub(crate) async fn remove_reference(
+    verifier: &Verifier,
+    request_id: &str,
+    name: &str,
+) -> Result<(), Fault> {
     let name = host_name(name)?;
     log(verifier, request_id, format!("removal of host reference `{name}`"), None).await?;
     if verifier.store.remove_reference(&name).await? {
@@ -167,7 +183,11 @@ pub(crate) async fn decision(verifier: &Verifier, id: &str) -> Result<Decision, 
 pub(crate) async fn evidence(verifier: &Verifier, id: &str) -> Result<Vec<u8>, Fault> {
     let digest = decision(verifier, id).await?.release.and_then(|release| release.evidence);
     let digest = digest.ok_or_else(|| Fault::not_found("evidence in that decision"))?;
-    verifier.store.evidence(&digest).await?.ok_or_else(|| Fault::not_found("evidence left of that decision"))
+    verifier
+        .store
+        .evidence(&digest)
+        .await?
+        .ok_or_else(|| Fault::not_found("evidence left of that decision"))
 }
 
 /// Logs what is about to be done on the operator's word.

@@ -8,7 +8,9 @@
 use coffer_attestation::credential::make_credential;
 use coffer_attestation::endorsement::{Endorsed, verify_chain};
 use coffer_attestation::evidence::{PcrValue, QuotePart};
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes};
+use coffer_attestation::protocol::{
+    EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes,
+};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, Nonce, Reject, enroll};
 
@@ -45,7 +47,8 @@ pub(crate) async fn complete(
 ) -> Result<Enrolled, Fault> {
     match finish(verifier, request).await {
         Ok(enrolled) => {
-            let logged = log(verifier, request_id, Some(enrolled.host.clone()), Ok(&enrolled)).await;
+            let logged =
+                log(verifier, request_id, Some(enrolled.host.clone()), Ok(&enrolled)).await;
             if let Err(fault) = logged {
                 // An identity nobody can find in the log must not stay.
                 verifier.store.remove_host(&enrolled.host).await?;
@@ -125,9 +128,13 @@ fn endorse(
 }
 
 /// The error carries the host's name as far as it is known.
-async fn finish(verifier: &Verifier, request: EnrollComplete) -> Result<Enrolled, (Option<String>, Fault)> {
+async fn finish(
+    verifier: &Verifier,
+    request: EnrollComplete,
+) -> Result<Enrolled, (Option<String>, Fault)> {
     // The session is gone before anything in the answer is compared: one attempt.
-    let taken = verifier.store.take_session(&request.session).await.map_err(|e| (None, e.into()))?;
+    let taken =
+        verifier.store.take_session(&request.session).await.map_err(|e| (None, e.into()))?;
     let Some(session) = taken else { return Err((None, Reject::SessionGone.into())) };
     let host = session.identity.host.clone();
     admit(verifier, session, request).await.map_err(|fault| (Some(host), fault))

@@ -22,7 +22,11 @@ use crate::store::{HostClock, HostRow, StoredSecret};
 use crate::verifier::Verifier;
 
 /// Judges evidence and answers with an encoded [`SignedRelease`].
-pub(crate) async fn release(verifier: &Verifier, request_id: &str, body: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(crate) async fn release(
+    verifier: &Verifier,
+    request_id: &str,
+    body: &[u8],
+) -> Result<Vec<u8>, Fault> {
     let mut case = Case { verifier, host: None, record: ReleaseRecord::default() };
     let outcome = case.judge(body).await;
     let mut decision = Decision {
@@ -134,7 +138,10 @@ impl Case<'_> {
     async fn host_row(&self, received: &ReceivedEvidence) -> Result<HostRow, Fault> {
         let name = received.hak_name();
         self.verifier.store.host_by_ak(name).await?.ok_or_else(|| {
-            Fault::reject(Reject::NotEnrolled, format!("host key {name} belongs to no enrolled host"))
+            Fault::reject(
+                Reject::NotEnrolled,
+                format!("host key {name} belongs to no enrolled host"),
+            )
         })
     }
 
@@ -144,8 +151,12 @@ impl Case<'_> {
         nonce: ConsumedNonce,
         row: &HostRow,
     ) -> Result<Appraisal, Fault> {
-        let ak_public = Public::parse(&row.ak_public)
-            .map_err(|_| Fault::new(FaultKind::Internal, format!("host `{}`: its stored key is damaged", row.name)))?;
+        let ak_public = Public::parse(&row.ak_public).map_err(|_| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("host `{}`: its stored key is damaged", row.name),
+            )
+        })?;
         let host = EnrolledHost {
             name: row.name.clone(),
             ak_public,
@@ -157,7 +168,8 @@ impl Case<'_> {
             last_clock: row.clock.clock.saturating_sub(u64::from(CHALLENGE_TTL_S) * 1000),
         };
         let references = self.verifier.store.references().await?;
-        let outcome = appraise(received, nonce, &host, &self.verifier.url, &references, &image_digests);
+        let outcome =
+            appraise(received, nonce, &host, &self.verifier.url, &references, &image_digests);
         outcome.map_err(|Refusal { reject, explanation, report }| {
             self.record.report = report;
             Fault::reject(reject, explanation)
@@ -193,7 +205,9 @@ impl Case<'_> {
         });
         match outcome {
             Ok(permit) => Ok((permit, secret)),
-            Err(denial) => Err(Fault::reject(Reject::PolicyDenied, format!("secret `{id}`: {denial}"))),
+            Err(denial) => {
+                Err(Fault::reject(Reject::PolicyDenied, format!("secret `{id}`: {denial}")))
+            }
         }
     }
 
@@ -248,7 +262,10 @@ fn check_launch(descriptor: &Descriptor, appraisal: &Appraisal) -> Result<(), Fa
     if same {
         Ok(())
     } else {
-        Err(Fault::reject(Reject::LaunchMismatch, "the disks in the launch record are not the descriptor's"))
+        Err(Fault::reject(
+            Reject::LaunchMismatch,
+            "the disks in the launch record are not the descriptor's",
+        ))
     }
 }
 
@@ -263,7 +280,10 @@ fn declared(descriptor: &Descriptor, asked: &[String]) -> Result<Vec<ResourceId>
         let id = ResourceId::try_from(text.as_str())
             .map_err(|error| Fault::reject(Reject::BadResource, error.to_string()))?;
         if ids.contains(&id) {
-            return Err(Fault::reject(Reject::BadResource, format!("secret `{id}` is asked for twice")));
+            return Err(Fault::reject(
+                Reject::BadResource,
+                format!("secret `{id}` is asked for twice"),
+            ));
         }
         if !descriptor.secrets.iter().any(|secret| secret.id == id.as_str()) {
             let explanation = format!("image `{}` does not declare secret `{id}`", descriptor.name);
@@ -274,7 +294,12 @@ fn declared(descriptor: &Descriptor, asked: &[String]) -> Result<Vec<ResourceId>
     Ok(ids)
 }
 
-fn facts(appraisal: &Appraisal, descriptor: &Descriptor, row: &HostRow, secret: &StoredSecret) -> Facts {
+fn facts(
+    appraisal: &Appraisal,
+    descriptor: &Descriptor,
+    row: &HostRow,
+    secret: &StoredSecret,
+) -> Facts {
     let appraised = appraisal.facts();
     let (vm, host) = (&appraised.vm_claims, &appraised.host_claims);
     Facts {

@@ -1,9 +1,9 @@
 //! The last step before a secret leaves: sealing asks for the proofs by value (SPEC 8.2).
 
+use coffer_attestation::Reject;
 use coffer_attestation::appraisal::Appraisal;
 use coffer_attestation::binding::{release_aad, release_info};
 use coffer_attestation::release::SealedSecret;
-use coffer_attestation::Reject;
 use coffer_policies::{Permit, ResourceId};
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
@@ -21,23 +21,30 @@ pub(crate) struct Plain {
 }
 
 /// Seals one secret to the key of the appraised VM. The permit and the secret are used up.
-pub(crate) fn seal(appraisal: &Appraisal, permit: Permit, secret: Plain) -> Result<SealedSecret, Fault> {
+pub(crate) fn seal(
+    appraisal: &Appraisal,
+    permit: Permit,
+    secret: Plain,
+) -> Result<SealedSecret, Fault> {
     let facts = appraisal.facts();
     if permit.image() != facts.image_id() || permit.resource() != &secret.id {
-        return Err(Fault::new(FaultKind::Internal, "a permit was presented for another image or secret"));
+        return Err(Fault::new(
+            FaultKind::Internal,
+            "a permit was presented for another image or secret",
+        ));
     }
     // A key that is not a point, or of small order, is the guest's mistake.
-    let bad_key = |_| Fault::reject(Reject::BadKey, "runtime data: the HPKE key is not a usable X25519 key");
-    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(facts.hpke_key()).map_err(bad_key)?;
+    let bad_key =
+        |_| Fault::reject(Reject::BadKey, "runtime data: the HPKE key is not a usable X25519 key");
+    let key =
+        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(facts.hpke_key()).map_err(bad_key)?;
     let info = release_info(&facts.evidence, &facts.nonce);
     let aad = release_aad(secret.id.as_str(), secret.version);
-    let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &key,
-        &info,
-        &secret.value,
-        &aad,
-    )
+    let (encapsulated, ciphertext) = hpke::single_shot_seal::<
+        AesGcm256,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, &key, &info, &secret.value, &aad)
     .map_err(bad_key)?;
     Ok(SealedSecret {
         id: secret.id.into(),

@@ -36,7 +36,8 @@ impl IntoResponse for Failure {
 pub(super) fn json(value: &impl Serialize) -> Result<Response, Failure> {
     let bytes = serde_json::to_vec(value)
         .map_err(|_| Fault::new(FaultKind::Internal, "an answer could not be encoded"))?;
-    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], bytes).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], bytes)
+        .into_response())
 }
 
 /// Outermost: names the request, runs it, gives every error its body, logs one line. The line holds method,
@@ -73,9 +74,19 @@ fn error(response: Response, id: &str) -> Response {
     let fault = response.extensions().get::<std::sync::Arc<Fault>>().cloned();
     let fault = fault.unwrap_or_else(|| std::sync::Arc::new(from_status(status)));
     if fault.kind == FaultKind::Internal {
-        tracing::error!(status = status.as_u16(), code = fault.code(), explanation = fault.explanation, "failed");
+        tracing::error!(
+            status = status.as_u16(),
+            code = fault.code(),
+            explanation = fault.explanation,
+            "failed"
+        );
     } else {
-        tracing::warn!(status = status.as_u16(), code = fault.code(), explanation = fault.explanation, "refused");
+        tracing::warn!(
+            status = status.as_u16(),
+            code = fault.code(),
+            explanation = fault.explanation,
+            "refused"
+        );
     }
     let body = ErrorBody {
         code: fault.code().to_owned(),
@@ -96,7 +107,9 @@ fn error(response: Response, id: &str) -> Response {
 fn from_status(status: StatusCode) -> Fault {
     match status {
         StatusCode::NOT_FOUND => Fault::not_found("such path"),
-        StatusCode::METHOD_NOT_ALLOWED => Fault::bad_request("this path does not answer that method"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Fault::bad_request("this path does not answer that method")
+        }
         StatusCode::PAYLOAD_TOO_LARGE => Reject::LimitExceeded.into(),
         StatusCode::SERVICE_UNAVAILABLE => Fault::new(FaultKind::Busy, "the request took too long"),
         s if s.is_client_error() => Fault::bad_request("the request is not understood"),
@@ -116,7 +129,9 @@ fn status(kind: FaultKind) -> StatusCode {
         )
         | FaultKind::BadRequest => StatusCode::BAD_REQUEST,
         FaultKind::Reject(Reject::LimitExceeded) => StatusCode::PAYLOAD_TOO_LARGE,
-        FaultKind::Reject(Reject::LogUnavailable) | FaultKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::Reject(Reject::LogUnavailable) | FaultKind::Busy => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         FaultKind::Reject(Reject::SecretNotFound) | FaultKind::NotFound => StatusCode::NOT_FOUND,
         FaultKind::Reject(_) => StatusCode::FORBIDDEN,
         FaultKind::Unauthorized => StatusCode::UNAUTHORIZED,

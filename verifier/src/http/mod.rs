@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use coffer_attestation::Reject;
 use coffer_attestation::evidence::{CMW_MEDIA_TYPE, EVENT_LOG_MAX, EVIDENCE_MAX};
 use coffer_attestation::release::RELEASE_MEDIA_TYPE;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
+use zeroize::Zeroizing;
 
 use self::answer::{Failure, RequestId, json};
 use crate::api::Info;
@@ -37,6 +38,8 @@ type Answer = Result<Response, Failure>;
 const ENROLL_BODY_MAX: usize = 2 * EVENT_LOG_MAX + (128 << 10);
 /// A secret in base64 and 1024 image ids.
 const ADMIN_BODY_MAX: usize = 256 << 10;
+/// What is read and dropped of a body beyond its limit.
+const OVERRUN_MAX: usize = 4 << 20;
 /// Requests worked on at once; each may hold a body of 1 MiB.
 const REQUESTS_MAX: usize = 64;
 /// Waiting for a turn and being served, together.
@@ -47,9 +50,9 @@ pub(crate) fn router(verifier: Arc<Verifier>) -> Router {
     let guests = Router::new()
         .route("/v1/info", get(info))
         .route("/v1/challenge", post(new_challenge))
-        .route("/v1/release", post(new_release).layer(DefaultBodyLimit::max(EVIDENCE_MAX)))
-        .route("/v1/enroll/start", post(enroll_start).layer(DefaultBodyLimit::max(ENROLL_BODY_MAX)))
-        .route("/v1/enroll/complete", post(enroll_complete).layer(DefaultBodyLimit::max(ENROLL_BODY_MAX)));
+        .route("/v1/release", post(new_release))
+        .route("/v1/enroll/start", post(enroll_start))
+        .route("/v1/enroll/complete", post(enroll_complete));
     let operators = Router::new()
         .route("/secrets", get(secrets))
         .route("/secrets/{*id}", put(put_secret).delete(remove_secret))
@@ -63,7 +66,6 @@ pub(crate) fn router(verifier: Arc<Verifier>) -> Router {
         .route("/decisions/{id}/evidence", get(evidence))
         .route("/log", get(log_state))
         .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
         .layer(middleware::from_fn_with_state(verifier.clone(), only_admins));
     guests
         .nest("/v1/admin", operators)
@@ -89,19 +91,21 @@ async fn new_challenge(State(verifier): Shared) -> Answer {
 async fn new_release(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes());
     if content_type != Some(CMW_MEDIA_TYPE.as_bytes()) {
-        return Err(Fault::bad_request(format!("the content type is not `{CMW_MEDIA_TYPE}`")).into());
+        return Err(
+            Fault::bad_request(format!("the content type is not `{CMW_MEDIA_TYPE}`")).into()
+        );
     }
-    let body = bytes(request).await?;
+    let body = bytes(request, EVIDENCE_MAX).await?;
     let release = release::release(&verifier, &id.0, &body).await?;
     Ok(([(header::CONTENT_TYPE, RELEASE_MEDIA_TYPE)], release).into_response())
 }
 
 async fn enroll_start(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
-    json(&enroll::start(&verifier, &id.0, body(request).await?).await?)
+    json(&enroll::start(&verifier, &id.0, body(request, ENROLL_BODY_MAX).await?).await?)
 }
 
 async fn enroll_complete(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
-    json(&enroll::complete(&verifier, &id.0, body(request).await?).await?)
+    json(&enroll::complete(&verifier, &id.0, body(request, ENROLL_BODY_MAX).await?).await?)
 }
 
 async fn secrets(State(verifier): Shared) -> Answer {
@@ -114,23 +118,31 @@ async fn put_secret(
     Path(secret): Path<String>,
     request: Request,
 ) -> Answer {
-    json(&admin::put_secret(&verifier, &id.0, &secret, body(request).await?).await?)
+    json(&admin::put_secret(&verifier, &id.0, &secret, body(request, ADMIN_BODY_MAX).await?).await?)
 }
 
-async fn remove_secret(State(verifier): Shared, Extension(id): Id, Path(secret): Path<String>) -> Answer {
+async fn remove_secret(
+    State(verifier): Shared,
+    Extension(id): Id,
+    Path(secret): Path<String>,
+) -> Answer {
     admin::remove_secret(&verifier, &id.0, &secret).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn new_token(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
-    json(&admin::new_token(&verifier, &id.0, body(request).await?).await?)
+    json(&admin::new_token(&verifier, &id.0, body(request, ADMIN_BODY_MAX).await?).await?)
 }
 
 async fn hosts(State(verifier): Shared) -> Answer {
     json(&admin::hosts(&verifier).await?)
 }
 
-async fn remove_host(State(verifier): Shared, Extension(id): Id, Path(name): Path<String>) -> Answer {
+async fn remove_host(
+    State(verifier): Shared,
+    Extension(id): Id,
+    Path(name): Path<String>,
+) -> Answer {
     admin::remove_host(&verifier, &id.0, &name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -145,11 +157,15 @@ async fn put_reference(
     Path(name): Path<String>,
     request: Request,
 ) -> Answer {
-    admin::put_reference(&verifier, &id.0, &name, body(request).await?).await?;
+    admin::put_reference(&verifier, &id.0, &name, body(request, ADMIN_BODY_MAX).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn remove_reference(State(verifier): Shared, Extension(id): Id, Path(name): Path<String>) -> Answer {
+async fn remove_reference(
+    State(verifier): Shared,
+    Extension(id): Id,
+    Path(name): Path<String>,
+) -> Answer {
     admin::remove_reference(&verifier, &id.0, &name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -189,7 +205,8 @@ async fn only_admins(State(verifier): Shared, request: Request, next: Next) -> R
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
-    let accepted = presented.is_some_and(|token| same(&hash_token(token), &verifier.admin_token_hash));
+    let accepted =
+        presented.is_some_and(|token| same(&hash_token(token), &verifier.admin_token_hash));
     if accepted {
         next.run(request).await
     } else {
@@ -198,21 +215,33 @@ async fn only_admins(State(verifier): Shared, request: Request, next: Next) -> R
     }
 }
 
-/// The body within the route's limit.
-async fn bytes(request: Request) -> Result<Bytes, Failure> {
-    use axum::extract::FromRequest as _;
-    Bytes::from_request(request, &()).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Fault::from(coffer_attestation::Reject::LimitExceeded).into()
-        } else {
-            Fault::bad_request("the body could not be read").into()
+/// The body within the route's limit. Of a longer one some more is read and dropped: a peer that is
+/// still sending when the connection closes would never see why.
+async fn bytes(request: Request, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    use http_body_util::BodyExt as _;
+    let mut body = request.into_body();
+    let mut bytes = Zeroizing::new(Vec::new());
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Fault::bad_request("the body could not be read"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            // A growing buffer leaves copies behind; bodies may hold secrets.
+            if bytes.capacity() == 0 {
+                bytes.reserve_exact(limit);
+            }
+            bytes.extend_from_slice(&data);
+        } else if length > limit.saturating_add(OVERRUN_MAX) {
+            break;
         }
-    })
+    }
+    if length > limit { Err(Fault::from(Reject::LimitExceeded).into()) } else { Ok(bytes) }
 }
 
 /// The body as strict JSON.
-async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let bytes = zeroize::Zeroizing::new(bytes(request).await?.to_vec());
+async fn body<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Failure> {
+    let bytes = bytes(request, limit).await?;
     serde_json::from_slice(&bytes)
         // Only the place: serde's words may quote the value, which may be a secret.
         .map_err(|e| {

@@ -37,7 +37,12 @@ pub(crate) struct PendingIdentity {
 }
 
 impl Store {
-    pub(crate) async fn put_nonce(&self, nonce: &Nonce, now: u64, ttl_s: u64) -> Result<(), StoreError> {
+    pub(crate) async fn put_nonce(
+        &self,
+        nonce: &Nonce,
+        now: u64,
+        ttl_s: u64,
+    ) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM nonces WHERE expires_at < ?")
             .bind(int(now.saturating_sub(NONCE_MEMORY_S)))
             .execute(&self.pool)
@@ -70,7 +75,12 @@ impl Store {
         Ok(if now <= expires_at { Ok(()) } else { Err(Reject::NonceExpired) })
     }
 
-    pub(crate) async fn put_token(&self, hash: &Digest, host: &str, expires_at: u64) -> Result<(), StoreError> {
+    pub(crate) async fn put_token(
+        &self,
+        hash: &Digest,
+        host: &str,
+        expires_at: u64,
+    ) -> Result<(), StoreError> {
         sqlx::query("INSERT INTO enroll_tokens (token_hash, host, expires_at) VALUES (?, ?, ?)")
             .bind(hash.as_bytes())
             .bind(host)
@@ -87,21 +97,33 @@ impl Store {
         host: &str,
         now: u64,
     ) -> Result<Result<(), Reject>, StoreError> {
-        let row = sqlx::query("DELETE FROM enroll_tokens WHERE token_hash = ? RETURNING host, expires_at")
-            .bind(hash.as_bytes())
-            .fetch_optional(&self.pool)
-            .await?;
+        let row = sqlx::query(
+            "DELETE FROM enroll_tokens WHERE token_hash = ? RETURNING host, expires_at",
+        )
+        .bind(hash.as_bytes())
+        .fetch_optional(&self.pool)
+        .await?;
         let Some(row) = row else { return Ok(Err(Reject::TokenInvalid)) };
         let (named, expires_at): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(if named == host && now <= uint(expires_at) { Ok(()) } else { Err(Reject::TokenInvalid) })
+        Ok(if named == host && now <= uint(expires_at) {
+            Ok(())
+        } else {
+            Err(Reject::TokenInvalid)
+        })
     }
 
-    pub(crate) async fn put_session(&self, id: &str, session: &EnrollSession, now: u64) -> Result<(), StoreError> {
+    pub(crate) async fn put_session(
+        &self,
+        id: &str,
+        session: &EnrollSession,
+        now: u64,
+    ) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM enroll_sessions WHERE expires_at < ?")
             .bind(int(now))
             .execute(&self.pool)
             .await?;
-        let identity = serde_json::to_string(&session.identity).map_err(|_| StoreError::Damaged("enroll_sessions"))?;
+        let identity = serde_json::to_string(&session.identity)
+            .map_err(|_| StoreError::Damaged("enroll_sessions"))?;
         sqlx::query(
             "INSERT INTO enroll_sessions (id, nonce, proof_hash, identity, expires_at) VALUES (?, ?, ?, ?, ?)",
         )

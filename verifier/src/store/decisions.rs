@@ -16,8 +16,13 @@ const REFUSED_EVIDENCE_MAX: i64 = 64;
 
 impl Store {
     /// Appends one row, with the evidence it is about. When this returns, both are on disk.
-    pub(crate) async fn append(&self, decision: &Decision, evidence: Option<&[u8]>) -> Result<(), StoreError> {
-        let record = serde_json::to_string(decision).map_err(|_| StoreError::Damaged("decisions"))?;
+    pub(crate) async fn append(
+        &self,
+        decision: &Decision,
+        evidence: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let record =
+            serde_json::to_string(decision).map_err(|_| StoreError::Damaged("decisions"))?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let last = sqlx::query("SELECT seq, hash FROM decisions ORDER BY seq DESC LIMIT 1")
             .fetch_optional(&mut *transaction)

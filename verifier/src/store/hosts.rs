@@ -31,20 +31,25 @@ pub(crate) struct HostClock {
 
 impl Store {
     /// Refuses an identity that would take the place of another, before a credential is spent on it.
-    pub(crate) async fn check_identity_free(&self, host: &str, ek: &Digest) -> Result<(), StoreError> {
+    pub(crate) async fn check_identity_free(
+        &self,
+        host: &str,
+        ek: &Digest,
+    ) -> Result<(), StoreError> {
         let rows = sqlx::query("SELECT name, ek_digest FROM hosts WHERE name = ? OR ek_digest = ?")
             .bind(host)
             .bind(ek.as_bytes())
             .fetch_all(&self.pool)
             .await?;
+        let mut refused = None;
         for row in rows {
             let (name, digest): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
             if name == host && digest != ek.as_bytes() {
                 return Err(StoreError::Refused(Reject::IdentityImmutable));
             }
-            return Err(StoreError::Refused(Reject::EkInUse));
+            refused = Some(StoreError::Refused(Reject::EkInUse));
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     pub(crate) async fn add_host(
@@ -85,7 +90,10 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) async fn host_by_ak(&self, ak_name: &ObjectName) -> Result<Option<HostRow>, StoreError> {
+    pub(crate) async fn host_by_ak(
+        &self,
+        ak_name: &ObjectName,
+    ) -> Result<Option<HostRow>, StoreError> {
         let row = sqlx::query(
             "SELECT h.name, h.ak_name, h.ak_public, h.ek_digest, h.tpm_manufacturer, h.tpm_model, h.tpm_version,
              h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen
@@ -109,7 +117,12 @@ impl Store {
     }
 
     /// Notes an accepted quote. Of quotes that overtook each other the latest stays.
-    pub(crate) async fn note_quote(&self, ak_name: &ObjectName, clock: HostClock, now: u64) -> Result<(), StoreError> {
+    pub(crate) async fn note_quote(
+        &self,
+        ak_name: &ObjectName,
+        clock: HostClock,
+        now: u64,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE host_clocks SET reset_count = ?, restart_count = ?, clock = ?, last_seen = ?
              WHERE ak_name = ? AND (reset_count, restart_count, clock) <= (?, ?, ?)",
@@ -129,7 +142,8 @@ impl Store {
 
     /// True if there was such a host.
     pub(crate) async fn remove_host(&self, name: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM hosts WHERE name = ?").bind(name).execute(&self.pool).await?;
+        let done =
+            sqlx::query("DELETE FROM hosts WHERE name = ?").bind(name).execute(&self.pool).await?;
         Ok(done.rows_affected() == 1)
     }
 }
@@ -165,7 +179,10 @@ fn taken(error: sqlx::Error) -> StoreError {
     let Some(database) = error.as_database_error().filter(|e| e.is_unique_violation()) else {
         return error.into();
     };
-    let reject =
-        if database.message().contains("hosts.name") { Reject::IdentityImmutable } else { Reject::EkInUse };
+    let reject = if database.message().contains("hosts.name") {
+        Reject::IdentityImmutable
+    } else {
+        Reject::EkInUse
+    };
     StoreError::Refused(reject)
 }

@@ -45,7 +45,8 @@ impl Store {
         };
         let version = last.saturating_add(1);
         let sealed = seal(version)?;
-        let images = serde_json::to_string(images).map_err(|_| E::from(StoreError::Damaged("secrets")))?;
+        let images =
+            serde_json::to_string(images).map_err(|_| E::from(StoreError::Damaged("secrets")))?;
         sqlx::query(
             "INSERT INTO secrets (id, version, sealed, images, changed_at) VALUES (?, ?, ?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, sealed = excluded.sealed,
@@ -64,23 +65,31 @@ impl Store {
     }
 
     pub(crate) async fn secret(&self, id: &ResourceId) -> Result<Option<StoredSecret>, StoreError> {
-        let row = sqlx::query("SELECT id, version, images, sealed FROM secrets WHERE id = ? AND sealed IS NOT NULL")
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await?;
+        let row = sqlx::query(
+            "SELECT id, version, images, sealed FROM secrets WHERE id = ? AND sealed IS NOT NULL",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(StoredSecret { meta: meta(&row)?, sealed: row.try_get("sealed")? }))
     }
 
     pub(crate) async fn secrets(&self) -> Result<Vec<SecretMeta>, StoreError> {
-        let rows = sqlx::query("SELECT id, version, images FROM secrets WHERE sealed IS NOT NULL ORDER BY id")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT id, version, images FROM secrets WHERE sealed IS NOT NULL ORDER BY id",
+        )
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter().map(meta).collect()
     }
 
     /// True if there was such a secret.
-    pub(crate) async fn remove_secret(&self, id: &ResourceId, now: u64) -> Result<bool, StoreError> {
+    pub(crate) async fn remove_secret(
+        &self,
+        id: &ResourceId,
+        now: u64,
+    ) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE secrets SET sealed = NULL, images = '[]', changed_at = ? WHERE id = ? AND sealed IS NOT NULL",
         )

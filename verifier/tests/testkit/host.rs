@@ -7,7 +7,9 @@ use coffer_attestation::appraisal::HostReference;
 use coffer_attestation::claims::HostClaims;
 use coffer_attestation::event_log::{self, EventType, LogBuilder};
 use coffer_attestation::evidence::QuotePart;
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson};
+use coffer_attestation::protocol::{
+    EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson,
+};
 use coffer_attestation::tpm::pcr::HOST_SELECTION;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::{command, response, template};
@@ -37,7 +39,8 @@ impl EkAuthority {
             "statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\ncertserial = {ca}/certserial\n"
         );
         std::fs::write(path("localca.conf"), localca).unwrap();
-        let options = "--platform-manufacturer Coffer\n--platform-version 1\n--platform-model Test\n";
+        let options =
+            "--platform-manufacturer Coffer\n--platform-version 1\n--platform-model Test\n";
         std::fs::write(path("localca.options"), options).unwrap();
         let setup = format!(
             "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\n",
@@ -169,21 +172,30 @@ impl Host {
         let answer = self.tpm.send(&command::start_policy_session(&[1; 16]));
         let session = response::start_session(&answer).unwrap();
         response::ok(&self.tpm.send(&command::policy_secret_endorsement(session))).unwrap();
-        let (blob, secret) = (&challenge.credential_blob.0[2..], &challenge.encrypted_secret.0[2..]);
-        let command = command::activate_credential(self.ak_handle, self.ek_handle, session, blob, secret);
+        let (blob, secret) =
+            (&challenge.credential_blob.0[2..], &challenge.encrypted_secret.0[2..]);
+        let command =
+            command::activate_credential(self.ak_handle, self.ek_handle, session, blob, secret);
         let answer = self.tpm.send(&command);
         response::activate_credential(&answer).ok().map(|s| s.as_slice().try_into().unwrap())
     }
 }
 
-pub fn quote(tpm: &mut Swtpm, ak: u32, extra: &Digest, pcrs: &[u8], event_log: Vec<u8>) -> QuotePart {
+pub fn quote(
+    tpm: &mut Swtpm,
+    ak: u32,
+    extra: &Digest,
+    pcrs: &[u8],
+    event_log: Vec<u8>,
+) -> QuotePart {
     let answer = tpm.send(&command::quote(ak, extra.as_bytes(), pcrs));
     let (attest, signature) = response::quote(&answer).unwrap();
     QuotePart { attest, signature, pcrs: tpm.pcrs(pcrs), event_log }
 }
 
 fn read_certificate(tpm: &mut Swtpm) -> Vec<u8> {
-    let public = response::nv_read_public(&tpm.send(&command::nv_read_public(EK_CERTIFICATE))).unwrap();
+    let public =
+        response::nv_read_public(&tpm.send(&command::nv_read_public(EK_CERTIFICATE))).unwrap();
     let mut certificate = Vec::new();
     while certificate.len() < usize::from(public.size) {
         let offset = certificate.len() as u16;
@@ -213,7 +225,8 @@ fn host_boot() -> Vec<Event> {
 }
 
 fn log_of(events: &[Event]) -> Vec<u8> {
-    let add = |log: LogBuilder, (pcr, kind, digest, data): &Event| log.event(*pcr, *kind, *digest, data);
+    let add =
+        |log: LogBuilder, (pcr, kind, digest, data): &Event| log.event(*pcr, *kind, *digest, data);
     events.iter().fold(LogBuilder::new(), add).finish()
 }
 

@@ -44,10 +44,13 @@ impl Scene {
         let authority = EkAuthority::new();
         let host = authority.host();
         let service = Service::start(policies, |dir| {
-            std::fs::copy(authority.root(), dir.dangerous_software_ek_roots().join("local.pem")).unwrap();
+            std::fs::copy(authority.root(), dir.dangerous_software_ek_roots().join("local.pem"))
+                .unwrap();
         });
         let reference = host::reference();
-        service.put(&format!("/v1/admin/host-references/{}", reference.name), &reference).no_content();
+        service
+            .put(&format!("/v1/admin/host-references/{}", reference.name), &reference)
+            .no_content();
         let image = Vm::image_id(&Shape::default());
         service.put_secret(SECRET_ID, SECRET, &[image]);
         Self { service, host }
@@ -66,7 +69,11 @@ impl Scene {
     }
 
     pub fn enroll_start(&self) -> EnrollStart {
-        EnrollStart { token: self.token("rack-7"), host: "rack-7".into(), identity: self.host.identity() }
+        EnrollStart {
+            token: self.token("rack-7"),
+            host: "rack-7".into(),
+            identity: self.host.identity(),
+        }
     }
 
     pub fn challenge(&self) -> Challenge {
@@ -90,7 +97,11 @@ impl Scene {
         let release: Release =
             SignedRelease::open(&bytes, &self.service.release_key(), &nonce, &digest).unwrap();
         assert_eq!(release.instance_id, vm.record.instance_id);
-        release.secrets.iter().map(|s| (s.id.clone(), s.version, vm.open(s, &digest, &nonce))).collect()
+        release
+            .secrets
+            .iter()
+            .map(|s| (s.id.clone(), s.version, vm.open(s, &digest, &nonce)))
+            .collect()
     }
 
     pub fn decisions(&self) -> Vec<api::DecisionSummary> {

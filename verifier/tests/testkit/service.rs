@@ -112,7 +112,8 @@ impl Service {
     }
 
     pub fn put_secret(&self, id: &str, value: &[u8], images: &[Digest]) -> api::SecretVersion {
-        let request = api::PutSecret { value: api::Base64Value::new(value), images: images.to_vec() };
+        let request =
+            api::PutSecret { value: api::Base64Value::new(value), images: images.to_vec() };
         self.put(&format!("/v1/admin/secrets/{id}"), &request).ok()
     }
 }
@@ -177,7 +178,9 @@ impl Client {
         let dir = DataDir::new(dir);
         let pem = std::fs::read(dir.ca_certificate()).unwrap();
         Self {
-            agent: agent(RootCerts::new_with_certs(&[Certificate::from_pem(&pem).unwrap().to_owned()])),
+            agent: agent(RootCerts::new_with_certs(&[Certificate::from_pem(&pem)
+                .unwrap()
+                .to_owned()])),
             base: format!("https://127.0.0.1:{port}"),
             token: Some(std::fs::read_to_string(dir.admin_token()).unwrap()),
         }
