@@ -23,6 +23,7 @@ enum Node {
     Bytes { mode: u32, bytes: Vec<u8> },
     Copy { mode: u32, from: PathBuf },
     Link { target: String },
+    Device { mode: u32, major: u32, minor: u32 },
 }
 
 /// Why an archive cannot be made.
@@ -83,6 +84,16 @@ impl Archive {
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) -> Result<(), ArchiveError> {
         self.insert(path, Node::Link { target: target.into() })
+    }
+
+    /// Adds a character device.
+    pub fn device(
+        &mut self,
+        path: &str,
+        mode: u32,
+        (major, minor): (u32, u32),
+    ) -> Result<(), ArchiveError> {
+        self.insert(path, Node::Device { mode, major, minor })
     }
 
     /// Writes it all.
@@ -161,6 +172,10 @@ impl Node {
                 let mut file = File::open(from).map_err(fail)?;
                 let length = file.metadata().map_err(fail)?.len();
                 put(path, entry(ModeFileType::Regular, *mode), &mut file, length, out)
+            }
+            Self::Device { mode, major, minor } => {
+                let device = entry(ModeFileType::Char, *mode).rdev_major(*major).rdev_minor(*minor);
+                put(path, device, &mut io::empty(), 0, out)
             }
             Self::Link { target } => {
                 let length = target.len() as u64;

@@ -155,13 +155,14 @@ fn read_init(path: &Path) -> Result<Vec<u8>, BuildError> {
     Ok(bytes)
 }
 
-/// What an appliance's devices and root file system need, in the order the devices should appear.
+/// What an appliance's devices and root file system need. vsock comes first: the guest says that it started
+/// as soon as it can speak.
 fn module_names(recipe: &Recipe) -> Vec<&str> {
     let network = match recipe.network {
         Network::None => None,
         Network::Nat { .. } => Some("virtio_net"),
     };
-    let needed = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "erofs"];
+    let needed = ["virtio_mmio", "vmw_vsock_virtio_transport", "virtio_blk", "erofs"];
     needed.into_iter().chain(network).chain(recipe.modules.iter().map(String::as_str)).collect()
 }
 
@@ -189,6 +190,9 @@ fn initrd(init: Vec<u8>, recipe: &Recipe, modules: Vec<Module>) -> Result<Vec<u8
     {
         archive.directory(path, mode)?;
     }
+    // The kernel starts PID 1 without file descriptors if there is no console, and std then needs this
+    // before devtmpfs is mounted.
+    archive.device("dev/null", 0o666, (1, 3))?;
     archive.bytes("init", 0o755, init)?;
     let appliance = appliance(recipe, &modules);
     appliance.check()?;

@@ -54,7 +54,7 @@ impl From<StrictNetwork> for Network {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifierPin {
-    /// `https://host[:port]`, also the audience of the evidence.
+    /// `https://address[:port]` with an IPv4 address, also the audience of the evidence.
     pub url: String,
     /// CA certificate, PEM; the only trust anchor for TLS.
     pub ca: String,

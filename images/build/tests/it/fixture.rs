@@ -146,7 +146,7 @@ pub fn recipe_json() -> Value {
     json!({
         "name": "test",
         "workload": {"argv": ["/bin/server", "--flag"], "tmpfs": ["/var/log"]},
-        "verifier": {"url": "https://verifier.example",
+        "verifier": {"url": "https://192.0.2.7",
                      "ca": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
                      "release_key": format!("04{}", "0a".repeat(64))},
         "secrets": [{"id": "site/key", "file": "key.pem", "mode": "0400"}]

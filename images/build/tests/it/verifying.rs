@@ -251,7 +251,7 @@ fn changed_data_superblock_and_tree_are_told_apart() {
 #[test]
 fn initrd_and_descriptor_must_agree() {
     let mut other_verifier = Image::new().descriptor()["verifier"].clone();
-    other_verifier["url"] = json!("https://elsewhere.example");
+    other_verifier["url"] = json!("https://192.0.2.8");
     let changes = [
         ("verifier", other_verifier),
         ("secrets", json!([])),
@@ -325,7 +325,7 @@ fn inspect_tells_what_the_image_says() {
     for word in [
         "image id   sha256:",
         "closed box",
-        "https://verifier.example",
+        "https://192.0.2.7",
         "site/key",
         "/bin/server --flag",
         "console=ttyS0",
