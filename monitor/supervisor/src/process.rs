@@ -55,6 +55,20 @@ impl Drop for Owned {
     }
 }
 
+/// Closes every descriptor but the standard streams. For the first moment of a process, before it opens any:
+/// whoever started the monitor may have left some open, and children would inherit them.
+pub fn close_inherited() -> io::Result<()> {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in open {
+        // One of them was the directory just read, which is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
 /// The last bytes of a stream.
 #[derive(Debug, Clone, Default)]
 pub struct Tail(Arc<Mutex<Vec<u8>>>);

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Profile};
 use crate::host::{Host, HostError};
+use crate::process::close_inherited;
 use crate::routes::{self, App};
 
 /// Time guests get when the monitor ends.
@@ -72,6 +73,7 @@ impl Shutdown {
 
 /// Serves until told to end, then stops all VMs and leaves nothing behind.
 pub fn run(config: Config) -> Result<(), ServeError> {
+    close_inherited().map_err(|e| ServeError::System("cannot read /proc/self/fd", e))?;
     start_log();
     harden(config.profile)?;
     // Everything made from here on, the socket too, is the owner's alone.

@@ -1,0 +1,138 @@
+//! Stands in for `coffer-vmm` where there is no KVM: takes a spec and its descriptors as a VM process does, and
+//! plays the guest that the command line names. For tests of the supervisor alone; it runs no VM.
+#![allow(clippy::unwrap_used, reason = "a double that cannot go on ends, and the test sees it")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+
+use coffer_attestation::cbor;
+use coffer_attestation::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
+use coffer_attestation::{Digest, Nonce, Reject};
+use coffer_monitor_wire::{self as wire, Command, EndReason, Event, FdRole, VmSpec};
+
+fn main() {
+    let control = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let Some((spec, fds)) = wire::receive::<VmSpec>(&control).unwrap() else { return };
+    let double = Double { control, spec, fds };
+    double.check_descriptors();
+    double.tell(&Event::Running { setup_us: 1 });
+    println!("guest says hello");
+    let reason = match double.spec.cmdline.as_str() {
+        "attest" => double.attest(),
+        "wait" => double.wait(),
+        "tampered" => {
+            EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() }
+        }
+        "denied" => double.denied(),
+        "flood" => double.flood(),
+        _ => std::process::exit(7),
+    };
+    double.tell(&Event::Ended { reason });
+}
+
+struct Double {
+    control: OwnedFd,
+    spec: VmSpec,
+    fds: Vec<OwnedFd>,
+}
+
+impl Double {
+    fn tell(&self, event: &Event) {
+        wire::send(self.control.as_fd(), event, &[]).unwrap();
+    }
+
+    /// The kernel is sealed, disks cannot be written, and no descriptor came by inheritance.
+    fn check_descriptors(&self) {
+        assert_eq!(self.spec.fds.len(), self.fds.len());
+        for (role, fd) in self.spec.fds.iter().zip(&self.fds) {
+            let file = File::from(fd.try_clone().unwrap());
+            match role {
+                FdRole::Kernel | FdRole::Initrd => assert!(file.write_at(b"x", 0).is_err()),
+                FdRole::Disk(_) => assert!(file.write_at(b"x", 0).is_err()),
+                _ => {}
+            }
+        }
+        // Nothing of the supervisor's came by inheritance: standard input, its copy and the vTPM's channel are
+        // the only sockets, kernel and initrd the only memory files.
+        let open: Vec<String> = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|fd| Some(std::fs::read_link(fd.ok()?.path()).ok()?.display().to_string()))
+            .collect();
+        let count = |kind: &str| open.iter().filter(|link| link.starts_with(kind)).count();
+        assert_eq!((count("socket:"), count("/memfd:")), (3, 2), "{open:?}");
+    }
+
+    fn channel(&self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        wire::send(self.control.as_fd(), &Event::Channel { port: PORT }, &[theirs.as_fd()])
+            .unwrap();
+        ours
+    }
+
+    fn attest(&self) -> EndReason {
+        let mut stream = self.channel();
+        ask(&mut stream, &Request::Status { phase: Phase::Started, detail: String::new() });
+        let request = Request::Attest { nonce: Nonce([1; 32]), report_data: Digest([2; 32]) };
+        let Answer::Evidence(part) = ask(&mut stream, &request) else { std::process::exit(8) };
+        println!("host part {}", hex::encode(cbor::encode(&*part)));
+        ask(&mut stream, &Request::Status { phase: Phase::Attested, detail: String::new() });
+        ask(&mut stream, &Request::Status { phase: Phase::Running, detail: String::new() });
+        match ask(&mut self.channel(), &Request::AwaitStop) {
+            Answer::Stop => EndReason::PowerOff,
+            _ => std::process::exit(9),
+        }
+    }
+
+    /// Ignores stops, as a guest may, until it is killed.
+    fn wait(&self) -> EndReason {
+        match wire::receive::<Command>(&self.control).unwrap() {
+            Some((Command::Kill, _)) => EndReason::Killed,
+            None => std::process::exit(0),
+        }
+    }
+
+    fn denied(&self) -> EndReason {
+        let detail = "policy-denied".into();
+        ask(&mut self.channel(), &Request::Status { phase: Phase::Failed, detail });
+        EndReason::PowerOff
+    }
+
+    /// Opens more channels than it may, and sends what no request is.
+    fn flood(&self) -> EndReason {
+        let mut streams: Vec<UnixStream> = (0..20).map(|_| self.channel()).collect();
+        let answered = streams
+            .iter_mut()
+            .filter_map(|s| {
+                try_ask(s, &Request::Status { phase: Phase::Started, detail: String::new() })
+            })
+            .count();
+        assert!((1..=8).contains(&answered), "{answered}");
+        drop(streams);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut stream = self.channel();
+        stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+        let mut stream = self.channel();
+        stream.write_all(&[0, 0, 0, 2, 0xff, 0xff]).unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+        EndReason::PowerOff
+    }
+}
+
+fn ask(stream: &mut UnixStream, request: &Request) -> Answer {
+    try_ask(stream, request).unwrap()
+}
+
+fn try_ask(stream: &mut UnixStream, request: &Request) -> Option<Answer> {
+    let body = cbor::encode(request);
+    stream.write_all(&u32::try_from(body.len()).ok()?.to_be_bytes()).ok()?;
+    stream.write_all(&body).ok()?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut body = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut body).ok()?;
+    cbor::decode(&body, ANSWER_MAX).ok()
+}

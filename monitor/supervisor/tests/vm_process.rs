@@ -1,0 +1,278 @@
+//! A VM's life from the supervisor's side, with a double for the VM process: a real vTPM, a real host TPM, the
+//! real channel, no KVM.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_attestation::claims::VmClaims;
+use coffer_attestation::event_log::vm_launch_log;
+use coffer_attestation::evidence::HostPart;
+use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Digest, InstanceId, Nonce, Reject, binding, cbor, merkle};
+use coffer_host_tpm::HostTpm;
+use coffer_monitor::channel::Channels;
+use coffer_monitor::console::Chunk;
+use coffer_monitor::ek_certificate::VtpmAuthority;
+use coffer_monitor::evidence::VmIdentity;
+use coffer_monitor::measurements;
+use coffer_monitor::memfile::MemFile;
+use coffer_monitor::registry::Entry;
+use coffer_monitor::routes::stop;
+use coffer_monitor::state::StateDir;
+use coffer_monitor::vm::{LaunchClock, Vm, VmParts};
+use coffer_monitor::vm_process::{Companions, VmProcess};
+use coffer_monitor_wire::api::VmState;
+use coffer_monitor_wire::{FdRole, VmSpec};
+use coffer_vtpm::{Swtpm, SwtpmConfig};
+use common::{MONITOR, TestTpm};
+
+const LONG: Duration = Duration::from_secs(10);
+
+struct Launched {
+    entry: Entry,
+    vtpm_state: PathBuf,
+    _state: StateDir,
+    dir: tempfile::TempDir,
+}
+
+fn double() -> PathBuf {
+    let path = Path::new(MONITOR).with_file_name("examples").join("vm_double");
+    assert!(
+        path.exists(),
+        "run the whole crate's tests, or `cargo build --release -p coffer-monitor --examples` first"
+    );
+    path
+}
+
+/// Launches the double as a VM whose guest behaves as `story` says.
+fn launch(story: &str, host_tpm: Option<HostTpm>) -> Launched {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&dir.path().join("state")).unwrap();
+    let id = InstanceId([3; 16]);
+    let directory = state.create_vm(&id).unwrap();
+    let record = LaunchRecord {
+        version: 1,
+        box_kind: BoxKind::Closed,
+        image_id: Digest::of(&[b"descriptor"]),
+        vcpus: 1,
+        memory_mib: 256,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        instance_id: id,
+        incarnation: 1,
+    };
+    let record_bytes = record.encode();
+    let kernel = MemFile::copy("kernel", &b"kernel"[..]).unwrap();
+    let log = vm_launch_log(
+        "test",
+        &kernel.digest(),
+        &kernel.digest(),
+        &kernel.digest(),
+        &record.image_id,
+        &record_bytes,
+    );
+    let vtpm_state = directory.path().join("vtpm");
+    let swtpm =
+        Swtpm::spawn(&SwtpmConfig { program: "/usr/bin/swtpm".into(), state: vtpm_state.clone() })
+            .unwrap();
+    let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
+    let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
+    let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
+    let measured = keyed.certify(&certificate).unwrap().measure(&events, &record_bytes).unwrap();
+    let (vtpm, tpm_channel) = measured.seal().unwrap();
+    let vm = Arc::new(Vm::new(VmParts {
+        name: "test".into(),
+        image: "test".into(),
+        publish: Vec::new(),
+        measurements: measurements::describe(&log, &record_bytes),
+        identity: VmIdentity {
+            vak_name: vtpm.ak_name(),
+            vek_name: vtpm.ek_name(),
+            record,
+            record_bytes,
+            descriptor: b"descriptor".to_vec(),
+        },
+        created: 0,
+        clock: LaunchClock::start(),
+    }));
+    let disk_path = dir.path().join("disk");
+    std::fs::write(&disk_path, [0; 4096]).unwrap();
+    let disk = File::open(disk_path).unwrap();
+    let spec = VmSpec {
+        version: 1,
+        vcpus: 1,
+        memory_mib: 256,
+        cmdline: story.into(),
+        kernel_size: kernel.size(),
+        initrd_size: kernel.size(),
+        event_log: hex::encode(&log.log),
+        disks: Vec::new(),
+        nics: Vec::new(),
+        guest_cid: 3,
+        console: true,
+        fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
+    };
+    let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
+    let companions = Companions { passt: None, vtpm, directory };
+    let control = VmProcess::spawn(&double())
+        .unwrap()
+        .start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
+        .unwrap();
+    Launched { entry: Entry { vm, control }, vtpm_state, _state: state, dir }
+}
+
+impl Launched {
+    fn console(&self) -> String {
+        match self.entry.vm.console.read(0) {
+            Chunk::Bytes(bytes, _) => String::from_utf8(bytes).unwrap(),
+            _ => String::new(),
+        }
+    }
+
+    fn wait_for(&self, what: impl Fn(&Vm) -> bool) {
+        let reached = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            what(&self.entry.vm)
+        });
+        assert!(reached, "{:?} {}", self.entry.vm.info(), self.console());
+    }
+
+    /// How it ended; nothing of it is left.
+    #[track_caller]
+    fn ended(&self, state: VmState, reason: Option<&str>) {
+        assert!(self.entry.vm.wait_for_end(LONG), "{:?}", self.entry.vm.info());
+        let info = self.entry.vm.info();
+        assert_eq!((info.state, info.reason.as_deref()), (state, reason), "{info:?}");
+        assert!(!self.vtpm_state.exists());
+        assert_eq!(std::fs::read_dir(self.dir.path().join("state/vms")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn gives_evidence_for_its_own_vm_and_stops_in_order() {
+    let tpm = TestTpm::start();
+    let host =
+        HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
+    let vm = launch("attest", Some(host.clone()));
+    vm.wait_for(|vm| vm.info().state == VmState::Running);
+    vm.wait_for(|vm| matches!(vm.console.read(0), Chunk::Bytes(bytes, _) if bytes.ends_with(b"\n") && bytes.len() > 1000));
+    let console = vm.console();
+    let part = console.lines().find_map(|line| line.strip_prefix("host part ")).unwrap();
+    let part: HostPart = cbor::decode(&hex::decode(part).unwrap(), 1 << 20).unwrap();
+
+    let claims = VmClaims::decode(&part.vm_claims).unwrap();
+    let identity = &vm.entry.vm.identity;
+    assert_eq!(
+        (claims.vak_name, claims.instance_id),
+        (identity.vak_name, identity.record.instance_id)
+    );
+    assert_eq!(claims.report_data, Digest([2; 32]));
+    assert_eq!(part.launch_record, identity.record_bytes);
+    let leaf = binding::vm_leaf(&Nonce([1; 32]), &part.vm_claims);
+    let root = merkle::root_from(&leaf, &part.inclusion).unwrap();
+    let expected = binding::host_quote(part.inclusion.size, &root, &part.host_claims);
+    let ak = Public::parse(host.ak_public()).unwrap();
+    let quote =
+        coffer_attestation::quote::ReceivedQuote::new(&part.quote).authenticate(&ak).unwrap();
+    assert!(quote.bind(&expected, Reject::HostBindingMismatch).is_ok());
+
+    let steps: Vec<String> = vm.entry.vm.info().timings.into_iter().map(|t| t.step).collect();
+    assert_eq!(steps, ["run", "init", "attested", "running"]);
+    assert!(stop(&vm.entry, LONG));
+    vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn refuses_evidence_without_a_host_tpm() {
+    // The double ends with status 8 when it gets no evidence.
+    launch("attest", None).ended(VmState::Failed, Some("vmm-failed"));
+}
+
+#[test]
+fn kills_a_guest_that_will_not_stop() {
+    let vm = launch("wait", None);
+    vm.wait_for(|vm| vm.info().state == VmState::Booting);
+    assert!(stop(&vm.entry, Duration::from_millis(300)));
+    vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn names_the_promise_that_broke() {
+    launch("tampered", None).ended(VmState::Failed, Some("disk-integrity"));
+}
+
+#[test]
+fn names_the_guests_reason() {
+    launch("denied", None).ended(VmState::Failed, Some("policy-denied"));
+}
+
+#[test]
+fn survives_a_vm_process_that_dies() {
+    let vm = launch("die", None);
+    vm.ended(VmState::Failed, Some("vmm-failed"));
+    assert!(vm.entry.vm.info().detail.unwrap().contains("exit status: 7"));
+}
+
+#[test]
+fn bounds_a_hostile_guests_channels() {
+    let vm = launch("flood", None);
+    assert!(vm.entry.vm.wait_for_end(LONG));
+    assert_eq!(vm.entry.vm.info().state, VmState::Stopped, "{:?}", vm.entry.vm.info());
+}
+
+#[test]
+fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: dir.path().join("vtpm") };
+    let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
+    let ek = keyed.keys().ek.clone();
+    let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();
+    let record = b"record";
+    let events = [(17, Digest::of(&[record]))];
+    let measured = keyed.certify(&certificate).unwrap().measure(&events, record).unwrap();
+    let (_vtpm, channel) = measured.seal().unwrap();
+    let read = dir.path().join("nv.der");
+    // The tool's transport is a program on a pipe; standard error is how the channel gets there. The size keeps
+    // the tool from warning, on standard error.
+    let status = Command::new("tpm2_nvread")
+        .args(["-T", "cmd:cat <&2 & exec cat >&2", "-C", "0x1c0000a", "0x1c0000a", "-o"])
+        .arg(&read)
+        .arg("-s")
+        .arg(certificate.len().to_string())
+        .stderr(channel)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(std::fs::read(&read).unwrap(), certificate);
+
+    let (rest, parsed) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+    assert!(rest.is_empty());
+    let usage = parsed.extended_key_usage().unwrap().unwrap();
+    assert_eq!(usage.value.other[0].to_id_string(), "2.23.133.8.1");
+    let name = parsed.subject_alternative_name().unwrap().unwrap();
+    assert!(name.critical && parsed.subject().iter().next().is_none());
+    assert!(matches!(
+        name.value.general_names[0],
+        x509_parser::extensions::GeneralName::DirectoryName(_)
+    ));
+    let coffer_attestation::tpm::public::Key::P256(point) = ek.key() else { panic!() };
+    assert_eq!(
+        parsed.public_key().subject_public_key.data.as_ref(),
+        point.to_sec1_bytes().as_ref()
+    );
+    let text = Command::new("openssl")
+        .args(["x509", "-inform", "DER", "-noout", "-text", "-in"])
+        .arg(&read)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("2.23.133.2.1"), "{text}");
+}
