@@ -90,11 +90,27 @@ mod tests {
     use super::*;
 
     fn entry(function: u32, index: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 { function, index, eax: 0x1F, ebx: !0, ecx: !0, edx: !0, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: 0x1F,
+            ebx: !0,
+            ecx: !0,
+            edx: !0,
+            ..Default::default()
+        }
     }
 
     fn made(id: u8, count: u8) -> CpuId {
-        let host = [entry(0, 0), entry(1, 0), entry(7, 0), entry(0xA, 0), entry(0xB, 0), entry(0x12, 0), entry(0x8000_0001, 0)];
+        let host = [
+            entry(0, 0),
+            entry(1, 0),
+            entry(7, 0),
+            entry(0xA, 0),
+            entry(0xB, 0),
+            entry(0x12, 0),
+            entry(0x8000_0001, 0),
+        ];
         guest(&CpuId::from_entries(&host).unwrap(), id, count).unwrap()
     }
 

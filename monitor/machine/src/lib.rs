@@ -1,4 +1,4 @@
-//! The machine under a VM: KVM ioctls, guest memory and vCPUs (SPEC 6.4).
+//! The machine under a VM: KVM ioctls, guest memory and vCPUs (SPEC 6.3).
 //!
 //! What it is: the one crate of Coffer where `unsafe` may appear, and only in the modules that say why.
 //! Everything above it (`coffer-vmm`) forbids it.

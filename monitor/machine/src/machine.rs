@@ -90,7 +90,9 @@ impl Machine {
     /// An interrupt line: each ring is one edge on `gsi`.
     pub fn interrupt_line(&self, gsi: u32) -> Result<Doorbell, MachineError> {
         let line = Doorbell::new()?;
-        self.vm.register_irqfd(line.event(), gsi).map_err(|e| MachineError::kvm("an interrupt line", e))?;
+        self.vm
+            .register_irqfd(line.event(), gsi)
+            .map_err(|e| MachineError::kvm("an interrupt line", e))?;
         Ok(line)
     }
 

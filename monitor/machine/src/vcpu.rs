@@ -4,7 +4,8 @@
 //! every other exit ends the run with a name for it.
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Msrs, kvm_fpu, kvm_msr_entry,
+    KVM_MAX_CPUID_ENTRIES, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Msrs, kvm_fpu,
+    kvm_msr_entry,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
@@ -46,7 +47,13 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    pub(crate) fn new(kvm: &Kvm, vm: &VmFd, ram: GuestRam, id: u8, count: u8) -> Result<Self, MachineError> {
+    pub(crate) fn new(
+        kvm: &Kvm,
+        vm: &VmFd,
+        ram: GuestRam,
+        id: u8,
+        count: u8,
+    ) -> Result<Self, MachineError> {
         let fd = vm.create_vcpu(u64::from(id)).map_err(|e| MachineError::kvm("a vcpu", e))?;
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -69,7 +76,8 @@ impl Vcpu {
     /// Puts this vCPU at a kernel's 64-bit entry point. The others wait for the guest to start them.
     pub fn boot(&self, entry: LinuxEntry) -> Result<(), MachineError> {
         long_mode::write_tables(&self.ram)?;
-        let mut sregs = self.fd.get_sregs().map_err(|e| MachineError::kvm("reading segments", e))?;
+        let mut sregs =
+            self.fd.get_sregs().map_err(|e| MachineError::kvm("reading segments", e))?;
         long_mode::enter(&mut sregs);
         self.fd.set_sregs(&sregs).map_err(|e| MachineError::kvm("long mode", e))?;
         self.fd
@@ -121,7 +129,8 @@ impl Vcpu {
         const LINT1: usize = 0x360;
         const MODE_EXTINT: u32 = 7 << 8;
         const MODE_NMI: u32 = 4 << 8;
-        let mut lapic = self.fd.get_lapic().map_err(|e| MachineError::kvm("reading the local apic", e))?;
+        let mut lapic =
+            self.fd.get_lapic().map_err(|e| MachineError::kvm("reading the local apic", e))?;
         for (register, mode) in [(LINT0, MODE_EXTINT), (LINT1, MODE_NMI)] {
             for (slot, byte) in lapic.regs.iter_mut().skip(register).zip(mode.to_le_bytes()) {
                 *slot = byte.cast_signed();

@@ -18,7 +18,10 @@ impl VcpuThread {
     /// set tells it to; it looks after every exit.
     pub fn spawn(vcpu: Vcpu, body: impl FnOnce(Vcpu) + Send + 'static) -> std::io::Result<Self> {
         install_handler();
-        thread::Builder::new().name(format!("vcpu{}", vcpu.id())).spawn(move || body(vcpu)).map(Self)
+        thread::Builder::new()
+            .name(format!("vcpu{}", vcpu.id()))
+            .spawn(move || body(vcpu))
+            .map(Self)
     }
 
     /// Calls the vCPU out of the guest until its thread has ended.

@@ -23,7 +23,8 @@ use anyhow::{Context, bail, ensure};
 use coffer_attestation::Digest;
 use coffer_monitor_wire::{DiskSpec, Event, FdRole, NetBackend, NetSpec, VmSpec};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -35,9 +36,14 @@ fn main() -> anyhow::Result<()> {
     fds.push(swtpm.data.as_fd());
     fds.extend(passt.as_ref().map(|passt| passt.link.as_fd()));
 
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let started = Instant::now();
-    let mut vmm = Command::new(options.get("vmm")?).stdin(theirs).stdout(Stdio::piped()).spawn().context("coffer-vmm")?;
+    let mut vmm = Command::new(options.get("vmm")?)
+        .stdin(theirs)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("coffer-vmm")?;
     coffer_monitor_wire::send(ours.as_fd(), &spec, &fds)?;
     let console = vmm.stdout.take().context("no console")?;
     let marker = options.get("marker").unwrap_or("guest init").to_owned();
@@ -70,7 +76,9 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
     let mut roles = vec![FdRole::Kvm, FdRole::Kernel, FdRole::Initrd];
     let mut disks = Vec::new();
     if let Ok(disk) = options.get("disk") {
-        let [path, size, root, salt] = disk.split(',').collect::<Vec<_>>()[..] else { bail!("--disk needs four fields") };
+        let [path, size, root, salt] = disk.split(',').collect::<Vec<_>>()[..] else {
+            bail!("--disk needs four fields")
+        };
         files.push(open(path)?.into());
         roles.push(FdRole::Disk(0));
         disks.push(DiskSpec::Integrity {
@@ -198,7 +206,18 @@ impl Passt {
     fn start() -> anyhow::Result<Self> {
         let (link, theirs) = UnixStream::pair()?;
         let process = Command::new("passt")
-            .args(["--foreground", "--quiet", "--fd", "0", "--address", "192.168.76.2", "--netmask", "24", "--gateway", "192.168.76.1"])
+            .args([
+                "--foreground",
+                "--quiet",
+                "--fd",
+                "0",
+                "--address",
+                "192.168.76.2",
+                "--netmask",
+                "24",
+                "--gateway",
+                "192.168.76.1",
+            ])
             .stdin(OwnedFd::from(theirs))
             .spawn()
             .context("passt")?;
@@ -220,7 +239,8 @@ impl Options {
         let mut options = BTreeMap::new();
         let mut arguments = arguments.peekable();
         while let Some(argument) = arguments.next() {
-            let name = argument.strip_prefix("--").with_context(|| format!("unexpected `{argument}`"))?;
+            let name =
+                argument.strip_prefix("--").with_context(|| format!("unexpected `{argument}`"))?;
             let value = arguments.next_if(|next| !next.starts_with("--")).unwrap_or_default();
             options.insert(name.to_owned(), value);
         }

@@ -3,16 +3,19 @@
 //! It is a hardware-reduced ACPI platform (ACPI 6.5 section 4.1): no SCI, no PM timer, no legacy devices;
 //! power-off and reset are byte-wide I/O ports. The AML has no methods: nothing in it runs, it only names.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
-    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
+    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate,
+    Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 
 use crate::devices::power;
 use crate::layout::{self, MemoryMap};
@@ -39,7 +42,8 @@ pub struct Tables {
 pub fn build(map: &MemoryMap, devices: &AcpiDevices) -> Tables {
     let mut area = Area { base: map.acpi(), bytes: Vec::new() };
     let dsdt = area.append(&dsdt(devices));
-    let tables = [area.append(&fadt(dsdt)), area.append(&madt(devices.vcpus)), area.append(&tpm2(map))];
+    let tables =
+        [area.append(&fadt(dsdt)), area.append(&madt(devices.vcpus)), area.append(&tpm2(map))];
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
     tables.into_iter().for_each(|address| xsdt.add_entry(address));
     let xsdt = area.append(&bytes(&xsdt));
@@ -147,11 +151,18 @@ fn fadt(dsdt: u64) -> Vec<u8> {
 }
 
 fn port(offset: u16) -> GAS {
-    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(layout::POWER_PORT + offset))
+    GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        u64::from(layout::POWER_PORT + offset),
+    )
 }
 
 fn madt(vcpus: u8) -> Vec<u8> {
-    let mut madt = MADT::new(OEM, OEM_TABLE, REVISION, LocalInterruptController::Address(layout::LOCAL_APIC));
+    let mut madt =
+        MADT::new(OEM, OEM_TABLE, REVISION, LocalInterruptController::Address(layout::LOCAL_APIC));
     for id in 0..vcpus {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
@@ -219,11 +230,18 @@ mod tests {
         let xsdt = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
         let mut seen = vec![check(&tables, &map, xsdt)];
         for entry in 0..3 {
-            seen.push(check(&tables, &map, u64::from_le_bytes(read(&tables, &map, xsdt + 36 + entry * 8))));
+            seen.push(check(
+                &tables,
+                &map,
+                u64::from_le_bytes(read(&tables, &map, xsdt + 36 + entry * 8)),
+            ));
         }
         assert_eq!(seen, [*b"XSDT", *b"FACP", *b"APIC", *b"TPM2"]);
         let fadt = u64::from_le_bytes(read(&tables, &map, xsdt + 36));
-        assert_eq!(check(&tables, &map, u64::from_le_bytes(read(&tables, &map, fadt + 140))), *b"DSDT");
+        assert_eq!(
+            check(&tables, &map, u64::from_le_bytes(read(&tables, &map, fadt + 140))),
+            *b"DSDT"
+        );
     }
 
     fn check(tables: &Tables, map: &MemoryMap, address: u64) -> [u8; 4] {

@@ -1,4 +1,4 @@
-//! Where everything lies in guest-physical memory (SPEC 6.5).
+//! Where everything lies in guest-physical memory (SPEC 6.3).
 //!
 //! ```text
 //! 0x7000            zero page            3 GiB..4 GiB  devices, no RAM
@@ -167,7 +167,9 @@ mod tests {
             for entry in map.e820() {
                 assert!(entry.start >= end, "{mib} MiB: {entry:?}");
                 end = entry.start + entry.size;
-                assert!(map.ram().iter().any(|r| entry.start >= r.start && end <= r.start + r.size));
+                assert!(
+                    map.ram().iter().any(|r| entry.start >= r.start && end <= r.start + r.size)
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The VM process: one guest, its devices, and nothing else (SPEC 6.4 to 6.6).
+//! The VM process: one guest, its devices, and nothing else (SPEC 6.1 to 6.3).
 //!
 //! What it is: `coffer-vmm` builds one VM from a [`coffer_monitor_wire::VmSpec`] that arrives with its descriptors
 //! over standard input, runs it and reports how it ended. It opens nothing by path.

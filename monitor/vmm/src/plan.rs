@@ -86,8 +86,14 @@ impl VmPlan {
             kernel: (fds.take(FdRole::Kernel)?.into(), spec.kernel_size),
             initrd: (fds.take(FdRole::Initrd)?.into(), spec.initrd_size),
             tpm: fds.take(FdRole::Tpm)?,
-            disks: (0..).zip(spec.disks).map(|(n, disk)| Ok((disk, fds.take(FdRole::Disk(n))?.into()))).collect::<Result<_, _>>()?,
-            nics: (0..).zip(spec.nics).map(|(n, nic)| Ok((nic, fds.take(FdRole::Net(n))?))).collect::<Result<_, _>>()?,
+            disks: (0..)
+                .zip(spec.disks)
+                .map(|(n, disk)| Ok((disk, fds.take(FdRole::Disk(n))?.into())))
+                .collect::<Result<_, _>>()?,
+            nics: (0..)
+                .zip(spec.nics)
+                .map(|(n, nic)| Ok((nic, fds.take(FdRole::Net(n))?)))
+                .collect::<Result<_, _>>()?,
             event_log,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
@@ -193,6 +199,9 @@ mod tests {
         refuses(|s| s.fds.truncate(3), PlanRefused::Missing(FdRole::Tpm));
         refuses(|s| s.fds.push(FdRole::Kvm), PlanRefused::Surplus(FdRole::Kvm));
         refuses(|s| s.fds.push(FdRole::Disk(0)), PlanRefused::Surplus(FdRole::Disk(0)));
-        assert_eq!(VmPlan::new(spec(), fds(3)).err(), Some(PlanRefused::Count { named: 4, came: 3 }));
+        assert_eq!(
+            VmPlan::new(spec(), fds(3)).err(),
+            Some(PlanRefused::Count { named: 4, came: 3 })
+        );
     }
 }

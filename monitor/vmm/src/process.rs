@@ -27,9 +27,16 @@ pub struct Control(Arc<OwnedFd>);
 /// Runs the process; an error is one line for standard error.
 pub fn run() -> anyhow::Result<()> {
     let started = Instant::now();
+    end_at_the_first_panic();
     // Guest memory is in this process: no debugger may attach and no core may be written.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot become undumpable")?;
-    let control = Control::new(std::io::stdin().as_fd().try_clone_to_owned().context("no control socket on standard input")?);
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .context("cannot become undumpable")?;
+    let control = Control::new(
+        std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("no control socket on standard input")?,
+    );
     let Some((spec, fds)) = control.receive_spec()? else { return Ok(()) };
     let reason = match launch(&control, spec, fds, started) {
         Ok(reason) => reason,
@@ -38,7 +45,21 @@ pub fn run() -> anyhow::Result<()> {
     finish(&control, reason)
 }
 
-fn launch(control: &Control, spec: VmSpec, fds: Vec<OwnedFd>, started: Instant) -> anyhow::Result<EndReason> {
+/// A VM that lost one of its threads is no VM: whichever panics, the process ends.
+fn end_at_the_first_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+fn launch(
+    control: &Control,
+    spec: VmSpec,
+    fds: Vec<OwnedFd>,
+    started: Instant,
+) -> anyhow::Result<EndReason> {
     let plan = VmPlan::new(spec, fds)?;
     let stop = Stop::new()?;
     let vm = Vm::build(plan, control, &stop)?;
@@ -71,7 +92,8 @@ impl Control {
 
     /// Waits for the spec; `None` if the supervisor went away first. Afterwards the socket no longer blocks.
     fn receive_spec(&self) -> anyhow::Result<Option<(VmSpec, Vec<OwnedFd>)>> {
-        let message = coffer_monitor_wire::receive(&*self.0).context("cannot read the vm spec from standard input")?;
+        let message = coffer_monitor_wire::receive(&*self.0)
+            .context("cannot read the vm spec from standard input")?;
         rustix::io::ioctl_fionbio(&*self.0, true).context("cannot unblock the control socket")?;
         Ok(message)
     }
@@ -88,7 +110,11 @@ impl Control {
     }
 
     /// Sends an event, or fails at once with `WouldBlock`.
-    pub fn try_send(&self, event: &Event, fds: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+    pub fn try_send(
+        &self,
+        event: &Event,
+        fds: &[std::os::fd::BorrowedFd<'_>],
+    ) -> std::io::Result<()> {
         coffer_monitor_wire::send(self.0.as_fd(), event, fds)
     }
 

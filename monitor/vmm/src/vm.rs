@@ -50,17 +50,27 @@ impl Vm {
                 devices: acpi,
             },
         )?;
-        let vcpus = (0..plan.vcpus).map(|id| machine.vcpu(id, plan.vcpus)).collect::<Result<Vec<_>, _>>()?;
+        let vcpus = (0..plan.vcpus)
+            .map(|id| machine.vcpu(id, plan.vcpus))
+            .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm = Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        let mut vm =
+            Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
     }
 
-    fn map_fixed_devices(&mut self, tpm: std::os::fd::OwnedFd, console: bool, stop: &Stop) -> anyhow::Result<()> {
-        let output: Box<dyn Write + Send> = if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
-        let uart = Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
+    fn map_fixed_devices(
+        &mut self,
+        tpm: std::os::fd::OwnedFd,
+        console: bool,
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        let output: Box<dyn Write + Send> =
+            if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
+        let uart =
+            Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
         let tpm = Arc::new(TpmCrb::new(Box::new(SwtpmChannel::new(tpm)?))?);
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
@@ -72,7 +82,9 @@ impl Vm {
     }
 
     fn map_virtio(&mut self) {
-        for (device, base) in self.virtio.iter().zip((layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize)) {
+        for (device, base) in
+            self.virtio.iter().zip((layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize))
+        {
             self.bus.map_memory(base, layout::VIRTIO_WINDOW, device.clone());
             self.devices.push(device.clone());
         }
@@ -89,7 +101,8 @@ impl Vm {
             let (bus, stop) = (bus.clone(), stop.clone());
             threads.push(VcpuThread::spawn(vcpu, move |vcpu| run_vcpu(vcpu, &bus, &stop))?);
         }
-        let reason = device_loop.run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        let reason = device_loop
+            .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);

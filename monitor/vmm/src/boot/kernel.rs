@@ -36,7 +36,9 @@ pub enum KernelRefused {
     #[error("the kernel header field `{0}` is impossible")]
     Field(&'static str),
     /// The guest is too small for it.
-    #[error("the kernel and initrd need {need_mib} MiB of guest memory below 3 GiB, the guest has {have_mib}")]
+    #[error(
+        "the kernel and initrd need {need_mib} MiB of guest memory below 3 GiB, the guest has {have_mib}"
+    )]
     Memory {
         /// Needed, MiB.
         need_mib: u64,
@@ -108,7 +110,10 @@ impl KernelHeader {
     fn check(&self, alignment: u64) -> Result<(), KernelRefused> {
         // The preferred address is right for relocatable and fixed kernels alike.
         let aligned = alignment.is_power_of_two() && self.load.is_multiple_of(alignment.max(PAGE));
-        if !aligned || self.load < crate::layout::HIGH_RAM_START || self.load >= crate::layout::GAP_START {
+        if !aligned
+            || self.load < crate::layout::HIGH_RAM_START
+            || self.load >= crate::layout::GAP_START
+        {
             return Err(KernelRefused::Field("pref_address"));
         }
         if self.init_size < self.code_size {
@@ -153,7 +158,11 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], KernelRefused> {
-        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(KernelRefused::Truncated)
+        self.0
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .ok_or(KernelRefused::Truncated)
     }
     fn u8(&self, at: usize) -> Result<u8, KernelRefused> {
         self.array(at).map(u8::from_le_bytes)
@@ -204,7 +213,10 @@ mod tests {
     #[test]
     fn accepts_a_debian_header() {
         let header = KernelHeader::parse(&good(), FILE).unwrap();
-        assert_eq!((header.load, header.code_offset, header.code_size), (0x100_0000, 40 * 512, FILE - 40 * 512));
+        assert_eq!(
+            (header.load, header.code_offset, header.code_size),
+            (0x100_0000, 40 * 512, FILE - 40 * 512)
+        );
         assert_eq!(header.setup.len(), 0x26C - 0x1F1);
     }
 
@@ -213,7 +225,11 @@ mod tests {
         refuses(0x202, b"HdrT", KernelRefused::NotBzImage);
         refuses(0x1FE, &[0, 0], KernelRefused::NotBzImage);
         refuses(0x211, &[0], KernelRefused::NotBzImage);
-        refuses(0x206, &0x020Bu16.to_le_bytes(), KernelRefused::OldProtocol { major: 2, minor: 11 });
+        refuses(
+            0x206,
+            &0x020Bu16.to_le_bytes(),
+            KernelRefused::OldProtocol { major: 2, minor: 11 },
+        );
         refuses(0x236, &[0, 0], KernelRefused::No64BitEntry);
         refuses(0x258, &[0; 8], KernelRefused::Field("pref_address"));
         refuses(0x258, &0x101_0000u64.to_le_bytes(), KernelRefused::Field("pref_address"));

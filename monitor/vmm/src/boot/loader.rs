@@ -69,7 +69,11 @@ pub struct Payload<'a> {
 }
 
 /// Loads everything and says where to enter.
-pub fn load(ram: &GuestRam, map: &MemoryMap, payload: &Payload<'_>) -> Result<LinuxEntry, LoadError> {
+pub fn load(
+    ram: &GuestRam,
+    map: &MemoryMap,
+    payload: &Payload<'_>,
+) -> Result<LinuxEntry, LoadError> {
     let kernel = load_kernel(ram, map, payload.kernel)?;
     let (initrd, initrd_size) = load_initrd(ram, map, &kernel, payload.initrd)?;
     load_cmdline(ram, &kernel, payload.cmdline)?;
@@ -83,10 +87,15 @@ pub fn load(ram: &GuestRam, map: &MemoryMap, payload: &Payload<'_>) -> Result<Li
     Ok(LinuxEntry { rip: kernel.load + ENTRY_64, zero_page: layout::ZERO_PAGE })
 }
 
-fn load_kernel(ram: &GuestRam, map: &MemoryMap, (file, size): (&File, u64)) -> Result<KernelHeader, LoadError> {
+fn load_kernel(
+    ram: &GuestRam,
+    map: &MemoryMap,
+    (file, size): (&File, u64),
+) -> Result<KernelHeader, LoadError> {
     check_size("kernel", file, size)?;
     let mut head = [0u8; HEAD_SIZE];
-    file.read_exact_at(&mut head, 0).map_err(|source| LoadError::Read { what: "kernel", source })?;
+    file.read_exact_at(&mut head, 0)
+        .map_err(|source| LoadError::Read { what: "kernel", source })?;
     let kernel = KernelHeader::parse(&head, size)?;
     check_memory(map, kernel.end())?;
     copy("kernel", ram, file, kernel.code_offset, kernel.load, kernel.code_size)?;
@@ -101,7 +110,8 @@ fn load_initrd(
 ) -> Result<(u32, u32), LoadError> {
     check_size("initrd", file, size)?;
     let need = || check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE));
-    let address = map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
+    let address =
+        map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
     let Some(address) = address else {
         need()?;
         return Err(KernelRefused::Field("initrd_addr_max").into());
@@ -207,7 +217,10 @@ mod tests {
         let ram = GuestRam::allocate(&map.ram()).unwrap();
         let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
         let refused = load(&ram, &map, &payload(&kernel, &initrd, 5001));
-        assert!(matches!(refused, Err(LoadError::Size { what: "kernel", actual: 5000, stated: 5001 })));
+        assert!(matches!(
+            refused,
+            Err(LoadError::Size { what: "kernel", actual: 5000, stated: 5001 })
+        ));
     }
 
     #[test]

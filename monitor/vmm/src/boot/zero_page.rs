@@ -86,7 +86,14 @@ mod tests {
             cmdline_max: 0,
         };
         let e820 = MemoryMap::new(128).e820();
-        let page = ZeroPage { kernel: &kernel, initrd: 0x1234_5000, initrd_size: 77, e820: &e820, rsdp: 0x55 }.encode();
+        let page = ZeroPage {
+            kernel: &kernel,
+            initrd: 0x1234_5000,
+            initrd_size: 77,
+            e820: &e820,
+            rsdp: 0x55,
+        }
+        .encode();
         assert_eq!(page[0x1E8] as usize, e820.len());
         assert_eq!(page[0x1EF], 0, "sentinel");
         assert_eq!(page[0x218..0x220], [0, 0x50, 0x34, 0x12, 77, 0, 0, 0]);

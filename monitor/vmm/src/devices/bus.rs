@@ -101,13 +101,15 @@ pub(crate) mod harness {
     /// Accesses within `size` bytes of registers, of any width and alignment.
     pub fn accesses(size: u64) -> impl Strategy<Value = Vec<Access>> {
         let width = prop_oneof![Just(1usize), Just(2), Just(4), Just(8)];
-        let one = (0..size, width, any::<u64>(), any::<bool>()).prop_map(move |(offset, width, value, write)| {
-            let width = width.min((size - offset) as usize);
-            match write {
-                true => Access::Write(offset, value.to_le_bytes()[..width].to_vec()),
-                false => Access::Read(offset, width),
-            }
-        });
+        let one = (0..size, width, any::<u64>(), any::<bool>()).prop_map(
+            move |(offset, width, value, write)| {
+                let width = width.min((size - offset) as usize);
+                match write {
+                    true => Access::Write(offset, value.to_le_bytes()[..width].to_vec()),
+                    false => Access::Read(offset, width),
+                }
+            },
+        );
         proptest::collection::vec(one, 0..64)
     }
 

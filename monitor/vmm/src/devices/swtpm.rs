@@ -26,9 +26,14 @@ impl TpmBackend for SwtpmChannel {
         }
         let mut response = vec![0; HEADER];
         self.0.read_exact(&mut response)?;
-        let size = response.get(2..6).and_then(|s| s.first_chunk().copied()).map_or(0, u32::from_be_bytes) as usize;
+        let size =
+            response.get(2..6).and_then(|s| s.first_chunk().copied()).map_or(0, u32::from_be_bytes)
+                as usize;
         if !(HEADER..=BUFFER_SIZE).contains(&size) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "swtpm answered with an impossible size"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "swtpm answered with an impossible size",
+            ));
         }
         response.resize(size, 0);
         self.0.read_exact(response.get_mut(HEADER..).unwrap_or_default())?;

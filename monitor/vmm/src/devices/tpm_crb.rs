@@ -1,4 +1,4 @@
-//! TPM 2.0 command/response buffer interface, locality 0 only (TCG PC Client Platform TPM Profile 1.05, section 6.5).
+//! TPM 2.0 command/response buffer interface, locality 0 only (SPEC 6.2; TCG PC Client Platform TPM Profile 1.05, section 6.5).
 //!
 //! ```text
 //!   IDLE --cmdReady--> READY --START--> BUSY --answer--> READY
@@ -64,7 +64,8 @@ enum Phase {
 impl TpmCrb {
     /// The device with its worker thread in front of `backend`.
     pub fn new(backend: Box<dyn TpmBackend>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
         let (commands, queue) = channel();
         let worker = shared.clone();
         thread::Builder::new().name("tpm".into()).spawn(move || work(&worker, backend, &queue))?;
@@ -233,7 +234,10 @@ impl Lifecycle for TpmCrb {
     /// Waits for the command in flight, so that none is half done. A TPM that does not answer is given up.
     fn pause(&self) {
         let state = self.shared.lock();
-        let waited = self.shared.done.wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
+        let waited = self
+            .shared
+            .done
+            .wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.phase == Phase::Busy {
             state.phase = Phase::Fatal;

@@ -13,9 +13,9 @@ use coffer_image::verity::{BLOCK, Salt, VerityError, VerityReader};
 use coffer_monitor_wire::{DiskSpec, EndReason};
 use thiserror::Error;
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_ID_BYTES,
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
-    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemoryMmap;
@@ -67,7 +67,9 @@ impl BlockSource for VerityReader<File> {
 
     fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         self.read_blocks(first, buffer).map_err(|error| match error {
-            VerityError::Mismatch(_) | VerityError::Truncated(_) => Fault::Integrity(error.to_string()),
+            VerityError::Mismatch(_) | VerityError::Truncated(_) => {
+                Fault::Integrity(error.to_string())
+            }
             VerityError::Read(..) | VerityError::OutOfRange(_) => Fault::Storage,
         })
     }
@@ -86,8 +88,8 @@ impl Block {
     pub fn open(index: usize, spec: &DiskSpec, file: File) -> Result<Self, DiskRefused> {
         let DiskSpec::Integrity { data_size, root_hash, salt } = spec;
         let salt = Salt::from_hex(salt).ok_or(DiskRefused::Salt(index))?;
-        let reader =
-            VerityReader::new(file, *data_size, *root_hash, &salt).map_err(|_| DiskRefused::Size(index, *data_size))?;
+        let reader = VerityReader::new(file, *data_size, *root_hash, &salt)
+            .map_err(|_| DiskRefused::Size(index, *data_size))?;
         Ok(Self::over(index, Box::new(reader)))
     }
 
@@ -98,7 +100,8 @@ impl Block {
 
     /// Serves one request; returns the bytes written to the guest.
     fn serve(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> Result<u32, EndReason> {
-        let (Ok(mut reader), Ok(mut data)) = (chain.clone().reader(memory), chain.writer(memory)) else {
+        let (Ok(mut reader), Ok(mut data)) = (chain.clone().reader(memory), chain.writer(memory))
+        else {
             return Ok(0);
         };
         // The status byte is the last writable one; without it the driver cannot be answered.
@@ -113,7 +116,12 @@ impl Block {
         Ok(written + 1)
     }
 
-    fn answer(&mut self, request: &Request, len: usize, data: &mut impl Write) -> Result<(u32, u32), EndReason> {
+    fn answer(
+        &mut self,
+        request: &Request,
+        len: usize,
+        data: &mut impl Write,
+    ) -> Result<(u32, u32), EndReason> {
         let found = match request.kind {
             VIRTIO_BLK_T_IN => self.read(request.sector, len)?,
             VIRTIO_BLK_T_GET_ID => (len >= ID_SIZE).then(|| self.id()),

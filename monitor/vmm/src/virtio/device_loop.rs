@@ -27,7 +27,11 @@ enum Source<'a> {
 
 impl<'a> DeviceLoop<'a> {
     /// A loop over these devices.
-    pub fn new(control: &Control, stop: &'a Stop, devices: &'a [Arc<VirtioMmio>]) -> io::Result<Self> {
+    pub fn new(
+        control: &Control,
+        stop: &'a Stop,
+        devices: &'a [Arc<VirtioMmio>],
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut this = Self { epoll, stop, sources: Vec::new() };
         this.add(control, Source::Control)?;
@@ -36,7 +40,9 @@ impl<'a> DeviceLoop<'a> {
             for (queue, bell) in device.kicks().iter().enumerate() {
                 this.add(bell, Source::Device(device, Signal::Kick(queue)))?;
             }
-            device.with_backend(|fd| this.add(fd, Source::Device(device, Signal::Backend))).transpose()?;
+            device
+                .with_backend(|fd| this.add(fd, Source::Device(device, Signal::Backend)))
+                .transpose()?;
         }
         Ok(this)
     }

@@ -101,7 +101,10 @@ impl VirtioMmio {
     }
 
     /// Calls `register` with the backend descriptor, if the device has one.
-    pub fn with_backend<T>(&self, register: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> T) -> Option<T> {
+    pub fn with_backend<T>(
+        &self,
+        register: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> T,
+    ) -> Option<T> {
         self.lock().device.backend().map(|fd| register(fd.as_fd()))
     }
 
@@ -218,7 +221,8 @@ impl Inner {
     }
 
     fn features_acceptable(&self) -> bool {
-        self.driver_features & !self.offered() == 0 && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
+        self.driver_features & !self.offered() == 0
+            && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
     }
 
     fn selected(&self) -> Option<&Queue> {
@@ -240,7 +244,9 @@ impl Inner {
     fn describe_queue(&mut self, offset: u64, value: u32) {
         let open = status::queues_open(self.status);
         let QueueState::Configuring(queues) = &mut self.queues else { return };
-        let Some(queue) = queues.get_mut(self.queue_select as usize).filter(|_| open) else { return };
+        let Some(queue) = queues.get_mut(self.queue_select as usize).filter(|_| open) else {
+            return;
+        };
         match offset {
             0x38 => queue.set_size(u16::try_from(value).unwrap_or(0)),
             0x44 => queue.set_ready(value == 1),

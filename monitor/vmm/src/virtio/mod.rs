@@ -42,10 +42,18 @@ pub fn attach(
     }
     devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
     devices.push(Box::new(rng::Rng));
-    devices.into_iter().zip(0u32..).map(|(device, index)| plug(machine, device, index).map(Arc::new)).collect()
+    devices
+        .into_iter()
+        .zip(0u32..)
+        .map(|(device, index)| plug(machine, device, index).map(Arc::new))
+        .collect()
 }
 
-fn plug(machine: &Machine, device: Box<dyn VirtioDevice>, index: u32) -> anyhow::Result<VirtioMmio> {
+fn plug(
+    machine: &Machine,
+    device: Box<dyn VirtioDevice>,
+    index: u32,
+) -> anyhow::Result<VirtioMmio> {
     let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
     let kicks = (0u32..)
         .zip(device.queue_sizes())

@@ -48,14 +48,15 @@ impl Net {
 
     fn receive(&mut self, io: &mut Queues<'_>) -> Pace {
         for _ in 0..BUDGET {
-            let frame = match self.waiting.take().map_or_else(|| self.backend.receive(), Received::Frame) {
-                Received::Frame(frame) => frame,
-                Received::Nothing => {
-                    io.notify(RECEIVE);
-                    self.backend.listen(true);
-                    return Pace::Idle;
-                }
-            };
+            let frame =
+                match self.waiting.take().map_or_else(|| self.backend.receive(), Received::Frame) {
+                    Received::Frame(frame) => frame,
+                    Received::Nothing => {
+                        io.notify(RECEIVE);
+                        self.backend.listen(true);
+                        return Pace::Idle;
+                    }
+                };
             let Some(chain) = io.pop(RECEIVE) else {
                 self.waiting = Some(frame);
                 io.notify(RECEIVE);
@@ -86,7 +87,11 @@ fn frame_of(chain: Chain<'_>, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {
 /// Writes header and frame; a frame the buffer is too small for is dropped.
 fn deliver(chain: Chain<'_>, memory: &GuestMemoryMmap, frame: &[u8]) -> u32 {
     let mut header = [0; HEADER];
-    header.iter_mut().skip(NUM_BUFFERS_OFFSET).zip(1u16.to_le_bytes()).for_each(|(slot, byte)| *slot = byte);
+    header
+        .iter_mut()
+        .skip(NUM_BUFFERS_OFFSET)
+        .zip(1u16.to_le_bytes())
+        .for_each(|(slot, byte)| *slot = byte);
     let Ok(mut writer) = chain.writer(memory) else { return 0 };
     if writer.available_bytes() < HEADER + frame.len() {
         return 0;

@@ -85,7 +85,11 @@ mod tests {
         let legal = [(0, 1), (1, 3), (3, 11), (11, 15)];
         for current in 0..16 {
             for wanted in 1..128 {
-                assert_eq!(step(current, wanted) == Step::Refused, !legal.contains(&(current, wanted)), "{current} {wanted}");
+                assert_eq!(
+                    step(current, wanted) == Step::Refused,
+                    !legal.contains(&(current, wanted)),
+                    "{current} {wanted}"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! virtio-vsock (virtio 1.2 section 5.10): the guest's one way to its monitor.
+//! virtio-vsock (virtio 1.2 section 5.10): the guest's one way to its monitor (SPEC 6.1).
 //!
 //! Only this: the guest opens a stream from its own CID to host CID 2, port [`PORT`]. For each, a socket pair is
 //! made, the supervisor gets one end as `Event::Channel`, and bytes are relayed with the protocol's credit.
@@ -198,7 +198,9 @@ impl Vsock {
         if !self.replies.is_empty() {
             return Some(None);
         }
-        self.connections.iter_mut().find_map(|(port, connection)| connection.has_news().then_some(Some(*port)))
+        self.connections
+            .iter_mut()
+            .find_map(|(port, connection)| connection.has_news().then_some(Some(*port)))
     }
 
     /// Writes one packet into a receive chain.
@@ -219,7 +221,11 @@ impl Vsock {
     fn news(&mut self, port: u32, room: usize) -> (Option<Header>, Vec<u8>) {
         let Some(connection) = self.connections.get_mut(&port) else { return (None, Vec::new()) };
         let (op, payload) = connection.take_news(room);
-        let header = Header { len: payload.len() as u32, flags: connection.flags(op), ..connection.header(op) };
+        let header = Header {
+            len: payload.len() as u32,
+            flags: connection.flags(op),
+            ..connection.header(op)
+        };
         if op == Op::Reset {
             self.forget(port, true);
         }
@@ -263,7 +269,9 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut().zip(self.guest_cid.to_le_bytes().iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+        data.iter_mut()
+            .zip(self.guest_cid.to_le_bytes().iter().skip(offset))
+            .for_each(|(slot, byte)| *slot = *byte);
     }
 
     fn kicked(&mut self, _queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {

@@ -47,9 +47,15 @@ fn put_header(memory: &GuestMemoryMmap, kind: u32, sector: u64) {
     memory.write_obj(sector, GuestAddress(HEADER_AT + 8)).unwrap();
 }
 
-fn request(memory: &GuestMemoryMmap, disk: Numbered, descriptors: &[(u64, u32, u16)]) -> Result<u32, EndReason> {
-    let descriptors: Vec<RawDescriptor> =
-        descriptors.iter().map(|(addr, len, flags)| RawDescriptor::from(Descriptor::new(*addr, *len, *flags, 0))).collect();
+fn request(
+    memory: &GuestMemoryMmap,
+    disk: Numbered,
+    descriptors: &[(u64, u32, u16)],
+) -> Result<u32, EndReason> {
+    let descriptors: Vec<RawDescriptor> = descriptors
+        .iter()
+        .map(|(addr, len, flags)| RawDescriptor::from(Descriptor::new(*addr, *len, *flags, 0)))
+        .collect();
     let queue = MockSplitQueue::new(memory, 16);
     let chain = queue.build_desc_chain(&descriptors).unwrap();
     Block::over(0, Box::new(disk)).serve(chain, memory)
@@ -86,7 +92,14 @@ fn refuses_writes_whatever_was_negotiated() {
 #[test]
 fn refuses_what_leaves_the_disk_or_the_limits() {
     let sectors = BLOCKS * 8;
-    for (sector, len) in [(sectors, 512), (sectors - 1, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 511), (0, 0)] {
+    for (sector, len) in [
+        (sectors, 512),
+        (sectors - 1, 1024),
+        (u64::MAX, 512),
+        (u64::MAX / 512, 512),
+        (0, 511),
+        (0, 0),
+    ] {
         check(VIRTIO_BLK_T_IN, sector, len, VIRTIO_BLK_S_IOERR, 0);
     }
     assert_eq!(Span::new(0, REQUEST_MAX + 512, u64::MAX), None);

@@ -26,7 +26,9 @@ impl VirtioDevice for Probe {
         &[16, 8]
     }
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut().zip([1, 2, 3, 4].iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+        data.iter_mut()
+            .zip([1, 2, 3, 4].iter().skip(offset))
+            .for_each(|(slot, byte)| *slot = *byte);
     }
     fn activate(&mut self) {
         self.0.activations.fetch_add(1, Ordering::SeqCst);
@@ -123,7 +125,10 @@ fn queues_outside_memory_need_a_reset() {
     write(&device, 0x70, 15);
     assert_eq!(read(&device, 0x70), 11 | status::NEEDS_RESET);
     device.serve(Signal::Kick(0)).unwrap();
-    assert_eq!((counts.activations.load(Ordering::SeqCst), counts.kicks.load(Ordering::SeqCst)), (0, 0));
+    assert_eq!(
+        (counts.activations.load(Ordering::SeqCst), counts.kicks.load(Ordering::SeqCst)),
+        (0, 0)
+    );
     write(&device, 0x70, 0);
     run(&device);
 }
@@ -141,7 +146,9 @@ fn a_running_queue_cannot_be_changed() {
 
 fn live(device: &VirtioMmio) -> Vec<(u16, u64)> {
     match &device.lock().queues {
-        QueueState::Active(queues) => queues.iter().flatten().map(|q| (q.size(), q.desc_table())).collect(),
+        QueueState::Active(queues) => {
+            queues.iter().flatten().map(|q| (q.size(), q.desc_table())).collect()
+        }
         QueueState::Configuring(_) => panic!("not active"),
     }
 }

@@ -42,7 +42,14 @@ impl Backend {
     pub fn new(kind: NetBackend, link: OwnedFd) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&link, true)?;
         let watch = Watch::new()?;
-        Ok(Self { kind, link: Some(link), watch, inbox: Inbox::default(), outbox: Vec::new(), listening: false })
+        Ok(Self {
+            kind,
+            link: Some(link),
+            watch,
+            inbox: Inbox::default(),
+            outbox: Vec::new(),
+            listening: false,
+        })
     }
 
     /// Whether arriving frames are wanted now.

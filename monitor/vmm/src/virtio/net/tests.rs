@@ -19,13 +19,25 @@ fn memory() -> GuestMemoryMmap {
 fn net() -> (Net, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    (Net::new(NetSpec { mac: [2, 0, 0, 0, 0, 1], backend: NetBackend::Passt }, ours.into()).unwrap(), theirs)
+    (
+        Net::new(NetSpec { mac: [2, 0, 0, 0, 0, 1], backend: NetBackend::Passt }, ours.into())
+            .unwrap(),
+        theirs,
+    )
 }
 
 /// Runs `act` over a receive and a transmit queue, one of which holds `chains`.
-fn with_queue(memory: &GuestMemoryMmap, index: usize, chains: &[(u64, u32, u16)], act: impl FnOnce(&mut Queues<'_>)) {
+fn with_queue(
+    memory: &GuestMemoryMmap,
+    index: usize,
+    chains: &[(u64, u32, u16)],
+    act: impl FnOnce(&mut Queues<'_>),
+) {
     let mock = MockSplitQueue::new(memory, 16);
-    let chains: Vec<RawDescriptor> = chains.iter().map(|(a, l, f)| RawDescriptor::from(Descriptor::new(*a, *l, *f, 0))).collect();
+    let chains: Vec<RawDescriptor> = chains
+        .iter()
+        .map(|(a, l, f)| RawDescriptor::from(Descriptor::new(*a, *l, *f, 0)))
+        .collect();
     mock.add_desc_chains(&chains, 0).unwrap();
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
     let mut queues: Vec<Option<Queue>> = vec![None, None];

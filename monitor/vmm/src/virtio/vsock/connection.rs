@@ -131,13 +131,17 @@ impl Connection {
 
     /// True once nothing can pass any more: the guest is through and its bytes are delivered, or nobody takes them.
     fn over(&self) -> bool {
-        self.host == HostSide::Broken || (self.guest_silent && self.guest_deaf && self.held.is_empty())
+        self.host == HostSide::Broken
+            || (self.guest_silent && self.guest_deaf && self.held.is_empty())
     }
 
     /// True if there is something to tell the guest now.
     pub fn has_news(&mut self) -> bool {
         self.forward();
-        self.over() || self.host == HostSide::Ended || self.credit_is_news() || (self.listening() && self.readable())
+        self.over()
+            || self.host == HostSide::Ended
+            || self.credit_is_news()
+            || (self.listening() && self.readable())
     }
 
     /// True while bytes from the host have somewhere to go.
@@ -218,7 +222,11 @@ impl Connection {
     /// True if a read would not block: there are bytes, or the end.
     fn readable(&self) -> bool {
         use rustix::net::RecvFlags;
-        let peeked = rustix::net::recv(&self.stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let peeked = rustix::net::recv(
+            &self.stream,
+            &mut [0u8; 1][..],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        );
         !matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 }

@@ -54,7 +54,10 @@ fn a_connection_opens_and_relays_both_ways() {
     vsock.handle(&packet(Op::Request), b"");
     let response = next_reply(&mut vsock).unwrap();
     assert_eq!(response.op(), Some(Op::Response));
-    assert_eq!((response.src_cid, response.dst_cid, response.src_port, response.dst_port), (HOST_CID, GUEST, PORT, 1000));
+    assert_eq!(
+        (response.src_cid, response.dst_cid, response.src_port, response.dst_port),
+        (HOST_CID, GUEST, PORT, 1000)
+    );
     assert_eq!(response.buf_alloc, connection::CREDIT);
 
     vsock.handle(&Header { len: 5, ..packet(Op::Data) }, b"hello");
@@ -156,7 +159,8 @@ fn replies_wait_for_room_and_the_guest_waits_for_them() {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let bogus = Header { dst_port: 1, ..packet(Op::Request) }.encode();
     memory.write_slice(&bogus, GuestAddress(0x1_0000)).unwrap();
-    let chains: Vec<_> = (0..127).map(|_| RawDescriptor::from(Descriptor::new(0x1_0000, 44, 0, 0))).collect();
+    let chains: Vec<_> =
+        (0..127).map(|_| RawDescriptor::from(Descriptor::new(0x1_0000, 44, 0, 0))).collect();
     let mock = MockSplitQueue::new(&memory, 128);
     mock.add_desc_chains(&chains, 0).unwrap();
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
