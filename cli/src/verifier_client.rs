@@ -77,7 +77,6 @@ impl Verifier {
     }
 
     /// The body may hold a secret: its buffer is wiped.
-    #[expect(clippy::type_complexity, reason = "the outer result is ours, the inner one ureq's")]
     fn send(
         &self,
         request: ureq::RequestBuilder<ureq::typestate::WithBody>,
