@@ -9,6 +9,7 @@
 //! | `GET /v1/host/identity` | | `coffer_attestation::protocol::HostIdentity` |
 //! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |
 //! | `GET /v1/host/event-log` | | the raw TCG log |
+//! | `POST /v1/host/power-off` | | 202; sealed hosts only: ends every VM, then the machine |
 //! | `POST /v1/vms` | [`CreateVm`] | 201 [`VmInfo`] |
 //! | `GET /v1/vms` | | list of [`VmInfo`] |
 //! | `GET /v1/vms/{id}` | | [`VmInfo`] |
@@ -91,7 +92,7 @@ pub struct VmInfo {
     pub box_kind: BoxKind,
     /// State.
     pub state: VmState,
-    /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`.
+    /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`, `network-failed`.
     pub reason: Option<String>,
     /// One clause for people.
     pub detail: Option<String>,
@@ -103,7 +104,7 @@ pub struct VmInfo {
     pub publish: Vec<Publish>,
     /// Unix seconds of creation.
     pub created: u64,
-    /// Milliseconds from the request, by step, in order: `hash`, `vtpm`, `measure`, `spawn`, `run`, `init`, `attested`, `running`.
+    /// Milliseconds from the request, by step, in order: `open`, `hash`, `vtpm`, `measure`, `spawn`, `run`, `init`, `mounted`, `attested`, `running`.
     pub timings: Vec<Timing>,
 }
 
