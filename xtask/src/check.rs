@@ -14,17 +14,8 @@ const TRUSTED_MAX: usize = 12_000;
 /// Folders whose code is trusted on a host.
 const TRUSTED: [&str; 2] = ["monitor", "attestation"];
 /// Top folders that hold code of ours.
-const CODE: [&str; 9] = [
-    "attestation",
-    "cli",
-    "guest",
-    "images",
-    "monitor",
-    "policies",
-    "tests",
-    "verifier",
-    "xtask",
-];
+const CODE: [&str; 9] =
+    ["attestation", "cli", "guest", "images", "monitor", "policies", "tests", "verifier", "xtask"];
 
 /// Everything; needs no lab and no network.
 pub fn all(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
@@ -37,10 +28,7 @@ pub fn all(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
 /// `cargo fmt --check`.
 pub fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     progress.step("Format", |step| {
-        command::quiet(
-            step,
-            build::cargo(workspace).args(["fmt", "--all", "--check"]),
-        )?;
+        command::quiet(step, build::cargo(workspace).args(["fmt", "--all", "--check"]))?;
         Ok(((), String::new()))
     })
 }
@@ -67,10 +55,8 @@ pub fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
 
 fn dependencies(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     progress.step("Dependency rules", |step| {
-        let there = Command::new("cargo-deny")
-            .arg("--version")
-            .output()
-            .is_ok_and(|o| o.status.success());
+        let there =
+            Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success());
         if !there {
             bail!("cargo-deny is not installed; try: cargo install cargo-deny --locked");
         }
@@ -107,9 +93,7 @@ fn house(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
             }
         }
         if trusted > TRUSTED_MAX {
-            findings.push(format!(
-                "{trusted} trusted lines are more than {TRUSTED_MAX}"
-            ));
+            findings.push(format!("{trusted} trusted lines are more than {TRUSTED_MAX}"));
         }
         for finding in &findings {
             eprintln!("      {finding}");
@@ -117,13 +101,7 @@ fn house(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
         if !findings.is_empty() {
             bail!("{} findings", findings.len());
         }
-        Ok((
-            (),
-            format!(
-                "{} files, {trusted} trusted lines (<= {TRUSTED_MAX})",
-                files.len()
-            ),
-        ))
+        Ok(((), format!("{} files, {trusted} trusted lines (<= {TRUSTED_MAX})", files.len())))
     })
 }
 
@@ -138,18 +116,13 @@ fn findings_in(name: &Path, text: &str) -> Vec<String> {
         let number = at + 1;
         let code = line.split("//").next().unwrap_or_default();
         // Our own examples of what to look for must not look like it.
-        let machine_paths = [
-            concat!("/ho", "me/"),
-            concat!("/wo", "rk/"),
-            concat!("/ro", "ot/"),
-        ];
+        let machine_paths = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/ro", "ot/")];
         if machine_paths.iter().any(|path| line.contains(path)) {
             findings.push(format!("{shown}:{number}: a path of one machine"));
         }
         if code.contains("unsafe {") && !has_safety_note(&lines, at) {
-            findings.push(format!(
-                "{shown}:{number}: unsafe block without a `SAFETY:` note above it"
-            ));
+            findings
+                .push(format!("{shown}:{number}: unsafe block without a `SAFETY:` note above it"));
         }
     }
     findings

@@ -45,9 +45,7 @@ pub fn quiet(step: &Step, command: &mut Command) -> Result<Vec<String>> {
         }
         tail.push_back(line);
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for `{name}`"))?;
+    let status = child.wait().with_context(|| format!("cannot wait for `{name}`"))?;
     if !status.success() {
         for line in &tail {
             eprintln!("      {line}");
@@ -60,10 +58,8 @@ pub fn quiet(step: &Step, command: &mut Command) -> Result<Vec<String>> {
 /// Runs a program with its output passed through to ours.
 pub fn loud(command: &mut Command) -> Result<()> {
     let name = name_of(command);
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{name}`"))?;
     if !status.success() {
         bail!("`{name}` failed ({status})");
     }
@@ -73,27 +69,17 @@ pub fn loud(command: &mut Command) -> Result<()> {
 /// Standard output of a program that must succeed.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = name_of(command);
-    let got = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let got =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{name}`"))?;
     if !got.status.success() {
-        bail!(
-            "`{name}` failed ({}): {}",
-            got.status,
-            String::from_utf8_lossy(&got.stderr).trim()
-        );
+        bail!("`{name}` failed ({}): {}", got.status, String::from_utf8_lossy(&got.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&got.stdout).into_owned())
 }
 
 fn name_of(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
-    let mut name = program
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let mut name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for argument in command.get_args().take(2) {
         name.push(' ');
         name.push_str(&argument.to_string_lossy());

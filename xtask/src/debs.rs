@@ -23,14 +23,8 @@ pub struct Tree {
 
 /// Root file systems of the appliances that demo and tests run.
 pub const TREES: &[Tree] = &[
-    Tree {
-        name: "nginx",
-        packages: &["nginx-light"],
-    },
-    Tree {
-        name: "tools",
-        packages: &["tpm2-tools", "libtss2-tcti-device0", "busybox-static"],
-    },
+    Tree { name: "nginx", packages: &["nginx-light"] },
+    Tree { name: "tools", packages: &["tpm2-tools", "libtss2-tcti-device0", "busybox-static"] },
 ];
 
 /// Meta package that names the newest guest and lab host kernel.
@@ -57,16 +51,8 @@ pub fn kernel(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
                 .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
                 .current_dir(fresh.path()),
         )?;
-        let deb = debs_in(fresh.path())?
-            .pop()
-            .context("apt downloaded nothing")?;
-        command::quiet(
-            step,
-            Command::new("dpkg-deb")
-                .arg("-x")
-                .arg(&deb)
-                .arg(fresh.path()),
-        )?;
+        let deb = debs_in(fresh.path())?.pop().context("apt downloaded nothing")?;
+        command::quiet(step, Command::new("dpkg-deb").arg("-x").arg(&deb).arg(fresh.path()))?;
         std::fs::remove_file(&deb)?;
         fresh.finish(&format!("{package}\n"))?;
         Ok(((), package))
@@ -85,13 +71,7 @@ pub fn tree(workspace: &Workspace, progress: &mut Progress, tree: &Tree) -> Resu
         download_closure(step, &archives, tree.packages)?;
         let debs = debs_in(&archives)?;
         for deb in &debs {
-            command::quiet(
-                step,
-                Command::new("dpkg-deb")
-                    .arg("-x")
-                    .arg(deb)
-                    .arg(fresh.path()),
-            )?;
+            command::quiet(step, Command::new("dpkg-deb").arg("-x").arg(deb).arg(fresh.path()))?;
         }
         let listing = command::output(
             Command::new("sha256sum")
@@ -127,13 +107,9 @@ fn download_closure(step: &Step, archives: &Path, packages: &[&str]) -> Result<(
 
 /// Documentation and translations are of no use to an appliance.
 fn trim(root: &Path) -> Result<()> {
-    for path in [
-        "usr/share/doc",
-        "usr/share/man",
-        "usr/share/locale",
-        "usr/share/lintian",
-        "usr/share/bug",
-    ] {
+    for path in
+        ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/bug"]
+    {
         let path = root.join(path);
         if path.exists() {
             std::fs::remove_dir_all(path)?;
@@ -175,23 +151,12 @@ struct Staging {
 
 impl Staging {
     fn new(target: &Path) -> Result<Self> {
-        let parent = target
-            .parent()
-            .context("the cache folder has no parent")?
-            .to_path_buf();
-        let name = target
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let parent = target.parent().context("the cache folder has no parent")?.to_path_buf();
+        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folder = parent.join(format!(".{name}.{}", std::process::id()));
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make `{}`", folder.display()))?;
-        Ok(Self {
-            target: target.to_path_buf(),
-            parent,
-            folder,
-        })
+        Ok(Self { target: target.to_path_buf(), parent, folder })
     }
 
     fn path(&self) -> &Path {

@@ -85,13 +85,9 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Bench { name, rounds } => {
             run::bench(&workspace, &mut progress, cli.no_install, name, *rounds)
         }
-        Task::Test { no_lab, filter } => tests::all(
-            &workspace,
-            &mut progress,
-            cli.no_install,
-            !no_lab,
-            filter.as_deref(),
-        ),
+        Task::Test { no_lab, filter } => {
+            tests::all(&workspace, &mut progress, cli.no_install, !no_lab, filter.as_deref())
+        }
         Task::Check => check::all(&workspace, &mut progress),
     };
     progress.summary(done.is_ok());

@@ -13,50 +13,23 @@ const NEEDED: &[(&str, &str)] = &[
         "build-essential",
         "compiler and linker for ring and SQLite, static C library for coffer-init",
     ),
-    (
-        "pkg-config",
-        "finds the TPM software stack when tss-esapi is built",
-    ),
-    (
-        "libtss2-dev",
-        "TPM 2.0 software stack, for the monitor's host TPM",
-    ),
-    (
-        "libtss2-tcti-device0",
-        "reaches /dev/tpmrm0; loaded when the monitor runs",
-    ),
-    (
-        "libtss2-tcti-swtpm0",
-        "reaches a software TPM on a developer host",
-    ),
-    (
-        "swtpm",
-        "the vTPM of every VM, and the TPM of the lab's host",
-    ),
-    (
-        "swtpm-tools",
-        "makes the lab host's TPM with its EK certificate",
-    ),
+    ("pkg-config", "finds the TPM software stack when tss-esapi is built"),
+    ("libtss2-dev", "TPM 2.0 software stack, for the monitor's host TPM"),
+    ("libtss2-tcti-device0", "reaches /dev/tpmrm0; loaded when the monitor runs"),
+    ("libtss2-tcti-swtpm0", "reaches a software TPM on a developer host"),
+    ("swtpm", "the vTPM of every VM, and the TPM of the lab's host"),
+    ("swtpm-tools", "makes the lab host's TPM with its EK certificate"),
     (
         "qemu-system-x86",
         "the lab's host machine (SVM, nested paging), and the launch benchmark's peer",
     ),
     ("ovmf", "UEFI firmware of the lab's host: measured boot"),
     ("erofs-utils", "mkfs.erofs: root file systems of appliances"),
-    (
-        "cryptsetup-bin",
-        "veritysetup: the independent check of integrity disks",
-    ),
+    ("cryptsetup-bin", "veritysetup: the independent check of integrity disks"),
     ("passt", "user-mode network of VMs"),
-    (
-        "tpm2-tools",
-        "independent reader of quotes, event logs and certificates in tests",
-    ),
+    ("tpm2-tools", "independent reader of quotes, event logs and certificates in tests"),
     ("openssl", "makes the demo's site key and certificate"),
-    (
-        "curl",
-        "the demo's HTTPS client, which knows nothing of Coffer",
-    ),
+    ("curl", "the demo's HTTPS client, which knows nothing of Coffer"),
 ];
 
 /// Makes sure every package is there; with `no_install` names the missing ones and fails.
@@ -70,27 +43,17 @@ pub fn ensure(progress: &mut Progress, no_install: bool) -> Result<()> {
     for (name, why) in &missing {
         eprintln!(
             "      {} {name:<22} {why}",
-            if no_install {
-                "missing   "
-            } else {
-                "installing"
-            }
+            if no_install { "missing   " } else { "installing" }
         );
     }
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
     if no_install {
-        bail!(
-            "{} packages are missing; try: apt-get install {}",
-            names.len(),
-            names.join(" ")
-        );
+        bail!("{} packages are missing; try: apt-get install {}", names.len(), names.join(" "));
     }
     command::quiet(&step, apt()?.args(["-q", "update"]))?;
     command::quiet(
         &step,
-        apt()?
-            .args(["-q", "-y", "--no-install-recommends", "install"])
-            .args(&names),
+        apt()?.args(["-q", "-y", "--no-install-recommends", "install"]).args(&names),
     )?;
     progress.end(step, &format!("{} installed", names.len()));
     Ok(())
@@ -128,11 +91,7 @@ fn missing() -> Result<Vec<(&'static str, &'static str)>> {
 
 fn apt() -> Result<Command> {
     let root = command::output(Command::new("id").arg("-u"))?.trim() == "0";
-    let mut apt = if root {
-        Command::new("apt-get")
-    } else {
-        Command::new("sudo")
-    };
+    let mut apt = if root { Command::new("apt-get") } else { Command::new("sudo") };
     if !root {
         let sudo = Command::new("sudo").arg("-n").arg("true").output();
         if !sudo.is_ok_and(|o| o.status.success()) {

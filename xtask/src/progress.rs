@@ -41,20 +41,14 @@ impl Progress {
             let style =
                 ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
                     .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            let bar = ProgressBar::new_spinner()
-                .with_style(style)
-                .with_prefix(name.to_owned());
+            let bar = ProgressBar::new_spinner().with_style(style).with_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
         if bar.is_none() {
             eprintln!("==> {name}");
         }
-        Step {
-            name: name.to_owned(),
-            started: Instant::now(),
-            bar,
-        }
+        Step { name: name.to_owned(), started: Instant::now(), bar }
     }
 
     /// Shows that a step ended well; `outcome` says what came of it in a word or two.
@@ -63,16 +57,8 @@ impl Progress {
         if let Some(bar) = &step.bar {
             bar.finish_and_clear();
         }
-        eprintln!(
-            "  ok  {:<44} {:>7.1} s  {outcome}",
-            step.name,
-            took.as_secs_f64()
-        );
-        self.steps.push(Done {
-            name: step.name,
-            took,
-            outcome: outcome.to_owned(),
-        });
+        eprintln!("  ok  {:<44} {:>7.1} s  {outcome}", step.name, took.as_secs_f64());
+        self.steps.push(Done { name: step.name, took, outcome: outcome.to_owned() });
     }
 
     /// Runs a step from begin to end.
@@ -92,11 +78,7 @@ impl Progress {
                     bar.finish_and_clear();
                 }
                 let took = step.started.elapsed();
-                self.steps.push(Done {
-                    name: step.name,
-                    took,
-                    outcome: "FAILED".to_owned(),
-                });
+                self.steps.push(Done { name: step.name, took, outcome: "FAILED".to_owned() });
                 Err(error)
             }
         }
@@ -109,18 +91,10 @@ impl Progress {
         }
         eprintln!();
         for done in &self.steps {
-            eprintln!(
-                "  {:<48} {:>7.1} s  {}",
-                done.name,
-                done.took.as_secs_f64(),
-                done.outcome
-            );
+            eprintln!("  {:<48} {:>7.1} s  {}", done.name, done.took.as_secs_f64(), done.outcome);
         }
         let verdict = if ok { "all done" } else { "FAILED" };
-        eprintln!(
-            "  {verdict:<48} {:>7.1} s",
-            self.started.elapsed().as_secs_f64()
-        );
+        eprintln!("  {verdict:<48} {:>7.1} s", self.started.elapsed().as_secs_f64());
     }
 }
 

@@ -17,7 +17,5 @@ pub fn machine(workspace: &Workspace, progress: &mut Progress, no_install: bool)
     packages::ensure(progress, no_install)?;
     packages::ensure_indexes(progress, no_install)?;
     debs::kernel(workspace, progress)?;
-    debs::TREES
-        .iter()
-        .try_for_each(|tree| debs::tree(workspace, progress, tree))
+    debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))
 }

@@ -23,13 +23,7 @@ pub fn all(
     build::everything(workspace, progress)?;
     let counts = progress.step("Tests", |_| {
         let mut cargo = build::cargo(workspace);
-        cargo.args([
-            "test",
-            "--release",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ]);
+        cargo.args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"]);
         if !lab {
             cargo.args(["--exclude", "coffer-lab"]);
         }
@@ -38,15 +32,9 @@ pub fn all(
             cargo.args(["--", filter]);
         }
         let counts = counted(&mut cargo)?;
-        Ok((
-            counts,
-            format!("{} passed, {} failed", counts.passed, counts.failed),
-        ))
+        Ok((counts, format!("{} passed, {} failed", counts.passed, counts.failed)))
     })?;
-    println!(
-        "{} passed, {} failed, {} ignored",
-        counts.passed, counts.failed, counts.ignored
-    );
+    println!("{} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     if counts.failed > 0 || !counts.success {
         bail!("tests failed");
     }

@@ -21,9 +21,7 @@ impl Workspace {
             .parent()
             .filter(|root| root.join("Cargo.toml").is_file())
             .context("cannot find the checkout; start it as `cargo xtask` inside it")?;
-        Ok(Self {
-            root: root.to_path_buf(),
-        })
+        Ok(Self { root: root.to_path_buf() })
     }
 
     /// Top folder.

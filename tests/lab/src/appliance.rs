@@ -61,10 +61,18 @@ impl SiteKey {
 /// Puts the web site into a copy of nginx's root file system.
 pub fn site_rootfs(into: &Path, certificate: &Path) -> Result<()> {
     copy_tree(&workspace::rootfs("nginx")?, into)?;
-    write(into, "etc/passwd", "root:x:0:0:root:/root:/usr/sbin/nologin\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n")?;
+    write(
+        into,
+        "etc/passwd",
+        "root:x:0:0:root:/root:/usr/sbin/nologin\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n",
+    )?;
     write(into, "etc/group", "root:x:0:\nwww-data:x:33:\n")?;
     write(into, "etc/nginx/coffer.conf", NGINX_CONF)?;
-    write(into, "srv/site/index.html", &format!("<!doctype html><title>Coffer</title><p>{PAGE}</p>\n"))?;
+    write(
+        into,
+        "srv/site/index.html",
+        &format!("<!doctype html><title>Coffer</title><p>{PAGE}</p>\n"),
+    )?;
     std::fs::copy(certificate, into.join("etc/nginx/site.pem"))?;
     Ok(())
 }
@@ -171,7 +179,8 @@ impl Image {
 fn find_in(disk: &Path, program: &[u8]) -> Result<u64> {
     let disk = std::fs::read(disk)?;
     let head = program.get(..64).context("the program is too short")?;
-    let at = disk.windows(64).position(|w| w == head).context("the program is not in the disk image")?;
+    let at =
+        disk.windows(64).position(|w| w == head).context("the program is not in the disk image")?;
     // Inside the padding of e_ident: the program itself would run all the same.
     Ok(at as u64 + 12)
 }

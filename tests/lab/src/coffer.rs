@@ -46,7 +46,13 @@ impl Coffer {
         more: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Answer> {
         let mut command = Command::new(workspace::program("coffer")?);
-        for name in ["COFFER_HOST", "COFFER_VERIFIER", "COFFER_CA", "COFFER_ADMIN_TOKEN_FILE", "COFFER_ENROLL_TOKEN"] {
+        for name in [
+            "COFFER_HOST",
+            "COFFER_VERIFIER",
+            "COFFER_CA",
+            "COFFER_ADMIN_TOKEN_FILE",
+            "COFFER_ENROLL_TOKEN",
+        ] {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -5,7 +5,7 @@ use coffer_attestation::Nonce;
 use coffer_attestation::evidence::Evidence;
 use serde_json::Value;
 
-use crate::host::{Launch, LabHost};
+use crate::host::{LabHost, Launch};
 use crate::needle::Needle;
 use crate::scene::{HOST_NAME, PUBLISHED, Scene};
 use crate::story::{self, Story};
@@ -30,8 +30,11 @@ pub fn run() -> Result<()> {
 fn say_where(story: &Story) {
     let obstacles = usable::obstacles();
     if obstacles.is_empty() {
-        story.say("This machine has KVM and a TPM of its own and could be a host (`coffer doctor`).");
-        story.say("The story uses the lab all the same: it reboots its host with a changed initrd.");
+        story.say(
+            "This machine has KVM and a TPM of its own and could be a host (`coffer doctor`).",
+        );
+        story
+            .say("The story uses the lab all the same: it reboots its host with a changed initrd.");
     } else {
         story.say(&format!("This machine cannot be a host: {}.", obstacles.join("; ")));
         story.say("So the host is the lab's: QEMU with AMD SVM and nested paging, UEFI, and a software TPM.");
@@ -40,18 +43,25 @@ fn say_where(story: &Story) {
 }
 
 fn prepare(story: &mut Story) -> Result<Scene> {
-    let stage = story.step("verifier, host TPM, and a TLS key that only the verifier will hold", Scene::prepare)?;
-    let scene = story.step("seal Debian's nginx; seal it again with another command line; forge three", || {
-        stage.build_images()
-    })?;
+    let stage = story.step(
+        "verifier, host TPM, and a TLS key that only the verifier will hold",
+        Scene::prepare,
+    )?;
+    let scene = story.step(
+        "seal Debian's nginx; seal it again with another command line; forge three",
+        || stage.build_images(),
+    )?;
     story.say(&format!("            image id {}", scene.site.id));
-    story.say(&format!("            policy {POLICY}: a software TPM proves the protocol, not the machine"));
+    story.say(&format!(
+        "            policy {POLICY}: a software TPM proves the protocol, not the machine"
+    ));
     story.step("give the key to the verifier, for that image alone", || scene.put_secret())?;
     Ok(scene)
 }
 
 fn tell(story: &mut Story, scene: &Scene) -> Result<()> {
-    let host = story.step("boot the host, every stage measured", || scene.boot_host("host", None))?;
+    let host =
+        story.step("boot the host, every stage measured", || scene.boot_host("host", None))?;
     let before = story.step("start the appliance on a host nobody enrolled", || {
         scene.trust(&host, HOST_NAME)?;
         host.run("site", "before", &[])
@@ -60,7 +70,8 @@ fn tell(story: &mut Story, scene: &Scene) -> Result<()> {
     story.step("enrol the host's TPM", || scene.enrol(&host, HOST_NAME).map(drop))?;
 
     let publish = format!("{PUBLISHED}:{}", appliance::SITE_PORT);
-    let launch = story.step("start the appliance", || host.run("site", "site", &["-p", &publish]))?;
+    let launch =
+        story.step("start the appliance", || host.run("site", "site", &["-p", &publish]))?;
     story.expect("sealed appliance on an enrolled host", "running", &launch.reason());
     say_timings(story, &launch);
     let page = story.step("fetch a page through it, certificate checked", || scene.fetch(&host));
@@ -83,21 +94,12 @@ fn refusals(story: &mut Story, scene: &Scene, host: &LabHost) -> Result<()> {
         ("sealed again with another command line", "resealed", &[], "policy-denied"),
         ("the same image as an open box", "site", &["--open"], "policy-denied"),
     ];
-    let launches = story.step("start forged, resealed and opened images", || {
-        std::thread::scope(|scope| {
-            let running: Vec<_> = cases
-                .iter()
-                .enumerate()
-                .map(|(at, (_, image, more, _))| {
-                    scope.spawn(move || host.run(image, &format!("case-{at}"), more))
-                })
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a launch panicked"))?)
-                .collect::<Result<Vec<Launch>>>()
-        })
-    })?;
+    // One after the other: the host has one emulated CPU.
+    let mut launches = Vec::new();
+    for (at, (case, image, more, _)) in cases.iter().enumerate() {
+        let name = format!("case-{at}");
+        launches.push(story.step(&format!("start: {case}"), || host.run(image, &name, more))?);
+    }
     for ((case, _, _, expected), launch) in cases.iter().zip(&launches) {
         story.expect(case, expected, &launch.reason());
     }
@@ -121,7 +123,8 @@ fn replays(story: &mut Story, scene: &Scene, decision: &Value) -> Result<()> {
 
 /// The same evidence, claiming to answer another challenge.
 pub fn with_nonce(cmw: &[u8], nonce: &str) -> Result<Vec<u8>> {
-    let mut evidence = Evidence::from_cmw(cmw).map_err(|e| anyhow::anyhow!("the evidence does not parse: {e}"))?;
+    let mut evidence =
+        Evidence::from_cmw(cmw).map_err(|e| anyhow::anyhow!("the evidence does not parse: {e}"))?;
     let nonce: Nonce = serde_json::from_value(Value::String(nonce.to_owned()))?;
     evidence.nonce = nonce;
     Ok(evidence.to_cmw())
@@ -130,9 +133,10 @@ pub fn with_nonce(cmw: &[u8], nonce: &str) -> Result<Vec<u8>> {
 /// Reads every file of the host while the appliance serves with the key, then everything the host left here.
 fn key_stayed_away(story: &mut Story, scene: &Scene, host: &LabHost) -> Result<()> {
     let (key, decoy) = scene.needles()?;
-    let found = story.step("search every file of the host for the key, while the site is up", || {
-        host.search(&[&key, &decoy])
-    })?;
+    let found = story
+        .step("search every file of the host for the key, while the site is up", || {
+            host.search(&[&key, &decoy])
+        })?;
     story.say(&format!(
         "            {} files, {:.1} MiB; reads the host's own file systems, open descriptors included",
         found.files,
@@ -141,7 +145,11 @@ fn key_stayed_away(story: &mut Story, scene: &Scene, host: &LabHost) -> Result<(
     let on_host = found.hits.first().map_or(0, Vec::len);
     let decoys = found.hits.get(1).map_or(0, Vec::len);
     story.expect("the key in the host's files", "absent", presence(on_host));
-    story.expect("a key planted there, same search", "found", if decoys > 0 { "found" } else { "missed" });
+    story.expect(
+        "a key planted there, same search",
+        "found",
+        if decoys > 0 { "found" } else { "missed" },
+    );
     story.step("search consoles, logs, disks and the TPM's state", || save_logs(host))?;
     search_here(story, scene, &key)
 }
@@ -164,18 +172,26 @@ fn search_here(story: &mut Story, scene: &Scene, key: &Needle) -> Result<()> {
         hits.extend(found);
         bytes += searched;
     }
-    story.say(&format!("            {:.1} MiB of consoles, logs, disks, images and TPM state", mib(bytes)));
+    story.say(&format!(
+        "            {:.1} MiB of consoles, logs, disks, images and TPM state",
+        mib(bytes)
+    ));
     hits.iter().for_each(|hit| story.say(&format!("            {hit}")));
     story.expect("the key in what the host left", "absent", presence(hits.len()));
     let (own, _) = key.below(&scene.workdir.path().join("operator"))?;
-    story.expect("the key where its owner keeps it, same search", "found", if own.is_empty() { "missed" } else { "found" });
+    story.expect(
+        "the key where its owner keeps it, same search",
+        "found",
+        if own.is_empty() { "missed" } else { "found" },
+    );
     Ok(())
 }
 
 fn changed_host(story: &mut Story, scene: &Scene) -> Result<()> {
-    let host = story.step("boot the same machine, same TPM, with one file more in its initrd", || {
-        scene.boot_host("host-changed", Some("one file more"))
-    })?;
+    let host = story
+        .step("boot the same machine, same TPM, with one file more in its initrd", || {
+            scene.boot_host("host-changed", Some("one file more"))
+        })?;
     let launch = story.step("start the appliance there", || host.run("site", "site", &[]))?;
     story.expect("host whose initrd changed", "host-not-recognised", &launch.reason());
     Ok(())
@@ -192,22 +208,27 @@ fn say_timings(story: &Story, launch: &Launch) {
 
 /// Everything measured, found and expected, as the verifier judged it.
 fn say_decision(story: &Story, decision: &Value) {
-    let rows = decision["release"]["report"].as_array().cloned().unwrap_or_default();
     let mut table = story::table(&["side", "PCR", "event", "what", "digest", "expected", ""]);
-    for row in &rows {
-        table.add_row([
-            text(&row["side"]),
-            row["pcr"].to_string(),
-            text(&row["event"]),
-            shortened(&text(&row["what"]), 44),
-            short_digest(&row["digest"]),
-            if row["expected"].is_null() { "-".to_owned() } else { short_digest(&row["expected"]) },
-            (if row["ok"] == true { "ok" } else { "refused" }).to_owned(),
-        ]);
+    for side in ["host", "vm"] {
+        for row in decision["release"]["report"][side].as_array().into_iter().flatten() {
+            table.add_row([
+                side.to_owned(),
+                row["pcr"].to_string(),
+                text(&row["event"]),
+                shortened(&text(&row["what"]), 44),
+                short_digest(&row["digest"]),
+                short_digest(&row["expected"]),
+                (if row["ok"] == true { "ok" } else { "refused" }).to_owned(),
+            ]);
+        }
     }
     story.say(&format!("\n{table}\n"));
     let verdict = if decision["allowed"] == true { "allowed" } else { "refused" };
-    story.say(&format!("decision {}: {verdict}: {}\n", text(&decision["id"]), text(&decision["explanation"])));
+    story.say(&format!(
+        "decision {}: {verdict}: {}\n",
+        text(&decision["id"]),
+        text(&decision["explanation"])
+    ));
 }
 
 fn text(value: &Value) -> String {

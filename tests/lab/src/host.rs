@@ -45,7 +45,8 @@ pub struct LabHost {
 impl LabHost {
     /// Builds its initrd and image store in `folder`, boots it with this TPM, and waits for its API.
     pub fn boot(folder: &Path, tpm: &HostTpm, config: &LabConfig) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make `{}`", folder.display()))?;
         let initrd = folder.join("host.initrd");
         initrd::write(&initrd, &config.extras)?;
         let mut disks = Vec::new();
@@ -54,7 +55,8 @@ impl LabHost {
             make_store(images, &store)?;
             disks.push(store);
         }
-        let ports: Vec<u16> = [API_PORT, probe::PORT].iter().chain(&config.publish).copied().collect();
+        let ports: Vec<u16> =
+            [API_PORT, probe::PORT].iter().chain(&config.publish).copied().collect();
         let started = Instant::now();
         let machine = Machine::power_on(
             folder,
@@ -69,7 +71,8 @@ impl LabHost {
                 memory_mib: MEMORY_MIB,
             },
         )?;
-        let mut host = Self { machine, folder: folder.to_path_buf(), initrd, boot_time: Duration::ZERO };
+        let mut host =
+            Self { machine, folder: folder.to_path_buf(), initrd, boot_time: Duration::ZERO };
         host.wait_for_api()?;
         host.boot_time = started.elapsed();
         Ok(host)
@@ -128,7 +131,8 @@ impl LabHost {
 
     /// Starts an image detached; true once its workload runs.
     pub fn run(&self, image: &str, name: &str, more: &[&str]) -> Result<Launch> {
-        let answer = self.coffer()?.run(["run", "-d", "--name", name], |c| c.args(more).arg(image))?;
+        let answer =
+            self.coffer()?.run(["run", "-d", "--name", name], |c| c.args(more).arg(image))?;
         let inspected = self.inspect(name);
         Ok(Launch { ok: answer.said.ok, message: answer.said.err, vm: inspected.ok() })
     }
@@ -189,6 +193,12 @@ impl Launch {
             None if self.ok => "running".to_owned(),
             None => code_in(&self.message),
         }
+    }
+
+    /// The monitor's one clause about it.
+    pub fn detail(&self) -> String {
+        let recorded = self.vm.as_ref().and_then(|v| v["vm"]["detail"].as_str());
+        recorded.unwrap_or_default().to_owned()
     }
 
     /// Milliseconds from the request to the end of a step.

@@ -19,9 +19,11 @@ impl HostTpm {
     pub fn manufacture(folder: &Path) -> Result<Self> {
         let (state, ca) = (folder.join("state"), folder.join("ca"));
         for path in [&state, &ca] {
-            std::fs::create_dir_all(path).with_context(|| format!("cannot make `{}`", path.display()))?;
+            std::fs::create_dir_all(path)
+                .with_context(|| format!("cannot make `{}`", path.display()))?;
         }
-        let (setup, options, local) = (ca.join("setup.conf"), ca.join("options"), ca.join("localca.conf"));
+        let (setup, options, local) =
+            (ca.join("setup.conf"), ca.join("options"), ca.join("localca.conf"));
         let at = ca.display();
         std::fs::write(
             &local,

@@ -15,6 +15,7 @@
     clippy::indexing_slicing,
     reason = "answers are read as serde_json::Value, which answers null for a key it does not have"
 )]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail loudly"))]
 
 pub mod appliance;
 pub mod bench;

@@ -33,7 +33,8 @@ impl Needle {
             ("the scalar in upper-case hex", hexadecimal.to_uppercase().into_bytes()),
         ];
         // Every line of the PEM body alone would give the key away, however the lines are joined.
-        let body: Vec<&str> = pem.lines().filter(|l| !l.starts_with("-----") && l.len() >= 40).collect();
+        let body: Vec<&str> =
+            pem.lines().filter(|l| !l.starts_with("-----") && l.len() >= 40).collect();
         ensure!(!body.is_empty(), "`{}` is not a PEM file", pem_file.display());
         forms.extend(body.iter().map(|line| ("a line of the PEM file", line.as_bytes().to_vec())));
         Ok(Self { forms })
@@ -60,7 +61,8 @@ impl Needle {
                 self.walk(&entry?.path(), found, searched)?;
             }
         } else if kind.is_file() {
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let bytes =
+                std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
             *searched += bytes.len() as u64;
             if let Some(form) = self.in_bytes(&bytes) {
                 found.push(format!("{} ({form})", path.display()));
@@ -99,7 +101,9 @@ fn contains(haystack: &[u8], form: &[u8]) -> bool {
 /// ECPrivateKey (RFC 5915): SEQUENCE, INTEGER 1, OCTET STRING of 32 bytes.
 fn scalar_of(sec1: &[u8]) -> Result<Vec<u8>> {
     match sec1.get(2..7) {
-        Some([0x02, 0x01, 0x01, 0x04, 0x20]) => Ok(sec1.get(7..39).context("the key is truncated")?.to_vec()),
+        Some([0x02, 0x01, 0x01, 0x04, 0x20]) => {
+            Ok(sec1.get(7..39).context("the key is truncated")?.to_vec())
+        }
         _ => bail!("the key is not a P-256 key"),
     }
 }

@@ -110,7 +110,9 @@ struct Dump<W: Write> {
 impl<W: Write> Dump<W> {
     fn tree(&mut self, folder: &Path, top: bool) -> io::Result<()> {
         // A file or folder that vanishes meanwhile is none.
-        let Ok(entries) = std::fs::read_dir(if top { folder.join(".") } else { folder.to_path_buf() }) else {
+        let Ok(entries) =
+            std::fs::read_dir(if top { folder.join(".") } else { folder.to_path_buf() })
+        else {
             return Ok(());
         };
         for entry in entries.flatten() {
@@ -135,7 +137,8 @@ impl<W: Write> Dump<W> {
             let Ok(target) = std::fs::read_link(&path) else { continue };
             let nameless = target.to_string_lossy().ends_with("(deleted)");
             let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if nameless && metadata.is_file() && self.seen.insert((metadata.dev(), metadata.ino())) {
+            if nameless && metadata.is_file() && self.seen.insert((metadata.dev(), metadata.ino()))
+            {
                 self.file(&path)?;
             }
         }

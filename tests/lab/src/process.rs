@@ -129,7 +129,11 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Said> {
         if Instant::now() > deadline {
             let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
             let _ = child.wait();
-            bail!("`{name}` did not end in {} s; it said: {}", limit.as_secs(), err.join().unwrap_or_default());
+            bail!(
+                "`{name}` did not end in {} s; it said: {}",
+                limit.as_secs(),
+                err.join().unwrap_or_default()
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -142,7 +146,10 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Said> {
 }
 
 /// Runs a program that must end well, and returns its output.
-pub fn must<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> Result<String> {
+pub fn must<I: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = I>,
+) -> Result<String> {
     let said = run(Command::new(program).args(arguments), Duration::from_secs(60))?;
     if !said.ok {
         bail!("`{program}` failed: {}{}", said.out, said.err);

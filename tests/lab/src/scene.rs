@@ -109,7 +109,7 @@ impl Scene {
         let port = host.port(PUBLISHED)?;
         let said = process::run(
             Command::new("curl")
-                .args(["-sS", "--fail", "--max-time", "15", "--retry", "5", "--retry-connrefused"])
+                .args(["-sS", "--fail", "--max-time", "15", "--retry", "10", "--retry-all-errors"])
                 .args(["--retry-delay", "1", "--resolve", &format!("{SITE_NAME}:{port}:127.0.0.1")])
                 .arg("--cacert")
                 .arg(&self.key.certificate)
@@ -153,7 +153,8 @@ impl Stage {
         let rootfs = self.workdir.path().join("rootfs");
         appliance::site_rootfs(&rootfs, &self.key.certificate)?;
         let images = self.workdir.folder("images")?;
-        let site = appliance::build(&appliance::site_recipe(&pin, &[]), &rootfs, &images.join("site"))?;
+        let site =
+            appliance::build(&appliance::site_recipe(&pin, &[]), &rootfs, &images.join("site"))?;
         let resealed = appliance::build(
             &appliance::site_recipe(&pin, &["loglevel=4"]),
             &rootfs,

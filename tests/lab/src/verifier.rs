@@ -28,9 +28,12 @@ impl Verifier {
         let data = folder.join("verifier");
         Coffer::plain()
             .run(["verifier", "init", "--dir"], |c| {
-                c.arg(&data)
-                    .args(["--url", &format!("https://{VERIFIER_ADDRESS}")])
-                    .args(["--name", VERIFIER_ADDRESS, "--name", "127.0.0.1"])
+                c.arg(&data).args(["--url", &format!("https://{VERIFIER_ADDRESS}")]).args([
+                    "--name",
+                    VERIFIER_ADDRESS,
+                    "--name",
+                    "127.0.0.1",
+                ])
             })?
             .must()?;
         let roots = data.join("ek-roots/dangerous-software");
@@ -110,9 +113,19 @@ impl Verifier {
         let token = std::fs::read_to_string(self.folder.join("admin-token"))?;
         let status = self.curl(
             &format!("/v1/admin/decisions/{id}/evidence"),
-            &["-H", &format!("Authorization: Bearer {}", token.trim()), "-o", &into.display().to_string()],
+            &[
+                "-H",
+                &format!("Authorization: Bearer {}", token.trim()),
+                "-o",
+                &into.display().to_string(),
+            ],
         )?;
-        ensure!(status.0 == 200, "the verifier did not give out the evidence: {} {}", status.0, status.1);
+        ensure!(
+            status.0 == 200,
+            "the verifier did not give out the evidence: {} {}",
+            status.0,
+            status.1
+        );
         let bytes = std::fs::read(&into)?;
         std::fs::remove_file(&into)?;
         Ok(bytes)

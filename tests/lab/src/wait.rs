@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// Asks `probe` until it answers or `limit` has passed. An error of `probe` ends the wait.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = probe()? {

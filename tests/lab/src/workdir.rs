@@ -34,7 +34,8 @@ impl Workdir {
     /// Makes a folder in it.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(path)
     }
 

@@ -95,8 +95,25 @@ fn act(ask: &Ask) -> io::Result<Option<f64>> {
 fn microvm(kernel: &str, initrd: &str, cmdline: &str, memory_mib: u32) -> Command {
     let mut command = Command::new("/usr/bin/qemu-system-x86_64");
     command
-        .args(["-M", "microvm,accel=kvm", "-cpu", "host", "-smp", "1", "-m", &memory_mib.to_string()])
-        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args([
+            "-M",
+            "microvm,accel=kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "1",
+            "-m",
+            &memory_mib.to_string(),
+        ])
+        .args([
+            "-no-user-config",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+        ])
         .args(["-kernel", kernel, "-initrd", initrd, "-append", cmdline])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -55,7 +55,8 @@ fn launch(rounds: u32) -> Result<()> {
         },
     )?;
     println!("lab host up after {:.1} s; {rounds} rounds, in turns", host.boot_time.as_secs_f64());
-    let measured = (0..rounds).map(|round| one_round(&host, &image, round)).collect::<Result<Vec<_>>>();
+    let measured =
+        (0..rounds).map(|round| one_round(&host, &image, round)).collect::<Result<Vec<_>>>();
     if measured.is_err() {
         workdir.keep();
     }
@@ -74,7 +75,11 @@ fn one_round(host: &LabHost, image: &Image, round: u32) -> Result<Round> {
     let name = format!("round-{round}");
     let launch = host.run("launch", &name, &["--memory", &format!("{MEMORY_MIB}M")])?;
     if !launch.ok {
-        bail!("the launch failed: {}\nthe lab host's console ends:\n{}", launch.message, host.console_tail());
+        bail!(
+            "the launch failed: {}\nthe lab host's console ends:\n{}",
+            launch.message,
+            host.console_tail()
+        );
     }
     host.remove(&name)?;
     let steps: Option<Vec<f64>> = STEPS.iter().map(|step| launch.timing(step)).collect();
@@ -90,7 +95,9 @@ fn one_round(host: &LabHost, image: &Image, round: u32) -> Result<Round> {
 /// The image's own blobs, where the host has them.
 fn peer(image: &Image) -> Result<agent::Ask> {
     let descriptor = image.descriptor()?;
-    let blob = |digest: &coffer_attestation::Digest| format!("/var/lib/coffer/images/launch/blobs/sha256/{digest}");
+    let blob = |digest: &coffer_attestation::Digest| {
+        format!("/var/lib/coffer/images/launch/blobs/sha256/{digest}")
+    };
     let cmdline = std::fs::read_to_string(
         image.layout.join("blobs/sha256").join(descriptor.cmdline.digest.0.to_string()),
     )?;
@@ -109,7 +116,8 @@ fn ask(host: &LabHost, ask: &agent::Ask) -> Result<Option<f64>> {
     stream.write_all(b"\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("the agent did not answer")?;
-    let told: agent::Told = serde_json::from_str(&line).context("the agent's answer makes no sense")?;
+    let told: agent::Told =
+        serde_json::from_str(&line).context("the agent's answer makes no sense")?;
     match told.error {
         Some(error) => bail!("the microvm failed: {error}"),
         None => Ok(told.ms),
@@ -125,7 +133,9 @@ fn report(rounds: &[Round]) {
     println!("\n{table}");
     let coffer = median(rounds.iter().map(|r| r.coffer));
     let qemu = median(rounds.iter().map(|r| r.qemu));
-    println!("\nmedian: coffer {coffer:.0} ms, QEMU microvm {qemu:.0} ms, to the guest's init, first launch of the image");
+    println!(
+        "\nmedian: coffer {coffer:.0} ms, QEMU microvm {qemu:.0} ms, to the guest's init, first launch of the image"
+    );
     println!("{}", figure("launch.ratio_qemu_microvm", coffer / qemu, "ratio", LAUNCH_BUDGET));
 }
 

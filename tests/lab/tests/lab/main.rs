@@ -1,0 +1,8 @@
+//! One lab host, and what has to be true on it. The tests take turns: the host is small and its CPU emulated.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod bad_input;
+mod key;
+mod refusals;
+mod tools;
+mod world;

@@ -1,0 +1,101 @@
+//! The host all tests share, and what happened on it before they began.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::Result;
+use coffer_lab::appliance::{self, SITE_PORT};
+use coffer_lab::host::{LabHost, Launch};
+use coffer_lab::scene::{HOST_NAME, PUBLISHED, Scene};
+use coffer_lab::workspace;
+use serde_json::{Value, json};
+
+/// A host on which the site runs.
+pub struct World {
+    pub scene: Scene,
+    pub host: LabHost,
+    /// The site's launch before the host was enrolled.
+    pub before: Launch,
+    /// Its launch afterwards.
+    pub site: Launch,
+    /// The verifier's decision on that.
+    pub decision: Value,
+}
+
+/// The shared world, for one test at a time. Everything in it ends with the test process (the lab's guard).
+pub fn enter() -> MutexGuard<'static, World> {
+    static WORLD: OnceLock<Mutex<World>> = OnceLock::new();
+    WORLD
+        .get_or_init(|| {
+            Mutex::new(World::build().unwrap_or_else(|error| panic!("no lab: {error:#}")))
+        })
+        .lock()
+        // A test that failed has changed nothing another relies on.
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    fn build() -> Result<Self> {
+        let stage = Scene::prepare()?;
+        let scene = stage.build_images()?;
+        scene.put_secret()?;
+        extra_images(&scene)?;
+        let host = scene.boot_host("host", None)?;
+        scene.trust(&host, HOST_NAME)?;
+        let before = host.run("site", "before", &[])?;
+        host.remove("before")?;
+        scene.enrol(&host, HOST_NAME)?;
+        let site = host.run("site", "site", &["-p", &format!("{PUBLISHED}:{SITE_PORT}")])?;
+        let decision = scene.last_release()?;
+        Ok(Self { scene, host, before, site, decision })
+    }
+
+    /// Runs an image to see what comes of it, and removes the VM.
+    pub fn launch(&self, image: &str, name: &str, more: &[&str]) -> Launch {
+        let launch = self.host.run(image, name, more).unwrap();
+        if launch.vm.is_some() {
+            self.host.remove(name).unwrap();
+        }
+        launch
+    }
+
+    /// The reason it ended for.
+    pub fn outcome(&self, image: &str, name: &str, more: &[&str]) -> String {
+        self.launch(image, name, more).reason()
+    }
+}
+
+/// Images of single tests; the store is made once, before the host boots.
+fn extra_images(scene: &Scene) -> Result<()> {
+    let pin = scene.verifier.pin()?;
+    let tools = workspace::rootfs("tools")?;
+    let site_root = scene.workdir.path().join("rootfs");
+
+    appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
+
+    let mut away = pin.clone();
+    away["url"] = json!("https://10.0.2.100:444");
+    appliance::build(
+        &appliance::site_recipe(&away, &[]),
+        &site_root,
+        &scene.images.join("verifier-away"),
+    )?;
+
+    let mut stranger = pin;
+    stranger["ca"] = json!(std::fs::read_to_string(&scene.key.certificate)?);
+    appliance::build(
+        &appliance::site_recipe(&stranger, &[]),
+        &site_root,
+        &scene.images.join("verifier-stranger"),
+    )?;
+
+    let lacking = scene.images.join("lacking");
+    appliance::copy_tree(&scene.site.layout, &lacking)?;
+    let kernel = scene.site.descriptor()?.kernel.digest.0.to_string();
+    std::fs::remove_file(lacking.join("blobs/sha256").join(kernel))?;
+
+    let foreign = scene.images.join("foreign");
+    std::fs::create_dir_all(&foreign)?;
+    std::fs::write(foreign.join("index.json"), "{\"schemaVersion\": 2, \"manifests\": []}")?;
+    std::fs::write(foreign.join("oci-layout"), "{\"imageLayoutVersion\": \"1.0.0\"}")?;
+    Ok(())
+}
