@@ -1,5 +1,4 @@
 //! The formats that travel: strict decoding, limits, and the release a guest accepts.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use coffer_attestation::appraisal::ReceivedEvidence;
 use coffer_attestation::evidence::{

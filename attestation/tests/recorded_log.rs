@@ -1,7 +1,5 @@
 //! The reader against a log that OVMF and Linux wrote, with the registers the TPM held beside it.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
-
 use coffer_attestation::event_log::{self, EventType};
 use coffer_attestation::{Digest, predict};
 

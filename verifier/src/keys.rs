@@ -120,7 +120,6 @@ pub(crate) fn same(a: &Digest, b: &Digest) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
 
