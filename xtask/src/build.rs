@@ -1,5 +1,6 @@
 //! The build: the workspace, and `coffer-init` once more as a static program.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -18,23 +19,25 @@ pub fn everything(workspace: &Workspace, progress: &mut Progress) -> Result<()> 
         Ok(((), String::new()))
     })?;
     progress.step("Build coffer-init, static", |step| {
-        // A static program needs no loader and no libraries in the initrd it is PID 1 of.
-        command::quiet(
-            step,
-            cargo(workspace)
-                .args([
-                    "build",
-                    "--release",
-                    "--locked",
-                    "-p",
-                    "coffer-init",
-                    "--target",
-                    GUEST_TARGET,
-                ])
-                .env("RUSTFLAGS", "-C target-feature=+crt-static"),
-        )?;
+        let mut build = cargo(workspace);
+        build.args(["build", "--profile", "guest", "--locked", "-p", "coffer-init"]);
+        build.args(["--target", GUEST_TARGET]).env("RUSTFLAGS", guest_flags(workspace));
+        command::quiet(step, &mut build)?;
         Ok(((), String::new()))
     })
+}
+
+/// A static program needs no loader and no libraries in the initrd it is PID 1 of. Its bytes are part of
+/// every image ID, so the folders of this machine must not be part of its bytes.
+fn guest_flags(workspace: &Workspace) -> String {
+    let root = workspace.root().display();
+    let mut flags = format!("-C target-feature=+crt-static --remap-path-prefix={root}=/coffer");
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    if let Some(cargo_home) = cargo_home.or_else(home) {
+        flags += &format!(" --remap-path-prefix={}=/cargo", cargo_home.display());
+    }
+    flags
 }
 
 /// Cargo, in the checkout.
