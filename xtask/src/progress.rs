@@ -84,6 +84,18 @@ impl Progress {
         }
     }
 
+    /// Runs a step that shows its own progress: no spinner is drawn over its output.
+    pub fn own_output<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> anyhow::Result<(T, String)>,
+    ) -> anyhow::Result<T> {
+        let terminal = std::mem::replace(&mut self.terminal, false);
+        let done = self.step(name, |_| work());
+        self.terminal = terminal;
+        done
+    }
+
     /// The last word: every step with its time.
     pub fn summary(&self, ok: bool) {
         if self.steps.is_empty() {

@@ -11,7 +11,7 @@ use crate::{command, setup};
 /// The story and its refusals.
 pub fn demo(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
     setup::everything(workspace, progress, no_install)?;
-    progress.step("Demo", |_| {
+    progress.own_output("Demo", || {
         command::loud(lab(workspace).arg("demo"))?;
         Ok(((), String::new()))
     })
@@ -26,7 +26,7 @@ pub fn bench(
     rounds: u32,
 ) -> Result<()> {
     setup::everything(workspace, progress, no_install)?;
-    progress.step(&format!("Bench `{name}`"), |_| {
+    progress.own_output(&format!("Bench `{name}`"), || {
         command::loud(lab(workspace).args(["bench", name, "--rounds", &rounds.to_string()]))?;
         Ok(((), String::new()))
     })

@@ -21,7 +21,7 @@ pub fn all(
     check::format(workspace, progress)?;
     check::clippy(workspace, progress)?;
     build::everything(workspace, progress)?;
-    let counts = progress.step("Tests", |_| {
+    let counts = progress.own_output("Tests", || {
         let mut cargo = build::cargo(workspace);
         cargo.args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"]);
         if !lab {
