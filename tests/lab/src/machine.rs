@@ -16,9 +16,9 @@ const OVMF: &str = "/usr/share/OVMF";
 /// Address at which the lab host finds the verifier.
 pub const VERIFIER_ADDRESS: &str = "10.0.2.100";
 
-/// CPUs of a lab host. One: with two, QEMU 7.2 now and then lets an interrupt from one CPU into the other between
-/// #VMEXIT and the reload of the host's state, where the global interrupt flag should hold it off, and the host panics
-/// in `__svm_vcpu_run`. With one CPU there are no such interrupts, and two made nothing here faster.
+/// CPUs of a lab host. With two, a host under QEMU 7.2 was seen to panic: a reschedule interrupt from the other CPU came
+/// right after VMRUN in `__svm_vcpu_run`, before the host's GS was reloaded, where the global interrupt flag should hold
+/// it off. One CPU gets no such interrupts; whether that removes the cause is not known.
 const CPUS: u32 = 1;
 
 /// What the machine boots and whom it reaches.
