@@ -18,15 +18,15 @@ const CODE: [&str; 9] =
     ["attestation", "cli", "guest", "images", "monitor", "policies", "tests", "verifier", "xtask"];
 
 /// Everything; needs no lab and no network.
-pub fn all(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+pub fn all(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
     format(workspace, progress)?;
-    clippy(workspace, progress)?;
     house(workspace, progress)?;
-    dependencies(workspace, progress)
+    clippy(workspace, progress)?;
+    dependencies(workspace, progress, no_install)
 }
 
 /// `cargo fmt --check`.
-pub fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     progress.step("Format", |step| {
         command::quiet(step, build::cargo(workspace).args(["fmt", "--all", "--check"]))?;
         Ok(((), String::new()))
@@ -34,7 +34,7 @@ pub fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
 }
 
 /// Clippy with every warning an error.
-pub fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     progress.step("Clippy", |step| {
         command::quiet(
             step,
@@ -53,12 +53,19 @@ pub fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     })
 }
 
-fn dependencies(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+fn dependencies(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
     progress.step("Dependency rules", |step| {
         let there =
             Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success());
-        if !there {
-            bail!("cargo-deny is not installed; try: cargo install cargo-deny --locked");
+        match (there, no_install) {
+            (true, _) => {}
+            (false, true) => {
+                bail!("cargo-deny is not installed; try: cargo install cargo-deny --locked")
+            }
+            (false, false) => {
+                let mut install = build::cargo(workspace);
+                command::quiet(step, install.args(["install", "cargo-deny", "--locked"]))?;
+            }
         }
         command::quiet(
             step,

@@ -88,7 +88,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Test { no_lab, filter } => {
             tests::all(&workspace, &mut progress, cli.no_install, !no_lab, filter.as_deref())
         }
-        Task::Check => check::all(&workspace, &mut progress),
+        Task::Check => check::all(&workspace, &mut progress, cli.no_install),
     };
     progress.summary(done.is_ok());
     done

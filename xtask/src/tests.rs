@@ -18,8 +18,7 @@ pub fn all(
     filter: Option<&str>,
 ) -> Result<()> {
     setup::machine(workspace, progress, no_install)?;
-    check::format(workspace, progress)?;
-    check::clippy(workspace, progress)?;
+    check::all(workspace, progress, no_install)?;
     build::everything(workspace, progress)?;
     let counts = progress.own_output("Tests", || {
         let mut cargo = build::cargo(workspace);
