@@ -46,6 +46,8 @@ pub enum Ask {
 pub struct Told {
     /// Milliseconds from the start of the process to the guest's init.
     pub ms: Option<f64>,
+    /// The guest's words that ended the measurement: they show that it waited for nothing before it spoke.
+    pub words: Option<String>,
     /// Why not.
     pub error: Option<String>,
 }
@@ -68,15 +70,16 @@ fn answer(stream: &TcpStream) -> io::Result<()> {
     BufReader::new(stream).read_line(&mut line)?;
     let done = serde_json::from_str(&line).map_err(io::Error::other).and_then(|ask| act(&ask));
     let told = match done {
-        Ok(ms) => Told { ms, error: None },
-        Err(error) => Told { ms: None, error: Some(error.to_string()) },
+        Ok(Some((ms, words))) => Told { ms: Some(ms), words: Some(words), error: None },
+        Ok(None) => Told { ms: None, words: None, error: None },
+        Err(error) => Told { ms: None, words: None, error: Some(error.to_string()) },
     };
     let mut out = stream;
     serde_json::to_writer(&mut out, &told)?;
     out.write_all(b"\n")
 }
 
-fn act(ask: &Ask) -> io::Result<Option<f64>> {
+fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
     match ask {
         Ask::DropCaches => std::fs::write("/proc/sys/vm/drop_caches", "3").map(|()| None),
         Ask::Launch { kernel, initrd, cmdline, memory_mib } => {
@@ -86,7 +89,7 @@ fn act(ask: &Ask) -> io::Result<Option<f64>> {
             let took = started.elapsed();
             let _ = qemu.kill();
             let _ = qemu.wait();
-            reached.map(|()| Some(took.as_secs_f64() * 1000.0))
+            reached.map(|words| Some((took.as_secs_f64() * 1000.0, words)))
         }
     }
 }
@@ -121,7 +124,7 @@ fn microvm(kernel: &str, initrd: &str, cmdline: &str, memory_mib: u32) -> Comman
     command
 }
 
-fn wait_for_init(qemu: &mut Child) -> io::Result<()> {
+fn wait_for_init(qemu: &mut Child) -> io::Result<String> {
     let mut console = qemu.stdout.take().ok_or_else(|| io::Error::other("no console"))?;
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -129,19 +132,26 @@ fn wait_for_init(qemu: &mut Child) -> io::Result<()> {
         loop {
             let read = console.read(&mut piece).unwrap_or(0);
             seen.extend_from_slice(piece.get(..read).unwrap_or_default());
-            let found = seen.windows(SIGN_OF_INIT.len()).any(|w| w == SIGN_OF_INIT);
+            let found = whole_line_of_init(&seen);
             if found || read == 0 {
                 // Nobody listens any more if the launch took too long.
-                let _ = sender.send(if found { Ok(()) } else { Err(last_words(&seen)) });
+                let _ =
+                    sender.send(if found { Ok(last_words(&seen)) } else { Err(last_words(&seen)) });
                 return;
             }
         }
     });
     match receiver.recv_timeout(LIMIT) {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(words)) => Ok(words),
         Ok(Err(words)) => Err(io::Error::other(format!("the guest ended without init: {words}"))),
         Err(_) => Err(io::Error::other("the guest did not reach its init")),
     }
+}
+
+/// True once a whole line of it has come, so that the line can be shown.
+fn whole_line_of_init(seen: &[u8]) -> bool {
+    let sign = seen.windows(SIGN_OF_INIT.len()).position(|w| w == SIGN_OF_INIT);
+    sign.and_then(|at| seen.get(at..)).is_some_and(|line| line.contains(&b'\n'))
 }
 
 fn last_words(console: &[u8]) -> String {
