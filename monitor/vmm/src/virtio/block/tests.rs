@@ -1,3 +1,5 @@
+//! Hostile guests against the block device: what they may ask and what they never get.
+
 use super::*;
 use proptest::prelude::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};

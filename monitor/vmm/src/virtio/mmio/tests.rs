@@ -1,3 +1,5 @@
+//! The status machine and the register file against drivers that keep to no order.
+
 use super::*;
 use crate::devices::bus::harness;
 use coffer_machine::RamRange;

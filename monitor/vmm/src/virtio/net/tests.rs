@@ -1,3 +1,5 @@
+//! Frames in pieces, backends that stall and rings that lie.
+
 use super::*;
 use coffer_monitor_wire::NetBackend;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Packets no driver would send, and the credit that holds them back.
+
 use super::*;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
