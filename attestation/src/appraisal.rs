@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::claims::{HostClaims, VmClaims};
 use crate::event_log::{self, EventLog, vm_launch_log};
 use crate::evidence::Evidence;
-pub use crate::host_reference::HostReference;
-use crate::host_reference::recognise;
+pub use crate::host_reference::{HostProfile, HostReference};
+use crate::host_reference::{Unrecognised, recognise};
 use crate::launch::{BoxKind, LaunchRecord};
 use crate::quote::{QuotedPcrs, ReceivedQuote};
 pub use crate::report::{Report, Row};
@@ -131,6 +131,10 @@ pub struct Facts {
     pub reference_name: String,
     /// Security version of that reference value.
     pub reference_svn: u32,
+    /// What that reference value states the host build to be; the host claims the same.
+    pub profile: HostProfile,
+    /// Security version of the monitor in that reference value; the host claims the same.
+    pub monitor_svn: u32,
     /// Claims of the recognised monitor about its host.
     pub host_claims: HostClaims,
     /// Claims of the recognised monitor about the VM.
@@ -157,11 +161,6 @@ impl Facts {
     /// The launch.
     pub fn instance_id(&self) -> &InstanceId {
         &self.vm_claims.instance_id
-    }
-
-    /// `sealed` or `developer`, as the recognised monitor says.
-    pub fn host_profile(&self) -> &str {
-        &self.host_claims.profile
     }
 
     /// Secrets the guest asks for.
@@ -251,7 +250,7 @@ impl Case<'_> {
         let host_log = self.host_log(&host_pcrs)?;
         self.vm_log(&vm_pcrs, &host_claims, &vm_claims, &digests, report)?;
         // 13. Reference values.
-        let reference = self.recognise(&host_log, &host_pcrs, report)?;
+        let reference = self.recognise(&host_log, &host_pcrs, &host_claims, report)?;
 
         let facts = Facts {
             nonce: self.nonce,
@@ -260,6 +259,8 @@ impl Case<'_> {
             software_tpm: self.host.software_tpm,
             reference_name: reference.name.clone(),
             reference_svn: reference.svn,
+            profile: reference.profile,
+            monitor_svn: reference.monitor_svn,
             host_claims,
             vm_claims,
             launch_record: record,
@@ -428,15 +429,19 @@ impl Case<'_> {
         &self,
         log: &EventLog,
         pcrs: &QuotedPcrs,
+        claims: &HostClaims,
         report: &mut Report,
     ) -> Result<&HostReference, Fault> {
-        match recognise(self.references, log, pcrs) {
+        match recognise(self.references, log, pcrs, claims) {
             Ok((reference, rows)) => {
                 report.host = rows;
                 Ok(reference)
             }
-            Err(rows) => {
+            Err(Unrecognised { rows, contradiction }) => {
                 report.host = rows;
+                if let Some(explanation) = contradiction {
+                    return Err(Fault { reject: Reject::HostNotRecognised, explanation });
+                }
                 all_ok(&report.host, Reject::HostNotRecognised)?;
                 Err(Fault::of(Reject::HostNotRecognised))
             }

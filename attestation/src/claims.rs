@@ -9,6 +9,9 @@ use crate::{Digest, InstanceId, ObjectName, Reject, cbor};
 /// Most bytes of encoded claims of either kind.
 pub const CLAIMS_MAX: usize = 4096;
 
+/// Security version of the monitor of this source tree: raised when a fault that breaks a promise is fixed.
+pub const MONITOR_SVN: u32 = 1;
+
 /// What the monitor says of the VM at the other end of a vsock channel. The guest names nothing here.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

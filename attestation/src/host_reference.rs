@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claims::HostClaims;
 use crate::event_log::{Event, EventLog, EventType, SEPARATOR};
 use crate::quote::QuotedPcrs;
 use crate::report::Row;
@@ -16,6 +17,26 @@ use crate::{Digest, Reject, predict};
 
 /// Registers every reference must give: firmware code, option ROM code and configuration, Secure Boot.
 pub const REQUIRED_FIRMWARE: &[u8] = &[0, 2, 3, 7];
+
+/// What a host build is, as whoever made its reference value states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostProfile {
+    /// The initrd is ours: the monitor is its first process, and there is no shell and no login.
+    Sealed,
+    /// Any Linux; whoever is root on it can read its guests.
+    Developer,
+}
+
+impl HostProfile {
+    /// The name used in JSON, claims and Cedar.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Developer => "developer",
+        }
+    }
+}
 
 /// One host build a verifier accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +46,10 @@ pub struct HostReference {
     pub name: String,
     /// Security version.
     pub svn: u32,
+    /// What this build is. A developer host could claim to be sealed, so its word alone is not taken.
+    pub profile: HostProfile,
+    /// Security version of the monitor in this build.
+    pub monitor_svn: u32,
     /// Authenticode SHA-256 of the kernel as firmware loaded it.
     pub kernel: Digest,
     /// Digest of the "Linux initrd" event.
@@ -57,6 +82,22 @@ impl HostReference {
         rows.extend(self.applications(log));
         rows.extend(self.stub(log));
         rows
+    }
+
+    /// What the host says of its build against what the reference states of it; the line that explains a
+    /// difference.
+    fn contradicted_by(&self, claims: &HostClaims) -> Option<String> {
+        let differs =
+            |what: &str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| {
+                format!("{what}: found {found}, expected {expected} by reference `{}`", self.name)
+            };
+        if claims.profile != self.profile.as_str() {
+            // Debug escapes what a host may have put there.
+            let found = format!("{:?}", claims.profile);
+            return Some(differs("host profile", &found, &format!("{:?}", self.profile.as_str())));
+        }
+        (claims.monitor_svn != self.monitor_svn)
+            .then(|| differs("monitor svn", &claims.monitor_svn, &self.monitor_svn))
     }
 
     fn firmware(&self, quoted: &QuotedPcrs) -> Vec<Row> {
@@ -124,29 +165,44 @@ impl HostReference {
     }
 }
 
-/// The reference a host matches, with its rows; else the rows of the reference it comes closest to.
-pub fn recognise<'a>(
+/// Why no reference recognises a host.
+#[derive(Debug)]
+pub(crate) struct Unrecognised {
+    /// Rows of the reference it comes closest to.
+    pub(crate) rows: Vec<Row>,
+    /// Set if the boot matches and the host's claims about it do not.
+    pub(crate) contradiction: Option<String>,
+}
+
+/// The reference a host matches, with its rows. Every reference that the boot matches must agree with the
+/// claims: of two that state different things of one build the host must not be the one to choose.
+pub(crate) fn recognise<'a>(
     references: &'a [HostReference],
     log: &EventLog,
     quoted: &QuotedPcrs,
-) -> Result<(&'a HostReference, Vec<Row>), Vec<Row>> {
+    claims: &HostClaims,
+) -> Result<(&'a HostReference, Vec<Row>), Unrecognised> {
+    let mut matching: Option<(&HostReference, Vec<Row>)> = None;
     let mut closest: Option<Vec<Row>> = None;
     let faults = |rows: &[Row]| rows.iter().filter(|row| !row.ok).count();
     for reference in references {
         let rows = reference.judge(log, quoted);
         if faults(&rows) == 0 {
-            return Ok((reference, rows));
-        }
-        if closest.as_ref().is_none_or(|best| faults(&rows) < faults(best)) {
+            if let Some(contradiction) = reference.contradicted_by(claims) {
+                return Err(Unrecognised { rows, contradiction: Some(contradiction) });
+            }
+            matching = matching.or(Some((reference, rows)));
+        } else if closest.as_ref().is_none_or(|best| faults(&rows) < faults(best)) {
             closest = Some(rows);
         }
     }
-    Err(closest.unwrap_or_else(|| {
+    matching.ok_or_else(|| {
         let unknown = |(pcr, value): (u8, &Digest)| {
             Row::refused(pcr, "-", "no host reference values are known", *value)
         };
-        quoted.iter().map(unknown).collect()
-    }))
+        let rows = closest.unwrap_or_else(|| quoted.iter().map(unknown).collect());
+        Unrecognised { rows, contradiction: None }
+    })
 }
 
 fn is_separator(event: &Event) -> bool {
@@ -199,7 +255,7 @@ mod tests {
     fn is_json_with_every_key_known() {
         let hex = "ab".repeat(32);
         let json = format!(
-            r#"{{"name":"lab","svn":1,"kernel":"{hex}","initrd":"{hex}","cmdline":"{hex}","firmware":{{"0":"{hex}","7":"{hex}"}}}}"#
+            r#"{{"name":"lab","svn":1,"profile":"sealed","monitor_svn":2,"kernel":"{hex}","initrd":"{hex}","cmdline":"{hex}","firmware":{{"0":"{hex}","7":"{hex}"}}}}"#
         );
         let reference: HostReference = serde_json::from_str(&json).unwrap();
         assert_eq!(reference.firmware.get(&7), Some(&Digest([0xab; 32])));
@@ -207,6 +263,11 @@ mod tests {
         for (from, to) in [
             (r#""svn":1"#, r#""svn":1,"extra":0"#),
             (r#""svn":1,"#, ""),
+            (r#""profile":"sealed","#, ""),
+            (r#""sealed""#, r#""Sealed""#),
+            (r#""sealed""#, r#""any""#),
+            (r#""monitor_svn":2,"#, ""),
+            (r#""monitor_svn":2"#, r#""monitor_svn":-1"#),
             (r#""7":"ab"#, r#""7":"AB"#),
             (r#""7""#, r#""seven""#),
             (r#""7""#, r#""256""#),

@@ -8,8 +8,8 @@ mod swtpm;
 use std::collections::BTreeMap;
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal,
-    appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostProfile, HostReference, ImageDigests,
+    ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
 use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, vm_launch_log};
@@ -64,6 +64,8 @@ fn reference() -> HostReference {
     HostReference {
         name: "lab-1".into(),
         svn: 3,
+        profile: HostProfile::Sealed,
+        monitor_svn: 1,
         kernel: HOST_KERNEL,
         initrd: HOST_INITRD,
         cmdline: predict::load_options(HOST_CMDLINE),
@@ -642,6 +644,41 @@ fn refuses_what_the_verifier_holds_against_it() {
     let older = HostReference { name: "old".into(), initrd: Digest::ZERO, ..reference() };
     let accepted = judge(&evidence, &good, &[older, reference()]).unwrap();
     assert_eq!(accepted.facts().reference_name, "lab-1");
+}
+
+/// The boot is the same in every case; what the host says of it has to be what the reference states.
+#[test]
+fn refuses_a_host_that_says_other_than_its_reference() {
+    let mut scene = Scene::good();
+    let developer =
+        HostReference { name: "developer".into(), profile: HostProfile::Developer, ..reference() };
+    let newer = HostReference { name: "newer".into(), monitor_svn: 2, ..reference() };
+    let good = scene.evidence(&scene.draft());
+    let enrolled = scene.enrolled();
+    let cases = [
+        ("a developer host that claims to be sealed", vec![developer.clone()], r#""sealed""#),
+        ("an old monitor", vec![newer], "monitor svn: found 1, expected 2"),
+        ("two statements", vec![reference(), developer.clone()], "by reference `developer`"),
+        ("two statements, other order", vec![developer.clone(), reference()], "`developer`"),
+    ];
+    for (what, references, says) in cases {
+        let refusal = judge(&good, &enrolled, &references).unwrap_err();
+        assert_eq!(refusal.reject, Reject::HostNotRecognised, "{what}");
+        assert!(refusal.explanation.contains(says), "{what}: {refusal}");
+    }
+    let mut draft = scene.draft();
+    draft.host_claims.monitor_svn = 2;
+    let raised = scene.evidence(&draft);
+    check("a monitor's raised word", scene.judge(&raised), Reject::HostNotRecognised);
+
+    let mut draft = scene.draft();
+    draft.host_claims.profile = "developer".into();
+    let honest = scene.evidence(&draft);
+    let accepted = judge(&honest, &enrolled, &[developer]).unwrap();
+    assert_eq!(accepted.facts().profile, HostProfile::Developer);
+    check("against sealed", scene.judge(&honest), Reject::HostNotRecognised);
+    let accepted = scene.judge(&good).unwrap();
+    assert_eq!((accepted.facts().profile, accepted.facts().monitor_svn), (HostProfile::Sealed, 1));
 }
 
 #[test]

@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use coffer_attestation::appraisal::HostProfile;
 
 /// Sealed appliance VMs on any Linux machine with KVM and a TPM, and proof of what runs where.
 #[derive(Debug, Parser)]
@@ -208,10 +209,11 @@ pub struct EnrollArgs {
 #[command(after_help = "\
 Examples:
   coffer host reference --name rack-2026 --kernel vmlinuz --initrd host.cpio --cmdline 'quiet' \\
-      --event-log golden.bin -o rack-2026.json
+      --event-log golden.bin --profile sealed -o rack-2026.json
   coffer verifier trust-host rack-2026.json
 
-Kernel, initrd and command line are predicted from the files; only the firmware's PCRs come from the golden log.")]
+Kernel, initrd and command line are predicted from the files; only the firmware's PCRs come from the golden log.
+A host that claims another profile or monitor svn than its reference value states is refused.")]
 pub struct ReferenceArgs {
     /// Name of the reference value
     #[arg(long)]
@@ -234,9 +236,33 @@ pub struct ReferenceArgs {
     /// Security version
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub svn: u32,
+    /// What the build is; state `sealed` only of a host whose initrd holds the monitor, without shell or login
+    #[arg(long, value_enum)]
+    pub profile: Profile,
+    /// Security version of the monitor in the build; unless given, that of the monitor this program came with
+    #[arg(long, value_name = "N", default_value_t = coffer_attestation::claims::MONITOR_SVN)]
+    pub monitor_svn: u32,
     /// Where the JSON goes; standard output if absent
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// What a host build is.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Profile {
+    /// The initrd holds the monitor, and no shell or login
+    Sealed,
+    /// Any Linux
+    Developer,
+}
+
+impl From<Profile> for HostProfile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Sealed => Self::Sealed,
+            Profile::Developer => Self::Developer,
+        }
+    }
 }
 
 /// `coffer host info`.

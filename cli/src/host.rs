@@ -152,7 +152,16 @@ fn predict_reference(args: &ReferenceArgs) -> Result<HostReference, Error> {
         }
     };
     let initrd = predict::initrd(&initrd);
-    Ok(HostReference { name: args.name.clone(), svn: args.svn, kernel, initrd, cmdline, firmware })
+    Ok(HostReference {
+        name: args.name.clone(),
+        svn: args.svn,
+        profile: args.profile.into(),
+        monitor_svn: args.monitor_svn,
+        kernel,
+        initrd,
+        cmdline,
+        firmware,
+    })
 }
 
 /// QEMU patches the kernel it loads itself, and its firmware appends to the command line.

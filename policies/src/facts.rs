@@ -59,11 +59,11 @@ pub struct HostFacts {
     pub reference: String,
     /// Security version in that reference value.
     pub reference_svn: u32,
-    /// `sealed` or `developer` (claimed by the measured monitor, like all below).
+    /// `sealed` or `developer`, in that reference value.
     pub profile: String,
-    /// Security version of the monitor.
+    /// Security version of the monitor in that reference value.
     pub monitor_svn: u32,
-    /// Kernel lockdown mode.
+    /// Kernel lockdown mode (claimed by the measured monitor, like all below).
     pub lockdown: String,
     /// An IOMMU is active.
     pub iommu: bool,

@@ -5,6 +5,7 @@ mod testkit;
 
 use std::sync::Barrier;
 
+use coffer_attestation::appraisal::{HostProfile, HostReference};
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::BoxKind;
 use coffer_attestation::{Digest, Nonce, Reject};
@@ -204,8 +205,19 @@ fn a_software_tpm_is_refused_unless_the_policy_is_named() {
 fn a_developer_host_is_refused() {
     let mut scene = Scene::new();
     let mut vm = Vm::launch(&Shape::default());
+    let path = "/v1/admin/host-references/lab-1";
+    let sealed = testkit::host::reference();
+    let developer = HostReference { profile: HostProfile::Developer, ..sealed.clone() };
+    scene.service.put(path, &developer).no_content();
+    // It may claim what it likes: its build is known to be a developer's.
+    scene.attest(&mut vm).1.refused(Reject::HostNotRecognised);
+    let row = scene.last_decision();
+    assert!(row.explanation.contains("host profile: found \"sealed\""), "{}", row.explanation);
     scene.host.profile = "developer";
     scene.attest(&mut vm).1.refused(Reject::PolicyDenied);
+    assert_eq!(scene.last_decision().release.unwrap().secrets[0].facts.host.profile, "developer");
+    scene.service.put(path, &sealed).no_content();
+    scene.attest(&mut vm).1.refused(Reject::HostNotRecognised);
     scene.host.profile = "sealed";
     scene.attest(&mut vm).1.bytes();
 }

@@ -18,6 +18,8 @@ pub const REFERENCE_ARGS: &[&str] = &[
     "quiet",
     "--event-log",
     "log.bin",
+    "--profile",
+    "sealed",
 ];
 
 /// The least that is a PE32+ application: headers, no section.
@@ -52,6 +54,7 @@ fn a_reference_is_predicted_from_files_and_firmware_taken_from_the_log() {
     let out = succeeds(place.coffer().args(REFERENCE_ARGS).args(["--svn", "3"]));
     let found: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(found["svn"], 3);
+    assert_eq!((&found["profile"], &found["monitor_svn"]), (&"sealed".into(), &1.into()));
     assert_eq!(found["kernel"], predict::authenticode_sha256(&pe()).expect("a PE").to_hex());
     assert_eq!(found["cmdline"], predict::load_options("quiet").to_hex());
     let pcr = Digest::ZERO.extend(&Digest::of(&[SEPARATOR])).to_hex();
@@ -59,6 +62,22 @@ fn a_reference_is_predicted_from_files_and_firmware_taken_from_the_log() {
 
     succeeds(place.coffer().args(REFERENCE_ARGS).args(["--svn", "3", "-o", "ref.json"]));
     assert_eq!(std::fs::read_to_string(place.path("ref.json")).expect("written"), out);
+}
+
+#[test]
+fn a_reference_states_what_the_build_is_and_leaves_nothing_to_a_guess() {
+    let place = reference_inputs();
+    let unstated = &REFERENCE_ARGS[..REFERENCE_ARGS.len() - 2];
+    for more in [&[][..], &["--profile", "any"]] {
+        let output = place.coffer().args(unstated).args(more).output().expect("coffer starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--profile"), "{said}");
+    }
+    let more = ["--profile", "developer", "--monitor-svn", "7"];
+    let out = succeeds(place.coffer().args(unstated).args(more));
+    let found: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&found["profile"], &found["monitor_svn"]), (&"developer".into(), &7.into()));
 }
 
 #[test]

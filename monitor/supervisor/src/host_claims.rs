@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use coffer_attestation::claims::HostClaims;
+use coffer_attestation::claims::{HostClaims, MONITOR_SVN};
 use coffer_attestation::{Digest, ObjectName};
 
-/// Security version of this monitor: raised when a fault that breaks a promise is fixed.
-pub const MONITOR_SVN: u32 = 1;
 /// Version of this monitor, measured into every vTPM.
 pub const MONITOR_VERSION: &str = concat!("coffer-monitor ", env!("CARGO_PKG_VERSION"));
 

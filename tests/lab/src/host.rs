@@ -120,7 +120,7 @@ impl LabHost {
     /// registers from a log of one boot of it.
     pub fn predict(&self, name: &str, firmware_log: &Path, into: &Path) -> Result<()> {
         Coffer::plain()
-            .run(["host", "reference", "--name", name], |c| {
+            .run(["host", "reference", "--profile", "sealed", "--name", name], |c| {
                 c.arg("--kernel").arg(workspace::kernel().unwrap_or_default());
                 c.arg("--initrd").arg(&self.initrd).args(["--cmdline", CMDLINE]);
                 c.args(["--qemu-memory", &format!("{MEMORY_MIB}M")]);

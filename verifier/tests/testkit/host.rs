@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use coffer_attestation::appraisal::HostReference;
+use coffer_attestation::appraisal::{HostProfile, HostReference};
 use coffer_attestation::claims::HostClaims;
 use coffer_attestation::event_log::{self, EventType, LogBuilder};
 use coffer_attestation::evidence::QuotePart;
@@ -236,6 +236,8 @@ pub fn reference() -> HostReference {
     HostReference {
         name: "lab-1".into(),
         svn: 3,
+        profile: HostProfile::Sealed,
+        monitor_svn: 1,
         kernel: HOST_KERNEL,
         initrd: HOST_INITRD,
         cmdline: predict::load_options(HOST_CMDLINE),
