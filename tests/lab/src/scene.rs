@@ -1,10 +1,11 @@
 //! What demo and tests share: a verifier with a secret, an appliance and its forgeries, a host.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::appliance::{self, Image, PAGE, Part, SITE_KEY_ID, SITE_NAME, SiteKey};
 use crate::host::{LabConfig, LabHost};
@@ -38,6 +39,8 @@ pub struct Scene {
     pub resealed: Image,
     /// Folder that becomes the hosts' image store.
     pub images: PathBuf,
+    /// Id of the decision `last_refusal` told last.
+    counted: RefCell<String>,
 }
 
 impl Scene {
@@ -131,6 +134,19 @@ impl Scene {
         self.verifier.decision(newest["id"].as_str().context("a decision without id")?)
     }
 
+    /// The verifier's own reason for its newest decision on a release; `released` if it refused nothing. Each
+    /// decision counts once: an earlier refusal for the same reason must not stand in for one that was never made.
+    pub fn last_refusal(&self) -> Result<String> {
+        let decision = self.last_release()?;
+        let id = decision["id"].as_str().unwrap_or_default().to_owned();
+        ensure!(self.counted.replace(id.clone()) != id, "the verifier has decided nothing since");
+        match (decision["allowed"].as_bool(), decision["code"].as_str()) {
+            (Some(true), None) => Ok("released".to_owned()),
+            (Some(false), Some(code)) => Ok(code.to_owned()),
+            _ => bail!("a decision that makes no sense: {decision}"),
+        }
+    }
+
     /// The secret key's forms, and the decoy's.
     pub fn needles(&self) -> Result<(Needle, Needle)> {
         Ok((Needle::of(&self.key.key)?, Needle::of(&self.decoy)?))
@@ -164,7 +180,17 @@ impl Stage {
             site.tampered(part, &images.join(name))?;
         }
         let Self { workdir, tpm, verifier, key, decoy } = self;
-        Ok(Scene { workdir, tpm, verifier, key, decoy, site, resealed, images })
+        Ok(Scene {
+            workdir,
+            tpm,
+            verifier,
+            key,
+            decoy,
+            site,
+            resealed,
+            images,
+            counted: RefCell::default(),
+        })
     }
 }
 

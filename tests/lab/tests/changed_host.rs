@@ -18,4 +18,5 @@ fn refuses_a_host_whose_initrd_changed() {
     let changed = scene.boot_host("host-changed", Some("one file more")).unwrap();
     let launch = changed.run("site", "site", &[]).unwrap();
     assert_eq!(launch.reason(), "host-not-recognised", "{launch:?}");
+    assert_eq!(scene.last_refusal().unwrap(), "host-not-recognised");
 }

@@ -1,4 +1,6 @@
 //! Every refusal of the story, by its reason; and the launch it differs from.
+//!
+//! Where the verifier refuses, the guest's word for why is not enough: the verifier's own record must say the same.
 
 use coffer_lab::demo::with_nonce;
 
@@ -27,7 +29,9 @@ fn every_measurement_of_an_accepted_launch_is_as_expected() {
 
 #[test]
 fn refuses_a_host_nobody_enrolled() {
-    assert_eq!(enter().before.reason(), "not-enrolled");
+    let world = enter();
+    assert_eq!(world.before.reason(), "not-enrolled");
+    assert_eq!(world.refused_before, "not-enrolled");
 }
 
 #[test]
@@ -50,6 +54,7 @@ fn withholds_the_key_from_an_image_sealed_with_another_command_line() {
     let world = enter();
     assert_eq!(world.outcome("resealed", "resealed", &[]), "policy-denied");
     let decision = world.scene.last_release().unwrap();
+    assert_eq!(decision["code"], "policy-denied");
     assert_eq!(decision["release"]["image"], world.scene.resealed.id.as_str());
 }
 
@@ -58,6 +63,7 @@ fn withholds_the_key_from_the_same_image_as_an_open_box() {
     let world = enter();
     assert_eq!(world.outcome("site", "opened", &["--open"]), "policy-denied");
     let decision = world.scene.last_release().unwrap();
+    assert_eq!(decision["code"], "policy-denied");
     assert_eq!(decision["release"]["image"], world.scene.site.id.as_str());
     assert_eq!(decision["release"]["box"], "open");
 }
@@ -67,6 +73,7 @@ fn refuses_evidence_that_was_accepted_before() {
     let world = enter();
     let evidence = world.scene.verifier.evidence(world.decision["id"].as_str().unwrap()).unwrap();
     assert_eq!(world.scene.verifier.submit(&evidence).unwrap(), "nonce-consumed");
+    assert_eq!(world.scene.last_refusal().unwrap(), "nonce-consumed");
 }
 
 #[test]
@@ -76,4 +83,5 @@ fn refuses_old_evidence_under_a_fresh_nonce() {
     let fresh = world.scene.verifier.challenge().unwrap();
     let forged = with_nonce(&evidence, &fresh).unwrap();
     assert_eq!(world.scene.verifier.submit(&forged).unwrap(), "host-binding-mismatch");
+    assert_eq!(world.scene.last_refusal().unwrap(), "host-binding-mismatch");
 }

@@ -15,6 +15,8 @@ pub struct World {
     pub host: LabHost,
     /// The site's launch before the host was enrolled.
     pub before: Launch,
+    /// The verifier's own reason for that.
+    pub refused_before: String,
     /// Its launch afterwards.
     pub site: Launch,
     /// The verifier's decision on that.
@@ -42,11 +44,12 @@ impl World {
         let host = scene.boot_host("host", None)?;
         scene.trust(&host, HOST_NAME)?;
         let before = host.run("site", "before", &[])?;
+        let refused_before = scene.last_refusal()?;
         host.remove("before")?;
         scene.enrol(&host, HOST_NAME)?;
         let site = host.run("site", "site", &["-p", &format!("{PUBLISHED}:{SITE_PORT}")])?;
         let decision = scene.last_release()?;
-        Ok(Self { scene, host, before, site, decision })
+        Ok(Self { scene, host, before, refused_before, site, decision })
     }
 
     /// Runs an image to see what comes of it, and removes the VM.
