@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::host::{LabHost, Launch};
 use crate::needle::Needle;
+use crate::probe::decoys_missed;
 use crate::scene::{HOST_NAME, PUBLISHED, Scene};
 use crate::story::{self, Story};
 use crate::verifier::POLICY;
@@ -153,17 +154,19 @@ fn key_stayed_away(story: &mut Story, scene: &Scene, host: &LabHost) -> Result<(
             host.search(&[&key, &decoy])
         })?;
     story.say(&format!(
-        "            {} files, {:.1} MiB; reads the host's own file systems, open descriptors included",
+        "            {} files, {:.1} MiB; reads the host's own file systems, open descriptors included; \
+         none unreadable, {} vanished meanwhile",
         found.files,
-        mib(found.bytes)
+        mib(found.bytes),
+        found.vanished
     ));
     let on_host = found.hits.first().map_or(0, Vec::len);
-    let decoys = found.hits.get(1).map_or(0, Vec::len);
     story.expect("the key in the host's files", "absent", presence(on_host));
+    let missed = decoys_missed(found.hits.get(1).map_or(&[], Vec::as_slice));
     story.expect(
-        "a key planted there, same search",
+        "a key planted there in a file, a memory file and a deleted file, same search",
         "found",
-        if decoys > 0 { "found" } else { "missed" },
+        &if missed.is_empty() { "found".to_owned() } else { format!("missed {missed:?}") },
     );
     story.step("search consoles, logs, disks and the TPM's state", || save_logs(host))?;
     search_here(story, scene, &key)
@@ -172,8 +175,9 @@ fn key_stayed_away(story: &mut Story, scene: &Scene, host: &LabHost) -> Result<(
 /// VM logs come through the API; kept with the host's files, they are searched with them.
 fn save_logs(host: &LabHost) -> Result<()> {
     for name in ["before", "site", "case-0", "case-1", "case-2", "case-3", "case-4"] {
-        // A launch refused before there was a VM has no log.
-        if let Ok(log) = host.logs(name) {
+        // A launch refused before there was a VM has no log; the VM that has the key must have one.
+        if name == "site" || host.inspect(name).is_ok() {
+            let log = host.logs(name)?;
             std::fs::write(host.folder().join(format!("vm-{name}.log")), log)?;
         }
     }

@@ -4,12 +4,15 @@
 //! reference value for any other. The lab's PID 1 is this program; it starts the probe and becomes the monitor.
 //!
 //! One connection, one dump: `u32 length | name | u64 length | bytes` for each file, big-endian; a name of length
-//! zero ends it. Files are those of every mount namespace, and those that exist only as open descriptors (sealed
+//! zero ends them. Then what is missing: `u64` number of things that vanished while they were looked at, and
+//! `u32 length | name and error` for each that was there and could not be read, ended by a length of zero; a search
+//! with any of these fails. Files are those of every mount namespace, and those that exist only as open descriptors (sealed
 //! memory files, deleted files). Not read: `/proc` and `/sys`, which hold no files, the image store, which is
 //! searched as the disk image it came as, and the memory of processes: a guest's memory is on its host in clear
 //! (SPEC 2.3).
 
 use std::collections::BTreeSet;
+use std::fs::{DirEntry, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
@@ -20,6 +23,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -33,6 +38,10 @@ pub const PORT: u16 = 7071;
 pub const PROGRAM: &str = "/usr/bin/coffer-lab";
 /// The monitor on a lab host.
 pub const MONITOR: &str = "/usr/bin/coffer-monitor";
+/// Name of the decoy's memory file.
+const DECOY_MEMORY: &str = "coffer-decoy";
+/// Where the decoy was before it was deleted.
+const DECOY_DELETED: &str = "/run/coffer-decoy-deleted";
 /// Largest file taken; nothing on a lab host comes near it.
 const FILE_MAX: u64 = 1 << 30;
 /// Longest silence between two pieces of a dump.
@@ -57,6 +66,8 @@ pub fn serve() -> Result<()> {
     if Path::new(agent::MARKER).exists() {
         std::thread::spawn(agent::serve);
     }
+    // Held for as long as this process runs: a search must find it in both.
+    let _planted = plant().context("cannot plant the decoy")?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
     for stream in listener.incoming() {
         if let Err(error) = stream.and_then(|stream| dump(&stream)) {
@@ -64,6 +75,21 @@ pub fn serve() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The decoy in two files that no folder names: a memory file, and one that was deleted while open.
+fn plant() -> Result<Option<[File; 2]>> {
+    let decoy = match std::fs::read(initrd::DECOY) {
+        Ok(decoy) => decoy,
+        Err(error) if gone(&error) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut memory = File::from(memfd_create(DECOY_MEMORY, MemfdFlags::CLOEXEC)?);
+    memory.write_all(&decoy)?;
+    let mut deleted = File::create_new(DECOY_DELETED)?;
+    std::fs::remove_file(DECOY_DELETED)?;
+    deleted.write_all(&decoy)?;
+    Ok(Some([memory, deleted]))
 }
 
 /// Until the monitor's API answers, PID 1 is still moving the root file system.
@@ -82,42 +108,76 @@ fn enter_host() -> io::Result<()> {
 }
 
 fn dump(stream: &TcpStream) -> io::Result<()> {
-    let mut out = Dump { out: BufWriter::with_capacity(1 << 18, stream), seen: BTreeSet::new() };
+    let mut out = Dump::new(BufWriter::with_capacity(1 << 18, stream));
     let mut namespaces = BTreeSet::new();
-    for process in processes() {
-        let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
-        if namespaces.insert(namespace) {
+    for process in processes()? {
+        let link = process.join("ns/mnt");
+        let Some(namespace) = out.taken(&link, std::fs::read_link(&link)) else { continue };
+        if !namespaces.contains(&namespace) {
             out.tree(&process.join("root"), true)?;
+            // A process that ended meanwhile took its view along: another one has to show the namespace again.
+            if std::fs::read_link(&link).is_ok() {
+                namespaces.insert(namespace);
+            }
         }
         out.descriptors(&process.join("fd"))?;
     }
     out.end()
 }
 
-fn processes() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut all: Vec<u32> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+fn processes() -> io::Result<Vec<PathBuf>> {
+    let mut all: Vec<u32> = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        all.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
     all.sort_unstable();
-    all.into_iter().map(|id| Path::new("/proc").join(id.to_string())).collect()
+    Ok(all.into_iter().map(|id| Path::new("/proc").join(id.to_string())).collect())
+}
+
+/// True if there is nothing to read any more: the file was removed, or the process has ended.
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 struct Dump<W: Write> {
     out: W,
     /// Device and inode of what went out already.
     seen: BTreeSet<(u64, u64)>,
+    /// Number of things that were gone when they were to be read.
+    vanished: u64,
+    /// What was there and could not be read, with the error.
+    unreadable: Vec<String>,
 }
 
 impl<W: Write> Dump<W> {
+    fn new(out: W) -> Self {
+        Self { out, seen: BTreeSet::new(), vanished: 0, unreadable: Vec::new() }
+    }
+
+    /// What was read; a failure is noted, for the search to judge.
+    fn taken<T>(&mut self, path: &Path, read: io::Result<T>) -> Option<T> {
+        match read {
+            Ok(value) => return Some(value),
+            Err(error) if gone(&error) => self.vanished += 1,
+            Err(error) => self.unreadable.push(format!("{}: {error}", path.display())),
+        }
+        None
+    }
+
+    /// The entries of a folder.
+    fn entries(&mut self, folder: &Path) -> Vec<DirEntry> {
+        let all = std::fs::read_dir(folder).and_then(Iterator::collect);
+        self.taken(folder, all).unwrap_or_default()
+    }
+
     fn tree(&mut self, folder: &Path, top: bool) -> io::Result<()> {
-        // A file or folder that vanishes meanwhile is none.
-        let Ok(entries) =
-            std::fs::read_dir(if top { folder.join(".") } else { folder.to_path_buf() })
-        else {
-            return Ok(());
-        };
-        for entry in entries.flatten() {
+        let folder = if top { folder.join(".") } else { folder.to_path_buf() };
+        for entry in self.entries(&folder) {
             let (path, name) = (entry.path(), entry.file_name());
-            let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+            let Some(metadata) = self.taken(&path, std::fs::symlink_metadata(&path)) else {
+                continue;
+            };
             if metadata.is_dir() {
                 let skipped = top && (name == "proc" || name == "sys");
                 let store = path.ends_with("var/lib/coffer/images");
@@ -125,38 +185,48 @@ impl<W: Write> Dump<W> {
                     self.tree(&path, false)?;
                 }
             } else if metadata.is_file() && self.seen.insert((metadata.dev(), metadata.ino())) {
-                self.file(&path)?;
+                self.file(&path, &path.to_string_lossy())?;
             }
         }
         Ok(())
     }
 
     fn descriptors(&mut self, folder: &Path) -> io::Result<()> {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in self.entries(folder) {
             let path = entry.path();
-            let Ok(target) = std::fs::read_link(&path) else { continue };
-            let nameless = target.to_string_lossy().ends_with("(deleted)");
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if nameless && metadata.is_file() && self.seen.insert((metadata.dev(), metadata.ino()))
-            {
-                self.file(&path)?;
+            let Some(target) = self.taken(&path, std::fs::read_link(&path)) else { continue };
+            let target = target.to_string_lossy();
+            if !target.ends_with("(deleted)") {
+                continue;
+            }
+            let Some(metadata) = self.taken(&path, std::fs::metadata(&path)) else { continue };
+            if metadata.is_file() && self.seen.insert((metadata.dev(), metadata.ino())) {
+                self.file(&path, &format!("{} -> {target}", path.display()))?;
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, path: &Path) -> io::Result<()> {
-        let Ok(bytes) = std::fs::read(path) else { return Ok(()) };
-        let name = path.to_string_lossy();
-        let length = u32::try_from(name.len()).map_err(io::Error::other)?;
-        self.out.write_all(&length.to_be_bytes())?;
-        self.out.write_all(name.as_bytes())?;
+    fn file(&mut self, path: &Path, name: &str) -> io::Result<()> {
+        let Some(bytes) = self.taken(path, std::fs::read(path)) else { return Ok(()) };
+        self.text(name)?;
         self.out.write_all(&(bytes.len() as u64).to_be_bytes())?;
         self.out.write_all(&bytes)
     }
 
+    fn text(&mut self, text: &str) -> io::Result<()> {
+        let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+        self.out.write_all(&length.to_be_bytes())?;
+        self.out.write_all(text.as_bytes())
+    }
+
     fn end(&mut self) -> io::Result<()> {
-        self.out.write_all(&0u32.to_be_bytes())?;
+        self.text("")?;
+        self.out.write_all(&self.vanished.to_be_bytes())?;
+        for name in std::mem::take(&mut self.unreadable) {
+            self.text(&name)?;
+        }
+        self.text("")?;
         self.out.flush()
     }
 }
@@ -170,6 +240,18 @@ pub struct Found {
     pub files: usize,
     /// Bytes searched.
     pub bytes: u64,
+    /// Files, folders and processes that ended while they were looked at.
+    pub vanished: u64,
+}
+
+/// The places of the decoy that are not among these hits.
+pub fn decoys_missed(hits: &[String]) -> Vec<String> {
+    let places = [
+        format!("{} (", initrd::DECOY),
+        format!("/memfd:{DECOY_MEMORY} (deleted) ("),
+        format!("{DECOY_DELETED} (deleted) ("),
+    ];
+    places.into_iter().filter(|place| !hits.iter().any(|hit| hit.contains(place))).collect()
 }
 
 /// Reads a dump from the probe behind a port on 127.0.0.1, and searches every file for every needle.
@@ -188,29 +270,56 @@ pub fn search(port: u16, needles: &[&Needle]) -> Result<Found> {
         }
     }
     ensure!(found.files > 0, "the probe showed no file");
+    let (vanished, unreadable) = missing(&mut input).context("the dump broke off")?;
+    ensure!(
+        unreadable.is_empty(),
+        "{} things on the host could not be read, so nothing is proven:\n{}",
+        unreadable.len(),
+        unreadable.join("\n")
+    );
+    found.vanished = vanished;
     Ok(found)
 }
 
+/// The end of a dump: how much vanished, and what could not be read.
+fn missing(input: &mut impl Read) -> Result<(u64, Vec<String>)> {
+    let vanished = length(input)?;
+    let mut unreadable = Vec::new();
+    while let Some(name) = text(input)? {
+        unreadable.push(name);
+    }
+    Ok((vanished, unreadable))
+}
+
 fn next_file(input: &mut impl Read) -> Result<Option<(String, Vec<u8>)>> {
+    let Some(name) = text(input)? else { return Ok(None) };
+    let size = length(input)?;
+    if size > FILE_MAX {
+        bail!("`{name}` is too large");
+    }
+    let mut bytes = Vec::new();
+    input.take(size).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 == size, "the dump is cut short");
+    Ok(Some((name, bytes)))
+}
+
+fn text(input: &mut impl Read) -> Result<Option<String>> {
     let mut length = [0; 4];
     input.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length);
     if length == 0 {
         return Ok(None);
     }
-    ensure!(length < 1 << 16, "a file name is too long");
-    let mut name = vec![0; length as usize];
-    input.read_exact(&mut name)?;
-    let mut size = [0; 8];
-    input.read_exact(&mut size)?;
-    let size = u64::from_be_bytes(size);
-    if size > FILE_MAX {
-        bail!("`{}` is too large", String::from_utf8_lossy(&name));
-    }
-    let mut bytes = Vec::new();
-    input.take(size).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 == size, "the dump is cut short");
-    Ok(Some((String::from_utf8_lossy(&name).into_owned(), bytes)))
+    ensure!(length < 1 << 16, "a name is too long");
+    let mut text = vec![0; length as usize];
+    input.read_exact(&mut text)?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn length(input: &mut impl Read) -> Result<u64> {
+    let mut length = [0; 8];
+    input.read_exact(&mut length)?;
+    Ok(u64::from_be_bytes(length))
 }
 
 #[cfg(test)]
@@ -223,13 +332,51 @@ mod tests {
         std::fs::create_dir(folder.path().join("sub")).unwrap();
         std::fs::write(folder.path().join("sub/one"), b"1").unwrap();
         std::fs::hard_link(folder.path().join("sub/one"), folder.path().join("two")).unwrap();
-        let mut dump = Dump { out: Vec::new(), seen: BTreeSet::new() };
+        let mut dump = Dump::new(Vec::new());
         dump.tree(folder.path(), true).unwrap();
         dump.end().unwrap();
         let mut input = dump.out.as_slice();
         let (_, bytes) = next_file(&mut input).unwrap().unwrap();
         assert_eq!(bytes, b"1");
         assert!(next_file(&mut input).unwrap().is_none());
+        assert_eq!(missing(&mut input).unwrap(), (0, Vec::new()));
+    }
+
+    #[test]
+    fn a_dump_names_what_was_there_and_could_not_be_read() {
+        let mut dump = Dump::new(Vec::new());
+        // Address zero of no process is mapped: not even root can read it.
+        dump.file(Path::new("/proc/self/mem"), "memory").unwrap();
+        dump.file(Path::new("/nowhere/at/all"), "nothing").unwrap();
+        dump.end().unwrap();
+        let mut input = dump.out.as_slice();
+        assert!(next_file(&mut input).unwrap().is_none());
+        let (vanished, unreadable) = missing(&mut input).unwrap();
+        assert_eq!(vanished, 1);
+        assert!(matches!(unreadable.as_slice(), [one] if one.starts_with("/proc/self/mem: ")));
+    }
+
+    #[test]
+    fn a_dump_holds_files_that_exist_only_as_descriptors() {
+        let mut memory = File::from(memfd_create("twin", MemfdFlags::CLOEXEC).unwrap());
+        memory.write_all(b"in memory").unwrap();
+        let mut dump = Dump::new(Vec::new());
+        dump.descriptors(Path::new("/proc/self/fd")).unwrap();
+        dump.end().unwrap();
+        let (mut input, mut found) = (dump.out.as_slice(), false);
+        while let Some((name, bytes)) = next_file(&mut input).unwrap() {
+            found |= name.ends_with("/memfd:twin (deleted)") && bytes == b"in memory";
+        }
+        assert!(found);
+    }
+
+    #[test]
+    fn every_place_of_the_decoy_has_to_be_hit() {
+        let hits = [
+            "/proc/1/root/./etc/coffer/decoy.pem (a line of the PEM file)".to_owned(),
+            "/proc/9/fd/7 -> /run/coffer-decoy-deleted (deleted) (a line of the PEM file)".into(),
+        ];
+        assert_eq!(decoys_missed(&hits), ["/memfd:coffer-decoy (deleted) ("]);
     }
 
     #[test]
