@@ -1,5 +1,5 @@
-//! On a lab host made for the launch benchmark: starts QEMU's microvm with the kernel and initrd of an image, and says
-//! how long its guest took to reach its init.
+//! On a lab host made for the launch benchmark: starts QEMU's microvm with the kernel and initrd of an image, or asks
+//! the monitor for a VM, and says how long the guest took to reach its init. One clock for both sides.
 //!
 //! One connection, one launch: a line of JSON in, a line of JSON out. It drops the page cache first, for either side
 //! of the comparison, so that every launch is the first of its image.
@@ -11,6 +11,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use super::api;
 
 /// Port of the agent on a lab host.
 pub const PORT: u16 = 7072;
@@ -27,6 +29,15 @@ const LIMIT: Duration = Duration::from_secs(90);
 pub enum Ask {
     /// Forget what was read from disks.
     DropCaches,
+    /// Ask the monitor for a VM.
+    Run {
+        /// Image in the store.
+        image: String,
+        /// Name for the VM.
+        name: String,
+        /// Memory, MiB.
+        memory_mib: u32,
+    },
     /// Start a microvm.
     Launch {
         /// Kernel file on the host.
@@ -44,9 +55,9 @@ pub enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Told {
-    /// Milliseconds from the start of the process to the guest's init.
+    /// Milliseconds to the guest's init: from the start of the process, or from before the connection to the API.
     pub ms: Option<f64>,
-    /// The guest's words that ended the measurement: they show that it waited for nothing before it spoke.
+    /// The microvm's words that ended the measurement: they show that it waited for nothing before it spoke.
     pub words: Option<String>,
     /// Why not.
     pub error: Option<String>,
@@ -82,6 +93,10 @@ fn answer(stream: &TcpStream) -> io::Result<()> {
 fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
     match ask {
         Ask::DropCaches => std::fs::write("/proc/sys/vm/drop_caches", "3").map(|()| None),
+        Ask::Run { image, name, memory_mib } => {
+            let took = api::launch(image, name, *memory_mib, LIMIT)?;
+            Ok(Some((took.as_secs_f64() * 1000.0, String::new())))
+        }
         Ask::Launch { kernel, initrd, cmdline, memory_mib } => {
             let started = Instant::now();
             let mut qemu = microvm(kernel, initrd, cmdline, *memory_mib).spawn()?;
