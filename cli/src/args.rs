@@ -424,8 +424,11 @@ pub enum VerifierCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  coffer verifier init --dir /var/lib/coffer-verifier --name verifier.example --name 10.0.0.5
-  coffer verifier init --dir verifier --url https://localhost:8443 --name localhost")]
+  coffer verifier init --dir /var/lib/coffer-verifier --name 192.0.2.7 --name verifier.example
+  coffer verifier init --dir verifier --url https://192.0.2.7:8443 --name 192.0.2.7
+
+Guests resolve no names: an appliance can pin only a verifier whose URL has an IPv4 address.
+Put the certificates of the TPM makers you trust into the folder's ek-roots/ before you serve.")]
 pub struct VerifierInitArgs {
     /// Folder to make
     #[arg(long, value_name = "DIR")]

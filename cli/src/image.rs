@@ -97,7 +97,9 @@ const AR_MAGIC: &[u8] = b"!<arch>\n";
 fn find_init() -> Result<PathBuf, Error> {
     let places = std::env::current_exe().ok().and_then(|exe| {
         let dir = exe.parent()?.to_owned();
-        Some([dir.join("coffer-init"), dir.join("../lib/coffer/coffer-init")])
+        // In a build tree the static build lies in its own folder; the one beside us is dynamically linked.
+        let built = dir.join("../x86_64-unknown-linux-gnu/guest/coffer-init");
+        Some([built, dir.join("coffer-init"), dir.join("../lib/coffer/coffer-init")])
     });
     let found = places.and_then(|places| places.into_iter().find(|p| p.is_file()));
     found.ok_or_else(|| {

@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::output;
 use crate::verifier_client::Verifier;
 
-/// Keys, certificates and passwords; a signed release of several must stay below its own 1 MiB.
-const SECRET_MAX: usize = 64 << 10;
+/// What a verifier takes: keys, certificates and passwords; a signed release of 32 must stay below 1 MiB.
+const SECRET_MAX: usize = 24 << 10;
 
 /// `coffer secret`.
 pub fn run(command: SecretCommand) -> Result<(), Error> {

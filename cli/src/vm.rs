@@ -29,7 +29,7 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
     block_on(async {
         let mut interrupts = Interrupts::listen()?;
         let step = Step::start("measuring the image");
-        let vm: VmInfo = monitor.post("/v1/vms", &request).await?;
+        let vm = create(&monitor, &request, &mut interrupts).await?;
         let launch = Launch { monitor: &monitor, vm };
         if detach {
             launch.until_running(step, &mut interrupts).await
@@ -38,6 +38,38 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
             launch.attached(&mut interrupts).await
         }
     })
+}
+
+/// Asks for the VM. An interrupt while the monitor works stops whatever comes of it, a second one gives up.
+async fn create(
+    monitor: &Monitor,
+    request: &CreateVm,
+    interrupts: &mut Interrupts,
+) -> Result<VmInfo, Error> {
+    let mut launching = std::pin::pin!(monitor.post("/v1/vms", request));
+    tokio::select! {
+        vm = &mut launching => return vm,
+        () = interrupts.next() => {}
+    }
+    output::note("waiting for the monitor to let go; Ctrl-C again leaves it to itself");
+    tokio::select! {
+        vm = &mut launching => {
+            let vm: VmInfo = vm?;
+            let name = vm.name.clone();
+            let stop = StopVm { grace_s: 0 };
+            let _: VmInfo = monitor.post(&path(&vm, "/stop"), &stop).await?;
+            Err(Error::VmFailed {
+                vm: name,
+                reason: "interrupted".into(),
+                detail: "stopped before its workload ran".into(),
+            })
+        }
+        () = interrupts.next() => Err(Error::VmFailed {
+            vm: request.name.clone().unwrap_or_else(|| request.image.clone()),
+            reason: "interrupted".into(),
+            detail: "the monitor may still be launching it; `coffer ps` tells".into(),
+        }),
+    }
 }
 
 fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
@@ -219,6 +251,7 @@ async fn next_chunk(log: &mut Option<TextStream>) -> Option<hyper::body::Bytes> 
 /// Ctrl-C and a polite kill mean the same.
 pub struct Interrupts {
     int: Signal,
+    hup: Signal,
     term: Signal,
 }
 
@@ -228,13 +261,19 @@ impl Interrupts {
         let open = |kind| {
             signal(kind).map_err(|source| Error::System { action: "listen for signals", source })
         };
-        Ok(Self { int: open(SignalKind::interrupt())?, term: open(SignalKind::terminate())? })
+        Ok(Self {
+            int: open(SignalKind::interrupt())?,
+            // A terminal that closes is no reason to leave something half-done behind.
+            hup: open(SignalKind::hangup())?,
+            term: open(SignalKind::terminate())?,
+        })
     }
 
     /// The next one.
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.int.recv() => {}
+            _ = self.hup.recv() => {}
             _ = self.term.recv() => {}
         }
     }

@@ -27,6 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("erofs-utils", "mkfs.erofs: root file systems of appliances"),
     ("cryptsetup-bin", "veritysetup: the independent check of integrity disks"),
     ("passt", "user-mode network of VMs"),
+    ("cpio", "independent reader of initrds in tests"),
+    ("iproute2", "virtual links in tests of the guest's network"),
     ("tpm2-tools", "independent reader of quotes, event logs and certificates in tests"),
     ("openssl", "makes the demo's site key and certificate"),
     ("curl", "the demo's HTTPS client, which knows nothing of Coffer"),

@@ -247,6 +247,30 @@ fn an_interrupt_stops_the_vm_in_order() {
 }
 
 #[test]
+fn two_interrupts_leave_a_monitor_that_does_not_answer() {
+    let place = Place::new();
+    let listener =
+        std::os::unix::net::UnixListener::bind(place.path("silent.sock")).expect("binds");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_coffer"))
+        .args(["run", "stored", "--host", "unix:silent.sock"])
+        .current_dir(place.path("."))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("coffer starts");
+    // Connected means that the signals are listened for.
+    let _held = listener.accept().expect("connects");
+    let pid = rustix::process::Pid::from_child(&child);
+    for _ in 0..2 {
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signal");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    let output = child.wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("interrupted"), "{said}");
+}
+
+#[test]
 fn a_launch_refused_names_what_to_try() {
     let cases = [
         ("kernel-digest", "coffer image verify"),

@@ -108,17 +108,28 @@ impl fmt::Display for BuiltImage {
 
 /// Builds an image. On an error nothing is left behind and an image that was there is as it was.
 pub fn build(plan: &BuildPlan, progress: &mut dyn FnMut(Step)) -> Result<BuiltImage, BuildError> {
-    let mut step = |step| match &plan.cancelled {
-        Some(flag) if flag.load(Ordering::Relaxed) => Err(BuildError::Cancelled),
-        _ => {
+    let cancelled = || plan.cancelled.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+    let mut step = |step| match cancelled() {
+        true => Err(BuildError::Cancelled),
+        false => {
             progress(step);
             Ok(())
         }
     };
+    // Ctrl-C in a terminal also ends the tools we run; that is no failure of theirs.
+    assemble(plan, &mut step)
+        .map_err(|error| if cancelled() { BuildError::Cancelled } else { error })
+}
+
+fn assemble(
+    plan: &BuildPlan,
+    step: &mut dyn FnMut(Step) -> Result<(), BuildError>,
+) -> Result<BuiltImage, BuildError> {
     // What can be refused without reading a large file is refused first.
     let cmdline = command_line(&plan.recipe.cmdline)?;
     appliance(&plan.recipe, &[]).check()?;
     let init = read_init(&plan.init)?;
+    outside(&plan.rootfs, &plan.output)?;
     let output = Output::begin(&plan.output, plan.force)?;
 
     step(Step::Kernel)?;
@@ -146,6 +157,21 @@ pub fn build(plan: &BuildPlan, progress: &mut dyn FnMut(Step)) -> Result<BuiltIm
     step(Step::Finish)?;
     let descriptor = descriptor(&plan.recipe, kernel, initrd, cmdline, disk);
     finish(descriptor, output)
+}
+
+/// An image inside its own root file system would be packed into itself.
+fn outside(rootfs: &Path, output: &Path) -> Result<(), BuildError> {
+    let parent = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match (rootfs.canonicalize(), parent.canonicalize()) {
+        (Ok(rootfs), Ok(parent)) if rootfs.is_dir() && parent.starts_with(&rootfs) => {
+            Err(BuildError::Inside { output: output.into(), rootfs })
+        }
+        // What does not exist is refused by whoever opens it.
+        _ => Ok(()),
+    }
 }
 
 fn read_init(path: &Path) -> Result<Vec<u8>, BuildError> {

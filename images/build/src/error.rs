@@ -102,6 +102,14 @@ pub enum BuildError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The output lies in the folder that is to be packed.
+    #[error("the output `{output}` lies inside the root file system `{rootfs}`")]
+    Inside {
+        /// The output.
+        output: PathBuf,
+        /// The root file system.
+        rootfs: PathBuf,
+    },
     /// The caller asked to stop.
     #[error("the build was cancelled")]
     Cancelled,
@@ -150,6 +158,7 @@ impl BuildError {
                 "the disk is full: free some space or choose another output"
             }
             Self::Write { .. } => "check the output directory and its permissions",
+            Self::Inside { .. } => "choose an output outside the root file system",
             Self::Cancelled => "nothing was written; run it again",
         }
     }

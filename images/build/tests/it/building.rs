@@ -183,6 +183,15 @@ fn an_existing_output_is_refused_and_kept() {
 }
 
 #[test]
+fn an_output_inside_the_root_file_system_is_refused() {
+    let fixture = Fixture::new();
+    let inside = BuildPlan { output: fixture.path("root/etc/image"), ..fixture.plan("image") };
+    assert!(matches!(fails(&fixture, inside), BuildError::Inside { .. }));
+    let beside = BuildPlan { output: fixture.path("root.image"), ..fixture.plan("image") };
+    assert_eq!(run(&beside).unwrap().image_id, fixture.build("image").image_id);
+}
+
+#[test]
 fn a_failed_forced_build_keeps_the_old_image() {
     let fixture = Fixture::new();
     let image = fixture.build("image");
