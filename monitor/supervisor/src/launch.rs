@@ -43,7 +43,7 @@ const RUN_PATIENCE: Duration = Duration::from_secs(120);
 pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let plan = Plan::new(&image, request, instance_id()?)?;
+    let plan = Plan::new(&image, request, instance_id()?, &passt::own_addresses()?)?;
     let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
     passt::check_ports(&plan.publish)?;
     let directory = host.state.create_vm(&plan.id)?;

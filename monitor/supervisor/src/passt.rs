@@ -1,7 +1,10 @@
 //! The network backend of one VM: a `passt` process with its frame socket as standard input.
 //!
-//! It runs without privileges (it drops to `nobody` where we are root) and reaches what the host reaches,
-//! except the host itself: `--no-map-gw`. It ends when the VM process closes the other end.
+//! It runs without privileges (it drops to `nobody` where we are root), opens its sockets in the host's network
+//! namespace, and so reaches whatever the host reaches, its loopback included. It does not keep a guest from the
+//! host: `--no-map-gw` only stops the gateway from being another name for it. The VM process does that, before a
+//! frame gets here: it drops what goes to loopback or to [`own_addresses`]. passt ends when the VM process closes
+//! the other end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -69,6 +72,18 @@ impl Passt {
     }
 }
 
+/// IPv4 addresses of all the host's interfaces, as they are now: one that the host gets later is not among them.
+pub fn own_addresses() -> Result<Vec<Ipv4Addr>, LaunchError> {
+    let interfaces = nix::ifaddrs::getifaddrs()
+        .map_err(|e| LaunchError::Network(format!("cannot list the host's addresses: {e}")))?;
+    let mut own: Vec<Ipv4Addr> = interfaces
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+        .collect();
+    own.sort_unstable();
+    own.dedup();
+    Ok(own)
+}
+
 fn arguments(address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> [String; 6] {
     [
         "--address".into(),
@@ -92,4 +107,23 @@ pub fn check_ports(publish: &[Publish]) -> Result<(), LaunchError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_hosts_own_addresses() {
+        let own = own_addresses().unwrap();
+        // Those the kernel delivers to itself, as it tells in another place.
+        let table = std::fs::read_to_string("/proc/net/fib_trie").unwrap();
+        let lines: Vec<&str> = table.lines().map(str::trim).collect();
+        for pair in lines.windows(2).filter(|pair| pair[1] == "/32 host LOCAL") {
+            let address: Ipv4Addr = pair[0].strip_prefix("|-- ").unwrap().parse().unwrap();
+            assert!(own.contains(&address), "{address} is missing in {own:?}");
+        }
+        assert!(own.contains(&Ipv4Addr::LOCALHOST));
+        assert!(!own.contains(&Ipv4Addr::new(203, 0, 113, 9)));
+    }
 }

@@ -1,5 +1,7 @@
 //! A request, resolved against its image into a checked plan. Nothing is started here.
 
+use std::net::Ipv4Addr;
+
 use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_attestation::{InstanceId, Reject};
 use coffer_image::appliance::Network;
@@ -38,7 +40,14 @@ pub struct Plan {
 
 impl Plan {
     /// Checks `request` against `image`.
-    pub fn new(image: &Image, request: &CreateVm, id: InstanceId) -> Result<Self, LaunchError> {
+    ///
+    /// `own` are the host's own addresses, which no guest may reach.
+    pub fn new(
+        image: &Image,
+        request: &CreateVm,
+        id: InstanceId,
+        own: &[Ipv4Addr],
+    ) -> Result<Self, LaunchError> {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
         check_publish(descriptor, &request.publish)?;
@@ -49,7 +58,7 @@ impl Plan {
         let vcpus =
             u8::try_from(vcpus).map_err(|_| shape("vcpus", vcpus, &descriptor.shape.vcpus))?;
         let memory_mib = within("memory", request.memory_mib, &descriptor.shape.memory_mib)?;
-        let nics = nics(&descriptor.network, &id);
+        let nics = nics(&descriptor.network, &id, own);
         Ok(Self {
             id,
             name: request.name.clone(),
@@ -154,12 +163,13 @@ fn disk_spec(disk: &Disk) -> DiskSpec {
 
 /// One NIC for an image with a network. Its address is random with the instance: locally administered,
 /// unicast (IEEE 802, 8.2).
-fn nics(network: &Network, id: &InstanceId) -> Vec<NetSpec> {
+fn nics(network: &Network, id: &InstanceId, own: &[Ipv4Addr]) -> Vec<NetSpec> {
     let [a, b, c, d, e, ..] = id.0;
     match network {
         Network::None => Vec::new(),
         Network::Nat { .. } => {
-            vec![NetSpec { mac: [0x02, a, b, c, d, e], backend: NetBackend::Passt }]
+            let mac = [0x02, a, b, c, d, e];
+            vec![NetSpec { mac, backend: NetBackend::Passt, deny: own.to_vec() }]
         }
     }
 }

@@ -91,7 +91,11 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
     let mut nics = Vec::new();
     if options.flag("net") {
         roles.push(FdRole::Net(0));
-        nics.push(NetSpec { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NetBackend::Passt });
+        nics.push(NetSpec {
+            mac: [0x52, 0x54, 0, 0, 0, 1],
+            backend: NetBackend::Passt,
+            deny: Vec::new(),
+        });
     }
     let spec = VmSpec {
         version: 1,

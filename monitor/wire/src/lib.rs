@@ -9,6 +9,7 @@ pub mod api;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_attestation::{Digest, Reject};
@@ -74,6 +75,8 @@ pub struct NetSpec {
     pub mac: [u8; 6],
     /// Backend.
     pub backend: NetBackend,
+    /// Addresses no frame of the guest may go to: the host's own.
+    pub deny: Vec<Ipv4Addr>,
 }
 
 /// Everything a VM process is told at its start.

@@ -2,9 +2,10 @@
 //!
 //! What it trusts: nothing. Frames are bytes to both sides; the backend's framing is checked, the guest's descriptors too.
 //! What it refuses: frames larger than its limit, and waiting. A backend that does not take frames loses them,
-//! as a full wire would; a backend that breaks its framing is cut off and the guest's link is dead.
+//! as a full wire would, and what may not leave the guest (`egress`) is lost too; a backend that breaks its framing is cut off and the guest's link is dead.
 
 mod backend;
+mod egress;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +17,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
 use backend::{Backend, Received};
+use egress::Egress;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -29,6 +31,7 @@ const FRAME_MAX: usize = 65_535 + 18;
 pub struct Net {
     mac: [u8; 6],
     backend: Backend,
+    egress: Egress,
     /// A frame the guest had no buffer for yet.
     waiting: Option<Vec<u8>>,
 }
@@ -36,11 +39,19 @@ pub struct Net {
 impl Net {
     /// An interface over the descriptor of its backend.
     pub fn new(spec: NetSpec, descriptor: OwnedFd) -> std::io::Result<Self> {
-        Ok(Self { mac: spec.mac, backend: Backend::new(spec.backend, descriptor)?, waiting: None })
+        let backend = Backend::new(spec.backend, descriptor)?;
+        Ok(Self { mac: spec.mac, backend, egress: Egress::new(spec.deny), waiting: None })
+    }
+
+    /// Frames of the guest that were not let out.
+    pub fn dropped(&self) -> u64 {
+        self.egress.dropped()
     }
 
     fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> u32 {
-        if let Some(frame) = frame_of(chain, memory) {
+        if let Some(frame) = frame_of(chain, memory)
+            && self.egress.passes(&frame)
+        {
             self.backend.send(&frame);
         }
         0
