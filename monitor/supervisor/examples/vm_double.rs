@@ -18,6 +18,11 @@ fn main() {
     let Some((spec, fds)) = wire::receive::<VmSpec>(&control).unwrap() else { return };
     let double = Double { control, spec, fds };
     double.check_descriptors();
+    if double.spec.cmdline == "frozen" {
+        // As a VM process that hangs before its guest runs: it hears and says nothing.
+        let me = rustix::process::getpid();
+        rustix::process::kill_process(me, rustix::process::Signal::STOP).unwrap();
+    }
     double.tell(&Event::Running { setup_us: 1 });
     println!("guest says hello");
     let reason = match double.spec.cmdline.as_str() {

@@ -1,7 +1,7 @@
-//! One launch, from the request to running vCPUs (SPEC 3.4, 3.5).
+//! One launch, from the request to running vCPUs (SPEC 6.5).
 //!
 //! Order: everything is opened, copied and hashed; digests are compared; only then is anything measured,
-//! and only when the vTPM is sealed does the VM process get its descriptors. Hashing, making the vTPM and
+//! and only when the vTPM is sealed and the launch is in the launch log does the VM process get its descriptors. Hashing, making the vTPM and
 //! starting the processes overlap: none of them depends on another. Whatever fails, everything started so far
 //! ends with its owner.
 
@@ -16,7 +16,7 @@ use coffer_attestation::{Digest, InstanceId, Reject};
 use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
 use coffer_monitor_wire::api::{CreateVm, VmState};
-use coffer_monitor_wire::{FdRole, VmSpec};
+use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Vtpm};
 
 use crate::channel::Channels;
@@ -30,6 +30,7 @@ use crate::measurements;
 use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
 use crate::plan::Plan;
+use crate::registry::{Registry, Reservation};
 use crate::state::VmDir;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
 use crate::vm_process::{Companions, Control, VmProcess};
@@ -83,18 +84,43 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
             clock
         },
     }));
-    let control = start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)?;
-    vm.wait_for_launch(RUN_PATIENCE);
-    if let Err(error) =
-        launched(&vm).and_then(|()| reservation.enter(Arc::clone(&vm), control.clone()))
-    {
-        vm.note_kill();
-        control.kill();
-        vm.wait_for_end(RUN_PATIENCE);
-        return Err(error);
-    }
+    let control = processes.vmm.control();
+    enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
+        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)
+    })?;
     tracing::info!(vm = %plan.id, name = %vm.name, image = %vm.identity.record.image_id, "launched");
     Ok(vm)
+}
+
+/// Enters the VM, has it started, and waits until it runs. One that does not is ended and taken out again; in the
+/// launch log it stays, as a launch that was tried.
+pub fn enter_and_run(
+    registry: &Registry,
+    reservation: Reservation,
+    vm: &Arc<Vm>,
+    control: Control,
+    patience: Duration,
+    start: impl FnOnce() -> Result<(), LaunchError>,
+) -> Result<(), LaunchError> {
+    reservation.enter(Arc::clone(vm), control.clone())?;
+    let result = match start() {
+        Ok(()) => {
+            vm.wait_for_launch(patience);
+            launched(vm)
+        }
+        Err(error) => {
+            // What `start` was given has ended with it.
+            vm.end(&EndReason::Failed { detail: error.to_string() });
+            Err(error)
+        }
+    };
+    if result.is_err() {
+        vm.note_kill();
+        control.end(vm);
+        // One that even a signal did not end keeps its name, its ports and its place among the live.
+        registry.remove(vm);
+    }
+    result
 }
 
 /// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
@@ -239,7 +265,7 @@ fn start(
     vtpm: Vtpm,
     tpm_channel: OwnedFd,
     directory: VmDir,
-) -> Result<Control, LaunchError> {
+) -> Result<(), LaunchError> {
     let Processes { kvm, vmm, passt } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![

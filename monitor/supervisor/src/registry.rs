@@ -145,7 +145,8 @@ impl Registry {
 }
 
 impl Reservation {
-    /// Enters the VM under the name promised.
+    /// Enters the VM under the name promised and its launch into the launch log: before it runs, so that no
+    /// evidence speaks of a host without it.
     pub fn enter(self, vm: Arc<Vm>, control: Control) -> Result<(), LaunchError> {
         let registry = Arc::clone(&self.registry);
         let mut inner = registry.lock();

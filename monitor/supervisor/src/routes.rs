@@ -30,8 +30,6 @@ use crate::vm::Vm;
 
 /// Most bytes of a request: the largest is an enrolment challenge, a few KiB.
 const BODY_MAX: usize = 64 << 10;
-/// How long a killed VM may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest grace of a stop: the caller waits for the answer.
 const GRACE_MAX_S: u32 = 600;
 
@@ -148,8 +146,7 @@ pub fn stop(entry: &Entry, grace: Duration) -> bool {
         return true;
     }
     entry.vm.note_kill();
-    entry.control.kill();
-    entry.vm.wait_for_end(KILL_PATIENCE)
+    entry.control.end(&entry.vm)
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use coffer_attestation::channel;
 use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
 use coffer_vtpm::Vtpm;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::channel::Channels;
 use crate::launch_error::LaunchError;
@@ -22,11 +24,15 @@ use crate::vm::Vm;
 
 /// How long a VM process may take to exit after it said how it ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to obey before it is killed.
+const OBEY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the kernel may take to end a killed one that holds gigabytes.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A VM process that waits for its spec.
 pub struct VmProcess {
     process: Owned,
-    control: OwnedFd,
+    control: Control,
     errors: Tail,
 }
 
@@ -40,15 +46,30 @@ pub struct Companions {
     pub directory: VmDir,
 }
 
-/// The supervisor's word to a running VM process.
+/// The supervisor's power over a VM process: a word to it, and a signal it cannot refuse.
 #[derive(Clone)]
-pub struct Control(Arc<OwnedFd>);
+pub struct Control(Arc<Reins>);
+
+struct Reins {
+    socket: OwnedFd,
+    /// Names this process for good, whatever its number is used for later.
+    pidfd: OwnedFd,
+    /// True once it got the signal: then it ends without a word, and that is no failure of its own.
+    killed: AtomicBool,
+}
 
 impl Control {
-    /// Tells it to end.
-    pub fn kill(&self) {
+    /// Tells it to end, and kills it if it does not. True once nothing of the VM is left.
+    pub fn end(&self, vm: &Vm) -> bool {
         // A VM process that is gone needs no telling.
-        let _ = wire::send(self.0.as_fd(), &wire::Command::Kill, &[]);
+        let _ = wire::send(self.0.socket.as_fd(), &wire::Command::Kill, &[]);
+        if vm.wait_for_end(OBEY_PATIENCE) {
+            return true;
+        }
+        self.0.killed.store(true, Ordering::Release);
+        // Gone means that its end is being noted.
+        let _ = pidfd_send_signal(&self.0.pidfd, Signal::KILL);
+        vm.wait_for_end(KILL_PATIENCE)
     }
 }
 
@@ -62,10 +83,16 @@ impl VmProcess {
         let mut command = Command::new(program);
         command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Owned::spawn(&mut command).map_err(failed)?;
+        let pidfd = pidfd_open(Pid::from_child(process.child()), PidfdFlags::empty())
+            .map_err(|e| failed(e.into()))?;
         let errors = process.child().stderr.take().map(|pipe| Tail::follow(pipe, |_| {}));
         Ok(Self {
             process,
-            control,
+            control: Control(Arc::new(Reins {
+                socket: control,
+                pidfd,
+                killed: AtomicBool::new(false),
+            })),
             errors: errors.transpose().map_err(failed)?.unwrap_or_default(),
         })
     }
@@ -73,6 +100,11 @@ impl VmProcess {
     /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The power over it.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Hands over the spec and everything it names, and supervises until the end on a thread of its own.
@@ -83,23 +115,22 @@ impl VmProcess {
         fds: &[BorrowedFd<'_>],
         mut companions: Companions,
         channels: Channels,
-    ) -> Result<Control, LaunchError> {
+    ) -> Result<(), LaunchError> {
         let failed = LaunchError::system("starting the VM");
         if let Some(output) = self.process.child().stdout.take() {
             pump_console(vm, output).map_err(LaunchError::system("reading the console"))?;
         }
-        if let Err(e) = wire::send(self.control.as_fd(), spec, fds) {
+        if let Err(e) = wire::send(self.control.0.socket.as_fd(), spec, fds) {
             let reason = self.errors.last_line().unwrap_or_else(|| e.to_string());
             return Err(LaunchError::Vmm(reason));
         }
-        let control = Control(Arc::new(self.control));
         if let Some(passt) = &mut companions.passt {
-            watch_network(vm, &control, passt)
+            watch_network(vm, &self.control, passt)
                 .map_err(LaunchError::system("watching the network backend"))?;
         }
         let supervision = Supervision {
             vm: Arc::clone(vm),
-            control: control.clone(),
+            control: self.control,
             process: self.process,
             errors: self.errors,
             companions,
@@ -108,8 +139,8 @@ impl VmProcess {
         thread::Builder::new()
             .name("vm".into())
             .spawn(move || supervision.run())
-            .map_err(failed)?;
-        Ok(control)
+            .map(drop)
+            .map_err(failed)
     }
 }
 
@@ -125,9 +156,10 @@ struct Supervision {
 impl Supervision {
     fn run(self) {
         let reason = self.follow();
-        let Self { vm, process, errors, companions, .. } = self;
+        let Self { vm, control, process, errors, companions, .. } = self;
         let status = process.end_within(EXIT_PATIENCE);
-        let reason = reason.unwrap_or_else(|| {
+        let killed = control.0.killed.load(Ordering::Acquire).then_some(EndReason::Killed);
+        let reason = reason.or(killed).unwrap_or_else(|| {
             let status =
                 status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
             let said = errors.last_line().map(|line| format!(": {line}")).unwrap_or_default();
@@ -141,7 +173,7 @@ impl Supervision {
     /// Follows the events; how it ended, if the VM process could still say so.
     fn follow(&self) -> Option<EndReason> {
         loop {
-            match wire::receive::<Event>(self.control.0.as_fd()) {
+            match wire::receive::<Event>(self.control.0.socket.as_fd()) {
                 Ok(Some((Event::Running { setup_us }, _))) => {
                     tracing::debug!(setup_us, "vCPUs run");
                     self.vm.running();
@@ -177,7 +209,7 @@ fn watch_network(vm: &Arc<Vm>, control: &Control, passt: &mut Owned) -> std::io:
             vm.note_network_failure(
                 tail.last_line().unwrap_or_else(|| "it ended without a word".into()),
             );
-            control.kill();
+            control.end(&vm);
         }
     };
     Tail::follow(pipe, at_end).map(drop)

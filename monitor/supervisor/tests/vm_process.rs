@@ -22,9 +22,11 @@ use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
 use coffer_monitor::evidence::VmIdentity;
+use coffer_monitor::launch::enter_and_run;
+use coffer_monitor::launch_error::LaunchError;
 use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
-use coffer_monitor::registry::Entry;
+use coffer_monitor::registry::{Entry, Registry};
 use coffer_monitor::routes::stop;
 use coffer_monitor::state::StateDir;
 use coffer_monitor::vm::{LaunchClock, Vm, VmParts};
@@ -33,11 +35,15 @@ use coffer_monitor_wire::api::VmState;
 use coffer_monitor_wire::{FdRole, VmSpec};
 use coffer_vtpm::{Swtpm, SwtpmConfig};
 use common::{MONITOR, TestTpm};
+use rustix::process::{Pid, Signal, kill_process};
 
 const LONG: Duration = Duration::from_secs(10);
 
 struct Launched {
     entry: Entry,
+    result: Result<(), LaunchError>,
+    registry: Arc<Registry>,
+    pid: u32,
     vtpm_state: PathBuf,
     _state: StateDir,
     dir: tempfile::TempDir,
@@ -54,6 +60,16 @@ fn double() -> PathBuf {
 
 /// Launches the double as a VM whose guest behaves as `story` says.
 fn launch(story: &str, host_tpm: Option<HostTpm>) -> Launched {
+    launch_watched(story, host_tpm, LONG, |_| {})
+}
+
+/// The same with a limit for the launch, watched by `watch` while it is under way.
+fn launch_watched(
+    story: &str,
+    host_tpm: Option<HostTpm>,
+    patience: Duration,
+    watch: impl FnOnce(&Registry) + Send,
+) -> Launched {
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::open(&dir.path().join("state")).unwrap();
     let id = InstanceId([3; 16]);
@@ -122,11 +138,21 @@ fn launch(story: &str, host_tpm: Option<HostTpm>) -> Launched {
     };
     let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
     let companions = Companions { passt: None, vtpm, directory };
-    let control = VmProcess::spawn(&double())
-        .unwrap()
-        .start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
-        .unwrap();
-    Launched { entry: Entry { vm, control }, vtpm_state, _state: state, dir }
+    let registry = Arc::new(Registry::default());
+    let reservation = registry.reserve(Some("test"), "test", &[]).unwrap();
+    let process = VmProcess::spawn(&double()).unwrap();
+    let (pid, control) = (process.id(), process.control());
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| watch(&registry));
+        enter_and_run(&registry, reservation, &vm, control.clone(), patience, || {
+            let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
+            assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
+            assert_ne!(registry.launch_log_head(), Digest::ZERO);
+            process.start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
+        })
+    });
+    let entry = Entry { vm, control };
+    Launched { entry, result, registry, pid, vtpm_state, _state: state, dir }
 }
 
 impl Launched {
@@ -202,6 +228,44 @@ fn kills_a_guest_that_will_not_stop() {
     vm.wait_for(|vm| vm.info().state == VmState::Booting);
     assert!(stop(&vm.entry, Duration::from_millis(300)));
     vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn kills_a_vm_process_that_hears_nothing() {
+    let vm = launch("wait", None);
+    vm.wait_for(|vm| vm.info().state == VmState::Booting);
+    let pid = Pid::from_raw(vm.pid.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    assert!(stop(&vm.entry, Duration::ZERO));
+    assert!(!Path::new(&format!("/proc/{}", vm.pid)).exists());
+    vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn a_launch_that_hangs_is_live_until_it_is_killed() {
+    let vm = launch_watched("frozen", None, Duration::from_secs(1), |registry| {
+        let seen = (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            registry.live() == 1
+        });
+        assert!(seen);
+    });
+    assert!(matches!(vm.result, Err(LaunchError::Vmm(_))), "{:?}", vm.result);
+    assert!(!Path::new(&format!("/proc/{}", vm.pid)).exists());
+    assert!(vm.entry.vm.has_ended());
+    assert_eq!((vm.registry.live(), vm.registry.list().len()), (0, 0));
+    let digest = vm.entry.vm.measurements.launch_digest;
+    assert_eq!(vm.registry.launch_log_head(), Digest::ZERO.extend(&digest));
+    assert!(vm.registry.reserve(Some("test"), "test", &[]).is_ok());
+}
+
+#[test]
+fn a_launch_that_runs_stays_entered() {
+    let vm = launch("wait", None);
+    assert!(vm.result.is_ok());
+    assert_eq!(vm.registry.live(), 1);
+    assert!(stop(&vm.entry, Duration::ZERO));
+    assert_eq!((vm.registry.live(), vm.registry.list().len()), (0, 1));
 }
 
 #[test]
