@@ -117,6 +117,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(reject) => reject.into(),
+            StoreError::Unlogged(_) => Self::reject(Reject::LogUnavailable, error.to_string()),
             StoreError::Full => Self::new(FaultKind::Busy, error.to_string()),
             other => Self::new(FaultKind::Internal, other.to_string()),
         }

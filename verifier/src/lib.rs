@@ -22,6 +22,7 @@ mod keys;
 mod roots;
 mod serve;
 mod store;
+mod strangers;
 mod verifier;
 
 pub use clock::{Clock, SystemClock};

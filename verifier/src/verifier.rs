@@ -9,6 +9,7 @@ use std::sync::Arc;
 use coffer_attestation::Digest;
 use coffer_attestation::endorsement::Roots;
 use coffer_policies::{LoadError, Policies, Source};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -17,6 +18,10 @@ use crate::init::Settings;
 use crate::keys::{AtRest, FileKey, KeyError, ReleaseKey};
 use crate::roots::{self, RootsError};
 use crate::store::{Store, StoreError};
+use crate::strangers::Strangers;
+
+/// Flows run at once.
+const TURNS: usize = 64;
 
 /// Everything a request may need.
 pub(crate) struct Verifier {
@@ -29,6 +34,9 @@ pub(crate) struct Verifier {
     pub(crate) admin_token_hash: Digest,
     pub(crate) roots: Roots,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) strangers: Strangers,
+    /// Turns to work: a request keeps its turn until its work is done, whether or not its peer still waits.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 /// Why the data folder cannot be used.
@@ -126,6 +134,8 @@ impl Verifier {
             admin_token_hash,
             roots,
             clock,
+            strangers: Strangers::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
         })
     }
 }

@@ -49,6 +49,40 @@ fn a_token_enrols_its_own_host_until_it_expires() {
 }
 
 #[test]
+fn a_host_is_not_enrolled_without_its_row_in_the_log() {
+    let mut scene = Scene::not_enrolled(POLICIES);
+    let challenge: EnrollChallenge =
+        scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();
+    let answer = scene.host.activate(&challenge);
+    scene.service.sql(&[
+        "CREATE TRIGGER full_disk BEFORE INSERT ON decisions BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    ]);
+    scene.service.post("/v1/enroll/complete", &answer).refused(Reject::LogUnavailable);
+    scene.service.sql(&["DROP TRIGGER full_disk"]);
+    assert!(scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts.is_empty());
+    scene.enroll().ok::<Enrolled>();
+    assert_eq!(scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts.len(), 1);
+}
+
+#[test]
+fn a_made_up_token_or_session_fills_no_log() {
+    let mut scene = Scene::not_enrolled(POLICIES);
+    let mut start = scene.enroll_start();
+    let rows = scene.decisions().len();
+    let token = std::mem::replace(&mut start.token, "0".repeat(64));
+    scene.service.post("/v1/enroll/start", &start).refused(Reject::TokenInvalid);
+    start.token = token;
+    let mut challenge: EnrollChallenge = scene.service.post("/v1/enroll/start", &start).ok();
+    let answer = scene.host.activate(&challenge);
+    challenge.session = "0".repeat(32);
+    let made_up = scene.host.activate(&challenge);
+    scene.service.post("/v1/enroll/complete", &made_up).refused(Reject::SessionGone);
+    assert_eq!(scene.decisions().len(), rows);
+    scene.service.post("/v1/enroll/complete", &answer).ok::<Enrolled>();
+    assert_eq!(scene.decisions().len(), rows + 1);
+}
+
+#[test]
 fn a_wrong_proof_spends_the_session() {
     let mut scene = Scene::not_enrolled(POLICIES);
     let challenge: EnrollChallenge =

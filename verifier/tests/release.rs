@@ -245,7 +245,7 @@ fn secrets_are_asked_for_as_declared_or_not_at_all() {
     let cases: [(&[&str], Reject); 6] = [
         (&["site/undeclared"], Reject::SecretNotDeclared),
         (&[SECRET_ID, "site/undeclared"], Reject::SecretNotDeclared),
-        (&["site/missing"], Reject::SecretNotFound),
+        (&["site/missing"], Reject::PolicyDenied),
         (&["../tls-key"], Reject::BadResource),
         (&[SECRET_ID, SECRET_ID], Reject::BadResource),
         (&[], Reject::BadResource),
@@ -280,7 +280,9 @@ fn a_removed_secret_is_not_released_and_its_version_never_returns() {
     let path = format!("/v1/admin/secrets/{SECRET_ID}");
     scene.service.delete(&path).no_content();
     assert_eq!(scene.service.delete(&path).status, 404);
-    scene.attest(&mut vm).1.refused(Reject::SecretNotFound);
+    scene.attest(&mut vm).1.refused(Reject::PolicyDenied);
+    let row = scene.last_decision();
+    assert!(row.explanation.contains("there is no secret `site/tls-key`"), "{}", row.explanation);
     assert_eq!(scene.service.put_secret(SECRET_ID, b"new", &[vm.record.image_id]).version, 2);
     assert_eq!(scene.secrets(&mut vm)[0].2, b"new");
 }
@@ -295,6 +297,70 @@ fn a_launch_outside_the_image_is_refused() {
     let disk = Shape { disk_root: Digest([8; 32]), ..Shape::default() };
     scene.attest(&mut Vm::launch(&disk)).1.refused(Reject::LaunchMismatch);
     scene.attest(&mut Vm::launch(&Shape { vcpus: 4, ..Shape::default() })).1.bytes();
+    // Nothing of a refused launch is kept, not even the host's clock.
+    scene.service.sql(&["UPDATE host_clocks SET last_seen = 1"]);
+    scene.attest(&mut Vm::launch(&disk)).1.refused(Reject::LaunchMismatch);
+    assert_eq!(scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts[0].last_seen, 1);
+}
+
+#[test]
+fn box_network_and_incarnation_are_the_descriptors() {
+    let mut scene = Scene::new();
+    let nat = Shape { nat: true, nics: 1, ..Shape::default() };
+    let open_image = Shape { made_for: BoxKind::Open, ..Shape::default() };
+    scene.service.put_secret(
+        SECRET_ID,
+        SECRET,
+        &[&Shape::default(), &nat, &open_image].map(Vm::image_id),
+    );
+    let refused = [
+        ("open boxes", open_image.clone()),
+        ("interfaces: found 1, expected 0", Shape { nics: 1, ..Shape::default() }),
+        ("interfaces: found 0, expected 1", Shape { nics: 0, ..nat.clone() }),
+        ("interfaces: found 2, expected 1", Shape { nics: 2, ..nat.clone() }),
+        ("incarnation: found 2, expected 1", Shape { incarnation: 2, ..Shape::default() }),
+    ];
+    for (says, shape) in refused {
+        scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::LaunchMismatch);
+        let row = scene.last_decision();
+        assert!(row.explanation.contains(says), "{}", row.explanation);
+    }
+    scene.attest(&mut Vm::launch(&nat)).1.bytes();
+    scene.attest(&mut Vm::launch(&Shape::default())).1.bytes();
+    // An image for open boxes in an open box is a matter of policy.
+    let open = Shape { launched_as: BoxKind::Open, ..open_image };
+    scene.attest(&mut Vm::launch(&open)).1.refused(Reject::PolicyDenied);
+}
+
+#[test]
+fn only_who_may_have_any_secret_learns_that_there_is_none() {
+    let policy = tempfile::NamedTempFile::with_suffix(".cedar").unwrap();
+    std::fs::write(policy.path(), "@id(\"all\") permit (principal, action, resource);").unwrap();
+    let mut scene = Scene::with_policies(&[policy.path().to_str().unwrap()]);
+    let shape = Shape { declares: vec![SECRET_ID, "site/missing"], ..Shape::default() };
+    scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::SecretNotFound);
+    let mut vm = Vm::launch(&shape);
+    vm.asks = vec![SECRET_ID.into()];
+    scene.attest(&mut vm).1.bytes();
+}
+
+#[test]
+fn what_anybody_can_send_fills_no_log() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    let rows = scene.decisions().len();
+    let made_up = vm.evidence(&mut scene.host, &Nonce([9; 32]));
+    scene.service.release(&made_up).refused(Reject::NonceConsumed);
+    assert_eq!(scene.service.release(b"no evidence").error().code, "malformed");
+    assert_eq!(scene.decisions().len(), rows);
+    // A challenge that was given out is a row, whatever it is answered with.
+    let nonce = scene.challenge().nonce;
+    let evidence = vm.evidence(&mut scene.host, &nonce);
+    scene.service.later(121);
+    scene.service.release(&evidence).refused(Reject::NonceExpired);
+    assert_eq!(scene.last_decision().code.as_deref(), Some("nonce-expired"));
+    scene.service.release(&evidence).refused(Reject::NonceConsumed);
+    assert_eq!(scene.decisions().len(), rows + 1);
 }
 
 #[test]

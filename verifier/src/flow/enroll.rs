@@ -1,8 +1,8 @@
-//! Enrolment: a TPM proves that its EK and AK live together, once (SPEC 7.1).
+//! Enrolment: a TPM proves that its EK and AK live together, once (SPEC 7.2).
 //!
 //! ```text
 //! token (consumed) ─> EK chain ─> EK template ─> AK attributes ─> identity free ─> credential, session
-//! session (removed) ─> proof ─> first quote over the host's log ─> identity row, for good ─> log
+//! session (removed) ─> proof ─> first quote over the host's log ─> identity and log row, as one
 //! ```
 
 use coffer_attestation::credential::make_credential;
@@ -17,7 +17,7 @@ use coffer_attestation::{Digest, Nonce, Reject, enroll};
 use crate::api::{Decision, DecisionKind};
 use crate::fault::Fault;
 use crate::keys::{hash_token, random, same};
-use crate::store::{EnrollSession, HostClock, PendingIdentity};
+use crate::store::{EnrollSession, HostClock, PendingIdentity, TokenUse};
 use crate::verifier::Verifier;
 
 /// A host's TPM answers within seconds; a person may carry the messages.
@@ -31,10 +31,22 @@ pub(crate) async fn start(
     request_id: &str,
     request: EnrollStart,
 ) -> Result<EnrollChallenge, Fault> {
-    let host = well_formed(&request.host);
-    let outcome = begin(verifier, request).await;
+    let now = verifier.clock.now();
+    let host = well_formed(&request.host)
+        .ok_or_else(|| Fault::bad_request("a host name is 1 to 63 of `a-z0-9.-`"))?;
+    // One attempt for each token: it is gone before the TPM is looked at.
+    let token = hash_token(&request.token);
+    let outcome = match verifier.store.consume_token(&token, &host, now).await? {
+        TokenUse::Good => begin(verifier, request, now).await,
+        TokenUse::Refused => Err(Reject::TokenInvalid.into()),
+        TokenUse::Unknown => {
+            // Anybody can make one up, so it earns no row.
+            verifier.strangers.refused(now);
+            return Err(Reject::TokenInvalid.into());
+        }
+    };
     if let Err(fault) = &outcome {
-        log(verifier, request_id, host, Err(fault)).await?;
+        log_refusal(verifier, request_id, Some(host), fault).await?;
     }
     outcome
 }
@@ -45,33 +57,29 @@ pub(crate) async fn complete(
     request_id: &str,
     request: EnrollComplete,
 ) -> Result<Enrolled, Fault> {
-    match finish(verifier, request).await {
-        Ok(enrolled) => {
-            let logged =
-                log(verifier, request_id, Some(enrolled.host.clone()), Ok(&enrolled)).await;
-            if let Err(fault) = logged {
-                // An identity nobody can find in the log must not stay.
-                verifier.store.remove_host(&enrolled.host).await?;
-                return Err(fault);
-            }
-            Ok(enrolled)
-        }
-        Err((host, fault)) => {
-            log(verifier, request_id, host, Err(&fault)).await?;
-            Err(fault)
-        }
+    let now = verifier.clock.now();
+    // The session is gone before anything in the answer is compared: one attempt.
+    let Some(session) = verifier.store.take_session(&request.session).await? else {
+        verifier.strangers.refused(now);
+        return Err(Reject::SessionGone.into());
+    };
+    let host = session.identity.host.clone();
+    let outcome = match admit(session, request, now) {
+        Ok((identity, clock)) => enrol(verifier, request_id, identity, clock, now).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = &outcome {
+        log_refusal(verifier, request_id, Some(host), fault).await?;
     }
+    outcome
 }
 
-async fn begin(verifier: &Verifier, request: EnrollStart) -> Result<EnrollChallenge, Fault> {
-    let EnrollStart { token, host, identity } = request;
-    let now = verifier.clock.now();
-    if well_formed(&host).is_none() {
-        return Err(Fault::bad_request("a host name is 1 to 63 of `a-z0-9.-`"));
-    }
-    // One attempt for each token: it is gone before the TPM is looked at.
-    verifier.store.consume_token(&hash_token(&token), &host, now).await??;
-
+async fn begin(
+    verifier: &Verifier,
+    request: EnrollStart,
+    now: u64,
+) -> Result<EnrollChallenge, Fault> {
+    let EnrollStart { host, identity, .. } = request;
     let ek = Public::parse(&identity.ek_public.0)
         .map_err(|reject| Fault::reject(reject, format!("EK public area: {reject}")))?;
     let endorsed = endorse(verifier, &ek, &identity.ek_certificate, &identity.ek_chain, now)?;
@@ -127,26 +135,13 @@ fn endorse(
     Ok(verify_chain(&certificate.0, &chain, ek, &verifier.roots, now)?)
 }
 
-/// The error carries the host's name as far as it is known.
-async fn finish(
-    verifier: &Verifier,
-    request: EnrollComplete,
-) -> Result<Enrolled, (Option<String>, Fault)> {
-    // The session is gone before anything in the answer is compared: one attempt.
-    let taken =
-        verifier.store.take_session(&request.session).await.map_err(|e| (None, e.into()))?;
-    let Some(session) = taken else { return Err((None, Reject::SessionGone.into())) };
-    let host = session.identity.host.clone();
-    admit(verifier, session, request).await.map_err(|fault| (Some(host), fault))
-}
-
-async fn admit(
-    verifier: &Verifier,
+/// Judges the answer to a session. Touches no row.
+fn admit(
     session: EnrollSession,
     request: EnrollComplete,
-) -> Result<Enrolled, Fault> {
+    now: u64,
+) -> Result<(PendingIdentity, HostClock), Fault> {
     let EnrollSession { nonce, proof_hash, identity, expires_at } = session;
-    let now = verifier.clock.now();
     if now > expires_at {
         return Err(Fault::reject(Reject::SessionGone, "the enrolment session has expired"));
     }
@@ -168,7 +163,32 @@ async fn admit(
         restart_count: clock.restart_count,
         clock: clock.clock,
     };
-    verifier.store.add_host(&identity, clock, now).await?;
+    Ok((identity, clock))
+}
+
+/// Makes the identity and the log row that tells of it.
+async fn enrol(
+    verifier: &Verifier,
+    request_id: &str,
+    identity: PendingIdentity,
+    clock: HostClock,
+    now: u64,
+) -> Result<Enrolled, Fault> {
+    let tpm = if identity.software_tpm { "DANGEROUS software TPM" } else { "hardware TPM" };
+    let decision = Decision {
+        id: request_id.to_owned(),
+        at: now,
+        kind: DecisionKind::Enroll,
+        allowed: true,
+        code: None,
+        explanation: format!(
+            "enrolled with key {}, TPM by `{}`, {tpm}",
+            identity.ak_name, identity.tpm_manufacturer
+        ),
+        host: Some(identity.host.clone()),
+        release: None,
+    };
+    verifier.store.add_host(&identity, clock, &decision).await?;
     Ok(Enrolled {
         host: identity.host,
         ak_name: identity.ak_name,
@@ -177,28 +197,19 @@ async fn admit(
     })
 }
 
-async fn log(
+async fn log_refusal(
     verifier: &Verifier,
     request_id: &str,
     host: Option<String>,
-    outcome: Result<&Enrolled, &Fault>,
+    fault: &Fault,
 ) -> Result<(), Fault> {
-    let explanation = match outcome {
-        Ok(e) => format!(
-            "enrolled with key {}, TPM by `{}`, {}",
-            e.ak_name,
-            e.tpm_manufacturer,
-            if e.software_tpm { "DANGEROUS software TPM" } else { "hardware TPM" }
-        ),
-        Err(fault) => fault.explanation.clone(),
-    };
     let decision = Decision {
         id: request_id.to_owned(),
         at: verifier.clock.now(),
         kind: DecisionKind::Enroll,
-        allowed: outcome.is_ok(),
-        code: outcome.err().map(|fault| fault.code().to_owned()),
-        explanation,
+        allowed: false,
+        code: Some(fault.code().to_owned()),
+        explanation: fault.explanation.clone(),
         host,
         release: None,
     };

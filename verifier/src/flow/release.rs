@@ -1,16 +1,18 @@
 //! Evidence in, sealed secrets out (SPEC 7.3). The order of the steps is the argument:
 //!
 //! ```text
-//! 1 size  2 decode  3 consume nonce  4 host row  5 appraise  6 declared, alive  7 policy  8 seal  9 log  10 sign
+//! 1 size  2 decode  3 consume nonce  4 host row  5 appraise  6 launch, declared, alive  7 policy  8 seal  9 log  10 sign
 //! ```
-//! Whatever fails is logged with its full explanation; what cannot be logged is not released.
+//! Whatever fails once a challenge was consumed is logged with its full explanation; what cannot be logged is not released.
 
 use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
 };
+use coffer_attestation::launch::{BoxKind, LaunchRecord};
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Reject, cbor};
+use coffer_image::appliance::Network;
 use coffer_image::descriptor::{Descriptor, Disk};
 use coffer_policies::{Facts, HostFacts, Permit, ResourceFacts, ResourceId, VmFacts};
 
@@ -21,14 +23,23 @@ use crate::fault::{Fault, FaultKind};
 use crate::store::{HostClock, HostRow, StoredSecret};
 use crate::verifier::Verifier;
 
+/// No VM moves or is restored yet, so every launch is a first one.
+const FIRST_INCARNATION: u64 = 1;
+
 /// Judges evidence and answers with an encoded [`SignedRelease`].
 pub(crate) async fn release(
     verifier: &Verifier,
     request_id: &str,
     body: &[u8],
 ) -> Result<Vec<u8>, Fault> {
-    let mut case = Case { verifier, host: None, record: ReleaseRecord::default() };
-    let outcome = case.judge(body).await;
+    let mut case = Case { verifier, host: None, record: ReleaseRecord::default(), consumed: false };
+    let outcome = match case.judge(body).await {
+        Err(fault) if !case.consumed && !case.is_replay(&fault).await => {
+            verifier.strangers.refused(verifier.clock.now());
+            return Err(fault);
+        }
+        outcome => outcome,
+    };
     let mut decision = Decision {
         id: request_id.to_owned(),
         at: verifier.clock.now(),
@@ -53,9 +64,7 @@ pub(crate) async fn release(
         Err(fault) => {
             decision.code = Some(fault.code().to_owned());
             decision.explanation = fault.explanation.clone();
-            // Bytes that do not even decode are evidence of nothing.
-            let decoded = decision.release.as_ref().is_some_and(|record| record.evidence.is_some());
-            if let Err(error) = verifier.store.append(&decision, decoded.then_some(body)).await {
+            if let Err(error) = verifier.store.append(&decision, Some(body)).await {
                 // Nothing was released, so the refusal stands; only its trace is missing.
                 tracing::error!(%error, "a denial could not be logged");
             }
@@ -69,6 +78,8 @@ struct Case<'a> {
     verifier: &'a Verifier,
     host: Option<String>,
     record: ReleaseRecord,
+    /// A challenge of ours was used up, so the peer cannot go on for ever.
+    consumed: bool,
 }
 
 impl Case<'_> {
@@ -81,7 +92,9 @@ impl Case<'_> {
 
         // 3. The challenge is used up before anything else is judged.
         let now = verifier.clock.now();
-        verifier.store.consume_nonce(received.nonce(), now).await??;
+        let consumed = verifier.store.consume_nonce(received.nonce(), now).await?;
+        self.consumed = !matches!(consumed, Err(Reject::NonceConsumed));
+        consumed?;
         let nonce = ConsumedNonce::assert_consumed(*received.nonce());
 
         // 4. The key that must have signed comes from our own row.
@@ -91,6 +104,12 @@ impl Case<'_> {
         // 5. Appraisal.
         let appraisal = self.appraise(received, nonce, &row).await?;
         self.note(&appraisal);
+
+        // 6. What the measured descriptor allows; the launch before anything is kept of this quote.
+        let descriptor = Descriptor::parse(&appraisal.facts().descriptor)
+            .map_err(|e| Fault::reject(Reject::BadDescriptor, e.to_string()))?;
+        self.record.image_name = Some(descriptor.name.clone());
+        check_launch(&descriptor, &appraisal.facts().launch_record)?;
         let clock = appraisal.host_clock();
         let clock = HostClock {
             reset_count: clock.reset_count,
@@ -98,14 +117,8 @@ impl Case<'_> {
             clock: clock.clock,
         };
         verifier.store.note_quote(&row.ak_name, clock, now).await?;
-
-        // 6. What the measured descriptor allows.
-        let descriptor = Descriptor::parse(&appraisal.facts().descriptor)
-            .map_err(|e| Fault::reject(Reject::BadDescriptor, e.to_string()))?;
-        self.record.image_name = Some(descriptor.name.clone());
-        check_lifetime(&descriptor, now)?;
-        check_launch(&descriptor, &appraisal)?;
         let ids = declared(&descriptor, appraisal.facts().resources())?;
+        check_lifetime(&descriptor, now)?;
 
         // 7. Policy, for every secret before any is opened.
         let mut permitted = Vec::new();
@@ -123,7 +136,12 @@ impl Case<'_> {
         // 8. Seal.
         let secrets = permitted
             .into_iter()
-            .map(|(permit, secret)| seal(&appraisal, permit, self.open(secret)?))
+            .map(|(permit, secret)| {
+                let missing =
+                    || Fault::reject(Reject::SecretNotFound, no_secret(permit.resource()));
+                let secret = self.open(secret.ok_or_else(missing)?)?;
+                seal(&appraisal, permit, secret)
+            })
             .collect::<Result<Vec<SealedSecret>, Fault>>()?;
         let facts = appraisal.facts();
         Ok(Release {
@@ -133,6 +151,16 @@ impl Case<'_> {
             instance_id: *facts.instance_id(),
             secrets,
         })
+    }
+
+    /// Evidence that was good once comes again. That is no stranger's work, and the operator wants to know.
+    async fn is_replay(&self, fault: &Fault) -> bool {
+        match (fault.kind, &self.record.evidence) {
+            (FaultKind::Reject(Reject::NonceConsumed), Some(digest)) => {
+                self.verifier.store.was_released(digest).await.unwrap_or(false)
+            }
+            _ => false,
+        }
     }
 
     async fn host_row(&self, received: &ReceivedEvidence) -> Result<HostRow, Fault> {
@@ -184,21 +212,23 @@ impl Case<'_> {
         self.record.report = appraisal.report().clone();
     }
 
+    /// Whoever the policies refuse does not learn whether there is such a secret: one that does not exist
+    /// is judged as one for which no image was named.
     async fn decide(
         &mut self,
         appraisal: &Appraisal,
         descriptor: &Descriptor,
         row: &HostRow,
         id: ResourceId,
-    ) -> Result<(Permit, StoredSecret), Fault> {
-        let secret = self.verifier.store.secret(&id).await?.ok_or_else(|| {
-            Fault::reject(Reject::SecretNotFound, format!("there is no secret `{id}`"))
-        })?;
-        let facts = facts(appraisal, descriptor, row, &secret);
+    ) -> Result<(Permit, Option<StoredSecret>), Fault> {
+        let secret = self.verifier.store.secret(&id).await?;
+        let images = secret.as_ref().map(|s| s.meta.images.clone()).unwrap_or_default();
+        let resource = ResourceFacts { id: id.clone(), images };
+        let facts = facts(appraisal, descriptor, row, resource);
         let outcome = self.verifier.policies.decide(&facts);
         self.record.secrets.push(SecretDecision {
             id: id.to_string(),
-            version: outcome.is_ok().then_some(secret.meta.version),
+            version: secret.as_ref().filter(|_| outcome.is_ok()).map(|s| s.meta.version),
             facts,
             permitted_by: outcome.as_ref().map(|p| p.policies().to_vec()).unwrap_or_default(),
             denial: outcome.as_ref().err().cloned(),
@@ -206,7 +236,11 @@ impl Case<'_> {
         match outcome {
             Ok(permit) => Ok((permit, secret)),
             Err(denial) => {
-                Err(Fault::reject(Reject::PolicyDenied, format!("secret `{id}`: {denial}")))
+                let what = match &secret {
+                    Some(_) => format!("secret `{id}`"),
+                    None => no_secret(&id),
+                };
+                Err(Fault::reject(Reject::PolicyDenied, format!("{what}: {denial}")))
             }
         }
     }
@@ -221,6 +255,10 @@ impl Case<'_> {
 /// What a ciphertext at rest is bound to: id, NUL, version.
 pub(crate) fn at_rest_row(id: &ResourceId, version: u64) -> Vec<u8> {
     [b"coffer/at-rest/v1\0", id.as_str().as_bytes(), &[0], &version.to_be_bytes()].concat()
+}
+
+fn no_secret(id: &ResourceId) -> String {
+    format!("there is no secret `{id}`")
 }
 
 fn image_digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
@@ -240,8 +278,23 @@ fn check_lifetime(descriptor: &Descriptor, now: u64) -> Result<(), Fault> {
 
 /// The launch stays inside what the author allowed. The measured monitor holds it to that too; a monitor
 /// that forgot must not get a secret.
-fn check_launch(descriptor: &Descriptor, appraisal: &Appraisal) -> Result<(), Fault> {
-    let record = &appraisal.facts().launch_record;
+fn check_launch(descriptor: &Descriptor, record: &LaunchRecord) -> Result<(), Fault> {
+    let mismatch = |why: String| Err(Fault::reject(Reject::LaunchMismatch, why));
+    if descriptor.box_kind == BoxKind::Open && record.box_kind == BoxKind::Closed {
+        return mismatch("an image made for open boxes was launched as a closed one".into());
+    }
+    if record.incarnation != FIRST_INCARNATION {
+        let found = record.incarnation;
+        return mismatch(format!("incarnation: found {found}, expected {FIRST_INCARNATION}"));
+    }
+    let nics = match descriptor.network {
+        Network::None => 0,
+        Network::Nat { .. } => 1,
+    };
+    if record.nics.len() != nics {
+        let found = record.nics.len();
+        return mismatch(format!("network interfaces: found {found}, expected {nics}"));
+    }
     let shape = &descriptor.shape;
     if !shape.vcpus.contains(record.vcpus.into()) || !shape.memory_mib.contains(record.memory_mib) {
         let explanation = format!(
@@ -262,10 +315,7 @@ fn check_launch(descriptor: &Descriptor, appraisal: &Appraisal) -> Result<(), Fa
     if same {
         Ok(())
     } else {
-        Err(Fault::reject(
-            Reject::LaunchMismatch,
-            "the disks in the launch record are not the descriptor's",
-        ))
+        mismatch("the disks in the launch record are not the descriptor's".into())
     }
 }
 
@@ -298,7 +348,7 @@ fn facts(
     appraisal: &Appraisal,
     descriptor: &Descriptor,
     row: &HostRow,
-    secret: &StoredSecret,
+    resource: ResourceFacts,
 ) -> Facts {
     let appraised = appraisal.facts();
     let (vm, host) = (&appraised.vm_claims, &appraised.host_claims);
@@ -326,7 +376,7 @@ fn facts(
             smt: host.smt,
             ksm: host.ksm,
         },
-        resource: ResourceFacts { id: secret.meta.id.clone(), images: secret.meta.images.clone() },
+        resource,
     }
 }
 

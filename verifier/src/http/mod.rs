@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 use self::answer::{Failure, RequestId, json};
@@ -96,16 +97,40 @@ async fn new_release(State(verifier): Shared, Extension(id): Id, request: Reques
         );
     }
     let body = bytes(request, EVIDENCE_MAX).await?;
-    let release = release::release(&verifier, &id.0, &body).await?;
+    let work = verifier.clone();
+    let release =
+        to_the_end(&verifier, async move { release::release(&work, &id.0, &body).await }).await?;
     Ok(([(header::CONTENT_TYPE, RELEASE_MEDIA_TYPE)], release).into_response())
 }
 
 async fn enroll_start(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
-    json(&enroll::start(&verifier, &id.0, body(request, ENROLL_BODY_MAX).await?).await?)
+    let (request, work) = (body(request, ENROLL_BODY_MAX).await?, verifier.clone());
+    let work = async move { enroll::start(&work, &id.0, request).await };
+    json(&to_the_end(&verifier, work).await?)
 }
 
 async fn enroll_complete(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
-    json(&enroll::complete(&verifier, &id.0, body(request, ENROLL_BODY_MAX).await?).await?)
+    let (request, work) = (body(request, ENROLL_BODY_MAX).await?, verifier.clone());
+    let work = async move { enroll::complete(&work, &id.0, request).await };
+    json(&to_the_end(&verifier, work).await?)
+}
+
+/// Runs a flow in a task of its own: a peer that hangs up, or the timeout, must not stop it between a thing
+/// used up and the row that tells of it.
+async fn to_the_end<T: Send + 'static>(
+    verifier: &Verifier,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Failure> {
+    let turn = verifier.turns.clone().acquire_owned().await;
+    let turn = turn.map_err(|_| Fault::new(FaultKind::Internal, "the service is closing"))?;
+    let task = async move {
+        let _turn = turn;
+        work.await
+    };
+    let ended = tokio::spawn(task.in_current_span()).await;
+    let ended =
+        ended.map_err(|_| Fault::new(FaultKind::Internal, "a flow ended without result"))?;
+    Ok(ended?)
 }
 
 async fn secrets(State(verifier): Shared) -> Answer {

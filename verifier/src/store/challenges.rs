@@ -13,6 +13,17 @@ const NONCES_MAX: i64 = 20_000;
 /// How long an expired challenge is remembered as expired rather than unknown.
 const NONCE_MEMORY_S: u64 = 600;
 
+/// What became of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenUse {
+    /// Spent, for this host and in time.
+    Good,
+    /// Spent, though made for another host or expired.
+    Refused,
+    /// Nobody gave it out, or it was spent before.
+    Unknown,
+}
+
 /// An enrolment that was begun.
 pub(crate) struct EnrollSession {
     pub(crate) nonce: Nonce,
@@ -96,19 +107,19 @@ impl Store {
         hash: &Digest,
         host: &str,
         now: u64,
-    ) -> Result<Result<(), Reject>, StoreError> {
+    ) -> Result<TokenUse, StoreError> {
         let row = sqlx::query(
             "DELETE FROM enroll_tokens WHERE token_hash = ? RETURNING host, expires_at",
         )
         .bind(hash.as_bytes())
         .fetch_optional(&self.pool)
         .await?;
-        let Some(row) = row else { return Ok(Err(Reject::TokenInvalid)) };
+        let Some(row) = row else { return Ok(TokenUse::Unknown) };
         let (named, expires_at): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok(if named == host && now <= uint(expires_at) {
-            Ok(())
+            TokenUse::Good
         } else {
-            Err(Reject::TokenInvalid)
+            TokenUse::Refused
         })
     }
 

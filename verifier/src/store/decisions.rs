@@ -1,11 +1,11 @@
-//! The decisions log: append-only rows in a hash chain (SPEC 7.6).
+//! The decisions log: append-only rows in a hash chain (SPEC 7.5).
 //!
 //! The chain shows that a row was altered, removed from the middle or put in later. A log that was cut
 //! short shows only against a head noted elsewhere.
 
 use coffer_attestation::Digest;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::{Store, StoreError, int, uint};
 use crate::api::{Decision, LogState};
@@ -21,24 +21,8 @@ impl Store {
         decision: &Decision,
         evidence: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        let record =
-            serde_json::to_string(decision).map_err(|_| StoreError::Damaged("decisions"))?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let last = sqlx::query("SELECT seq, hash FROM decisions ORDER BY seq DESC LIMIT 1")
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let (seq, prev) = match last {
-            Some(row) => (uint(row.try_get(0)?).saturating_add(1), digest(&row, "hash")?),
-            None => (1, Digest::ZERO),
-        };
-        sqlx::query("INSERT INTO decisions (seq, id, record, prev, hash) VALUES (?, ?, ?, ?, ?)")
-            .bind(int(seq))
-            .bind(&decision.id)
-            .bind(&record)
-            .bind(prev.as_bytes())
-            .bind(link(seq, &prev, &record).as_bytes())
-            .execute(&mut *transaction)
-            .await?;
+        append_row(&mut transaction, decision).await?;
         if let Some(bytes) = evidence {
             // The same bytes may come again, as a replay; what was kept as released stays so.
             sqlx::query(
@@ -87,6 +71,15 @@ impl Store {
         row.map(|row| row.try_get(0).map_err(StoreError::from)).transpose()
     }
 
+    /// True if a secret was released for exactly these bytes.
+    pub(crate) async fn was_released(&self, evidence: &Digest) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM evidence WHERE digest = ? AND released = 1")
+            .bind(evidence.as_bytes())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// Walks the whole chain.
     pub(crate) async fn log_state(&self) -> Result<LogState, StoreError> {
         /// Rows read at a time, so that a long log does not fill memory.
@@ -119,6 +112,30 @@ impl Store {
             }
         }
     }
+}
+
+/// Appends one row within a transaction that was begun as a writer's, so that no other row comes between.
+pub(super) async fn append_row(
+    connection: &mut SqliteConnection,
+    decision: &Decision,
+) -> Result<(), StoreError> {
+    let record = serde_json::to_string(decision).map_err(|_| StoreError::Damaged("decisions"))?;
+    let last = sqlx::query("SELECT seq, hash FROM decisions ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(&mut *connection)
+        .await?;
+    let (seq, prev) = match last {
+        Some(row) => (uint(row.try_get(0)?).saturating_add(1), digest(&row, "hash")?),
+        None => (1, Digest::ZERO),
+    };
+    sqlx::query("INSERT INTO decisions (seq, id, record, prev, hash) VALUES (?, ?, ?, ?, ?)")
+        .bind(int(seq))
+        .bind(&decision.id)
+        .bind(&record)
+        .bind(prev.as_bytes())
+        .bind(link(seq, &prev, &record).as_bytes())
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
 }
 
 fn link(seq: u64, prev: &Digest, record: &str) -> Digest {

@@ -4,7 +4,9 @@ use coffer_attestation::{Digest, ObjectName, Reject};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::decisions::append_row;
 use super::{PendingIdentity, Store, StoreError, int, uint};
+use crate::api::Decision;
 
 /// An enrolled host.
 pub(crate) struct HostRow {
@@ -52,12 +54,14 @@ impl Store {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Adds a host together with the log row that says so: neither is ever there without the other.
     pub(crate) async fn add_host(
         &self,
         identity: &PendingIdentity,
         clock: HostClock,
-        now: u64,
+        decision: &Decision,
     ) -> Result<(), StoreError> {
+        let now = decision.at;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO hosts (name, ak_name, ak_public, ek_digest, ek_certificate, tpm_manufacturer,
@@ -86,6 +90,9 @@ impl Store {
         .bind(int(now))
         .execute(&mut *transaction)
         .await?;
+        append_row(&mut transaction, decision)
+            .await
+            .map_err(|error| StoreError::Unlogged(error.to_string()))?;
         transaction.commit().await?;
         Ok(())
     }

@@ -16,7 +16,7 @@ use coffer_attestation::Reject;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
-pub(crate) use challenges::{EnrollSession, PendingIdentity};
+pub(crate) use challenges::{EnrollSession, PendingIdentity, TokenUse};
 pub(crate) use hosts::{HostClock, HostRow};
 pub(crate) use secrets::{SecretMeta, StoredSecret};
 
@@ -41,6 +41,9 @@ pub(crate) enum StoreError {
     /// The row must not be written.
     #[error("{0}")]
     Refused(Reject),
+    /// The decisions log took no row, so what it would have told of was undone.
+    #[error("the decisions log refused: {0}")]
+    Unlogged(String),
     /// More would be kept than there is a limit for.
     #[error("too many challenges are outstanding")]
     Full,

@@ -3,7 +3,7 @@
 use coffer_attestation::claims::VmClaims;
 use coffer_attestation::event_log::vm_launch_log;
 use coffer_attestation::evidence::{Evidence, HostPart, VmPart};
-use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchRecord};
+use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_attestation::release::SealedSecret;
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::pcr::VM_SELECTION;
@@ -33,6 +33,10 @@ pub struct Shape {
     pub vcpus: u8,
     pub declares: Vec<&'static str>,
     pub disk_root: Digest,
+    pub made_for: BoxKind,
+    pub nat: bool,
+    pub nics: usize,
+    pub incarnation: u64,
 }
 
 impl Default for Shape {
@@ -44,6 +48,10 @@ impl Default for Shape {
             vcpus: 2,
             declares: vec![SECRET_ID],
             disk_root: ROOT_HASH,
+            made_for: BoxKind::Closed,
+            nat: false,
+            nics: 0,
+            incarnation: 1,
         }
     }
 }
@@ -84,9 +92,9 @@ impl Vm {
                 root_hash: Some(shape.disk_root),
                 size: DATA_SIZE,
             }],
-            nics: vec![],
+            nics: vec![LaunchNic { mac: [2; 6], backend: "passt".into() }; shape.nics],
             instance_id: InstanceId([4; 16]),
-            incarnation: 1,
+            incarnation: shape.incarnation,
         };
         let digests = parsed.digests();
         let launch = vm_launch_log(
@@ -198,7 +206,7 @@ fn descriptor(shape: &Shape) -> Descriptor {
     let descriptor = Descriptor {
         version: 1,
         name: "site".into(),
-        box_kind: BoxKind::Closed,
+        box_kind: shape.made_for,
         svn: shape.svn,
         architecture: "x86_64".into(),
         kernel: blob(1, 4096),
@@ -216,7 +224,14 @@ fn descriptor(shape: &Shape) -> Descriptor {
             memory_mib: Range { min: 128, max: 1024 },
         },
         console: ConsoleMode::None,
-        network: Network::None,
+        network: match shape.nat {
+            false => Network::None,
+            true => Network::Nat {
+                address: [192, 168, 76, 2].into(),
+                prefix: 24,
+                gateway: [192, 168, 76, 1].into(),
+            },
+        },
         verifier: Some(pin),
         secrets: shape.declares.iter().enumerate().map(secret).collect(),
         not_after: shape.not_after,
