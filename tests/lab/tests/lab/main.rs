@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod bad_input;
+mod egress;
 mod key;
 mod refusals;
 mod tools;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coffer_attestation::Digest;
 use coffer_image::descriptor::Disk;
-use coffer_lab::{process, wait};
+use coffer_lab::process;
 use serde_json::{Value, json};
 
 use crate::world::{World, enter};
@@ -36,7 +36,7 @@ fn tpm2_tools_read_registers_event_log_and_certificate() {
     // Open, for the twin of the refused open box: one that asks for no secret runs.
     let launch = world.host.run("tools", "tools", &["--open"]).unwrap();
     assert!(launch.ok, "{launch:?}");
-    let log = finished_log(&world, "tools");
+    let log = world.finished_log("tools", "BEGIN end");
     let measured = world.host.inspect("tools").unwrap();
     world.host.remove("tools").unwrap();
 
@@ -55,18 +55,6 @@ fn tpm2_tools_read_registers_event_log_and_certificate() {
         assert_eq!(register(replayed, pcr), register(registers, pcr), "PCR {pcr}");
     }
     check_certificate(&world, section(&log, "certificate", "end"));
-}
-
-/// What a VM printed until it powered off.
-fn finished_log(world: &World, name: &str) -> String {
-    wait::until("the end of the tools", Duration::from_secs(60), || {
-        let vm = world.host.inspect(name)?;
-        Ok((vm["vm"]["state"] == "stopped" || vm["vm"]["state"] == "failed").then_some(()))
-    })
-    .unwrap();
-    let log = world.host.logs(name).unwrap().replace('\r', "");
-    assert!(log.contains("BEGIN end"), "the tools did not finish:\n{log}");
-    log
 }
 
 fn section<'a>(log: &'a str, name: &str, next: &str) -> &'a str {

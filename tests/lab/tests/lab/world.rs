@@ -1,12 +1,13 @@
 //! The host all tests share, and what happened on it before they began.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use coffer_lab::appliance::{self, SITE_PORT};
 use coffer_lab::host::{LabHost, Launch};
 use coffer_lab::scene::{HOST_NAME, PUBLISHED, Scene};
-use coffer_lab::workspace;
+use coffer_lab::{wait, workspace};
 use serde_json::{Value, json};
 
 /// A host on which the site runs.
@@ -61,6 +62,18 @@ impl World {
         launch
     }
 
+    /// What a VM printed until it ended; the last of it must be there.
+    pub fn finished_log(&self, name: &str, last: &str) -> String {
+        wait::until("the end of the VM", Duration::from_secs(60), || {
+            let vm = self.host.inspect(name)?;
+            Ok((vm["vm"]["state"] == "stopped" || vm["vm"]["state"] == "failed").then_some(()))
+        })
+        .unwrap();
+        let log = self.host.logs(name).unwrap().replace('\r', "");
+        assert!(log.contains(last), "`{name}` did not finish:\n{log}");
+        log
+    }
+
     /// The reason it ended for.
     pub fn outcome(&self, image: &str, name: &str, more: &[&str]) -> String {
         self.launch(image, name, more).reason()
@@ -74,6 +87,7 @@ fn extra_images(scene: &Scene) -> Result<()> {
     let site_root = scene.workdir.path().join("rootfs");
 
     appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
+    appliance::build(&crate::egress::recipe(), &tools, &scene.images.join("egress"))?;
 
     let mut away = pin.clone();
     away["url"] = json!("https://10.0.2.100:444");
