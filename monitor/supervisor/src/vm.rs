@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use coffer_attestation::Reject;
 use coffer_attestation::channel::Phase;
 use coffer_monitor_wire::EndReason;
-use coffer_monitor_wire::api::{Measurements, Publish, Timing, VmInfo, VmState};
+use coffer_monitor_wire::api::{Measurements, Publish, Reporter, Timing, VmInfo, VmState};
 
 use crate::console::Console;
 use crate::evidence::VmIdentity;
@@ -43,8 +43,7 @@ pub struct Vm {
 
 struct Life {
     state: VmState,
-    reason: Option<String>,
-    detail: Option<String>,
+    failure: Option<Failure>,
     timings: Vec<Timing>,
     /// The guest's own account of why it gave up.
     guest_failure: Option<String>,
@@ -105,8 +104,7 @@ impl Vm {
     pub fn new(parts: VmParts) -> Self {
         let life = Life {
             state: VmState::Launching,
-            reason: None,
-            detail: None,
+            failure: None,
             timings: parts.clock.timings.clone(),
             guest_failure: None,
             network_failure: None,
@@ -139,8 +137,9 @@ impl Vm {
             image: self.image.clone(),
             box_kind: record.box_kind,
             state: life.state,
-            reason: life.reason.clone(),
-            detail: life.detail.clone(),
+            reason: life.failure.as_ref().map(|failure| failure.code.clone()),
+            reported_by: life.failure.as_ref().map(|failure| failure.reporter),
+            detail: life.failure.as_ref().map(|failure| failure.detail.clone()),
             vcpus: record.vcpus,
             memory_mib: record.memory_mib,
             publish: self.publish.clone(),
@@ -176,16 +175,15 @@ impl Vm {
             return;
         }
         let asked = life.stop_asked || life.kill_asked;
-        let (state, code, detail) = match (reason, &life.network_failure) {
+        let Verdict { state, failure } = match (reason, &life.network_failure) {
             (EndReason::Killed, Some(said)) if !asked => {
-                (VmState::Failed, Some(NETWORK_FAILED.into()), Some(printable(said)))
+                Verdict::failed(Reporter::Monitor, NETWORK_FAILED, said)
             }
-            _ => verdict(reason, life.guest_failure.as_deref(), asked),
+            _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        tracing::info!(vm = %self.identity.record.instance_id, name = %self.name, ?state, reason = code.as_deref(), "ended");
+        tracing::info!(vm = %self.identity.record.instance_id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), "ended");
         life.state = state;
-        life.reason = code;
-        life.detail = detail;
+        life.failure = failure;
         life.ended = true;
         drop(life);
         self.console.close();
@@ -270,25 +268,63 @@ fn rank(state: VmState) -> u8 {
     }
 }
 
-/// State, reason and detail of an ended VM. A broken promise outranks what the guest says of itself.
-fn verdict(
-    reason: &EndReason,
-    guest_failure: Option<&str>,
-    asked: bool,
-) -> (VmState, Option<String>, Option<String>) {
-    let failed = |code: &str, detail: &str| {
-        (VmState::Failed, Some(code.to_owned()), Some(printable(detail)))
-    };
-    match (reason, guest_failure) {
-        (EndReason::Refused { reject, detail }, _) => failed(reject.code(), detail),
-        (EndReason::Failed { detail }, _) if !asked => failed("vmm-failed", detail),
-        (_, Some(said)) => match Reject::from_code(said) {
-            Some(reject) => failed(reject.code(), reject.message()),
-            None => failed("guest-failed", said),
-        },
-        (EndReason::Reset, None) if !asked => failed("guest-failed", "the guest reset itself"),
-        _ => (VmState::Stopped, None, None),
+/// How a VM ended.
+struct Verdict {
+    state: VmState,
+    failure: Option<Failure>,
+}
+
+/// Why a VM failed, and whose word that is.
+#[derive(Clone)]
+struct Failure {
+    reporter: Reporter,
+    code: String,
+    detail: String,
+}
+
+impl Verdict {
+    const STOPPED: Self = Self { state: VmState::Stopped, failure: None };
+
+    fn failed(reporter: Reporter, code: &str, detail: &str) -> Self {
+        let failure = Failure { reporter, code: code.to_owned(), detail: printable(detail) };
+        Self { state: VmState::Failed, failure: Some(failure) }
     }
+
+    /// A broken promise outranks what the guest says of itself.
+    fn new(reason: &EndReason, guest_failure: Option<&str>, asked: bool) -> Self {
+        let seen = |code: &str, detail: &str| Self::failed(Reporter::Monitor, code, detail);
+        match (reason, guest_failure) {
+            (EndReason::Refused { reject, detail }, _) => seen(reject.code(), detail),
+            (EndReason::Failed { detail }, _) if !asked => seen("vmm-failed", detail),
+            (_, Some(said)) => Self::said(said),
+            (EndReason::Reset, None) if !asked => seen("guest-failed", "the guest reset itself"),
+            _ => Self::STOPPED,
+        }
+    }
+
+    /// What the guest says of itself: a code if it is one a guest can know.
+    fn said(line: &str) -> Self {
+        match Reject::from_code(line).filter(|reject| !is_the_monitors(*reject)) {
+            Some(reject) => Self::failed(Reporter::Guest, reject.code(), reject.message()),
+            None => Self::failed(Reporter::Guest, "guest-failed", line),
+        }
+    }
+}
+
+/// True for what only the monitor can find out: a guest that says so makes it up.
+fn is_the_monitors(reject: Reject) -> bool {
+    matches!(
+        reject,
+        Reject::BadDescriptor
+            | Reject::BlobMissing
+            | Reject::KernelDigest
+            | Reject::InitrdDigest
+            | Reject::CmdlineDigest
+            | Reject::DiskIntegrity
+            | Reject::ShapeNotAllowed
+            | Reject::VtpmFailed
+            | Reject::HostTpmFailed
+    )
 }
 
 #[cfg(test)]
@@ -302,8 +338,8 @@ mod tests {
         asked: bool,
         expected: (VmState, Option<&str>),
     ) {
-        let (state, code, _) = verdict(reason, guest, asked);
-        assert_eq!((state, code.as_deref()), expected);
+        let Verdict { state, failure } = Verdict::new(reason, guest, asked);
+        assert_eq!((state, failure.as_ref().map(|f| f.code.as_str())), expected);
     }
 
     #[test]
@@ -325,5 +361,32 @@ mod tests {
         check(&crashed, None, true, (Stopped, None));
         check(&EndReason::Killed, None, true, (Stopped, None));
         check(&EndReason::Reset, None, false, (Failed, Some("guest-failed")));
+    }
+
+    #[test]
+    fn a_guest_cannot_speak_for_the_monitor() {
+        let said = |line| Verdict::new(&EndReason::PowerOff, Some(line), false).failure.unwrap();
+        let monitors = [
+            "bad-descriptor",
+            "blob-missing",
+            "kernel-digest",
+            "initrd-digest",
+            "cmdline-digest",
+            "disk-integrity",
+            "shape-not-allowed",
+            "vtpm-failed",
+            "host-tpm-failed",
+        ];
+        for code in monitors {
+            assert!(Reject::from_code(code).is_some(), "{code}");
+            let failure = said(code);
+            assert_eq!((failure.code.as_str(), failure.detail.as_str()), ("guest-failed", code));
+            assert_eq!(failure.reporter, Reporter::Guest);
+        }
+        let failure = said("policy-denied");
+        assert_eq!((failure.code.as_str(), failure.reporter), ("policy-denied", Reporter::Guest));
+        let refused = EndReason::Refused { reject: Reject::DiskIntegrity, detail: "x".into() };
+        let failure = Verdict::new(&refused, Some("policy-denied"), false).failure.unwrap();
+        assert_eq!(failure.reporter, Reporter::Monitor);
     }
 }

@@ -75,6 +75,16 @@ pub enum VmState {
     Failed,
 }
 
+/// Who says why a VM failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reporter {
+    /// The guest says so of itself; nothing on the host confirms it.
+    Guest,
+    /// The monitor or the VM process saw it.
+    Monitor,
+}
+
 /// A VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +104,9 @@ pub struct VmInfo {
     pub state: VmState,
     /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`, `network-failed`.
     pub reason: Option<String>,
+    /// Whose word the reason is; absent when there is no reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_by: Option<Reporter>,
     /// One clause for people.
     pub detail: Option<String>,
     /// Number of vCPUs.
