@@ -1,4 +1,4 @@
-//! The host's TPM: its identity, its quotes, and the activation of an enrolment credential (SPEC 4.4, 7.1).
+//! The host's TPM: its identity, its quotes, and the activation of an enrolment credential (SPEC 5.3, 7.2).
 //!
 //! tpm2-tss is the one C library in the monitor, and it opens the TPM without close-on-exec: in the
 //! supervisor its descriptor would leak into every VM process. So a process of its own, the [`keeper`],

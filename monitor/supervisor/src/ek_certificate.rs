@@ -1,7 +1,7 @@
 //! EK certificates of vTPMs: a guest's tools find in NV what they would find in a chip's.
 //!
 //! They say that this monitor made this vTPM, for as long as this monitor runs: the CA's key is made at
-//! start and never stored. A verifier trusts the host quote over the vAK's name, not these (SPEC 4.6).
+//! start and never stored. A verifier trusts the host quote over the vAK's name, not these (SPEC 3.7).
 
 use coffer_attestation::tpm::public::{Key, Public};
 use rcgen::{

@@ -1,4 +1,4 @@
-//! The host's side of enrolment (SPEC 7.1): show the TPM, activate the credential, make the first quote.
+//! The host's side of enrolment (SPEC 7.2): show the TPM, activate the credential, make the first quote.
 
 use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson,

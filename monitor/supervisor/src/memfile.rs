@@ -1,4 +1,4 @@
-//! Copies a file into sealed memory while hashing: what was hashed is what is loaded (SPEC 3.5).
+//! Copies a file into sealed memory while hashing: what was hashed is what is loaded (SPEC 6.5).
 //!
 //! The copy has no name, and the seals keep everybody, ourselves included, from changing it afterwards. A
 //! file that changes on disk meanwhile, or after, changes nothing.

@@ -1,6 +1,6 @@
 //! One virtual TPM per VM: a `swtpm` process, its control channel, and the order in which it is made.
 //!
-//! Implements SPEC 3.5 and 4.6. A vTPM goes through fixed stages, each a type of its own, so that a step
+//! Implements SPEC 3.6, 3.7 and 6.5. A vTPM goes through fixed stages, each a type of its own, so that a step
 //! left out does not compile:
 //!
 //! ```text
@@ -16,7 +16,7 @@
 //! the PCRs with its own arithmetic before a guest may run. It refuses a swtpm that holds a state or
 //! migration key it was not given, one that answers anything but success, and PCRs that differ.
 //!
-//! The control socket can export the TPM's state in clear (SPEC 2.3), so it never leaves this crate; a VM
+//! The control socket can export the TPM's state in clear (SPEC 1.4), so it never leaves this crate; a VM
 //! process gets the data channel and nothing else.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The stages of a vTPM's making (SPEC 3.5). Each method takes its stage by value and gives the next.
+//! The stages of a vTPM's making (SPEC 3.6, 6.5). Each method takes its stage by value and gives the next.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
