@@ -1,7 +1,7 @@
 //! What any PID 1 of Coffer needs from Linux: mounts, modules, network, root switching, children, power.
 //!
 //! Used by `coffer-init` (PID 1 of an appliance) and by `coffer-monitor init` (PID 1 of the sealed host);
-//! SPEC 3.3 and 2.2. It trusts the kernel and the initramfs it was started from, both measured before the
+//! SPEC 1.2 and 1.6. It trusts the kernel and the initramfs it was started from, both measured before the
 //! first instruction. It refuses to go on after a failed step: every function returns an [`Error`] that
 //! names the step and the path, and the caller's only answer to it is to power off.
 //!
@@ -26,7 +26,8 @@ pub use console::become_console;
 pub use error::Error;
 pub use modules::{load_module, load_modules};
 pub use mounts::{
-    Cgroups, mount_base, mount_cgroups, mount_device_directories, mount_read_only, mount_tmpfs,
+    Cgroups, mount_base, mount_cgroups, mount_data_read_only, mount_device_directories,
+    mount_read_only, mount_tmpfs,
 };
 pub use power::{halt_on_panic, power_off, reboot};
 pub use root::{move_root_to_tmpfs, switch_root};

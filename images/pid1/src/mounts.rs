@@ -64,8 +64,17 @@ pub fn mount_device_directories() -> Result<(), Error> {
 
 /// Mounts a block device read-only, without set-user-ID programs and device nodes.
 pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
+    mount_device(device, target, kind, MountFlags::empty())
+}
+
+/// The same for a device nothing is run from: without programs at all.
+pub fn mount_data_read_only(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
+    mount_device(device, target, kind, MountFlags::NOEXEC)
+}
+
+fn mount_device(device: &Path, target: &Path, kind: &str, more: MountFlags) -> Result<(), Error> {
     make_directory(target, 0o755)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | more;
     mount(device, target, kind, flags, None).map_err(Error::mount(target))
 }
 

@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::Command;
 
 use coffer_pid1::children::{self, Ended};
-use coffer_pid1::{mount_tmpfs, move_root_to_tmpfs, network, switch_root};
+use coffer_pid1::{
+    mount_data_read_only, mount_read_only, mount_tmpfs, move_root_to_tmpfs, network, switch_root,
+};
 
 #[track_caller]
 fn passes_in_a_namespace(name: &str) {
@@ -41,8 +43,29 @@ in_a_namespace! {
     an_unknown_interface_is_named => inner_unknown_interface,
     a_moved_root_can_be_pivoted_from => inner_move_root,
     switch_root_enters_the_new_tree_and_empties_the_old => inner_switch_root,
+    nothing_runs_from_a_data_mount => inner_data_mount,
     a_root_that_is_a_disk_is_never_deleted => inner_disk_root,
     a_session_leader_gets_default_signals_and_is_reaped => inner_children,
+}
+
+#[test]
+#[ignore = "runs inside a namespace"]
+fn inner_data_mount() {
+    let dir = Path::new("/mnt");
+    mount_tmpfs(dir, 0o755).unwrap();
+    let flags = |path: &Path| {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = mounts.lines().find(|l| l.split(' ').nth(1) == path.to_str()).unwrap();
+        line.split(' ').nth(3).unwrap().split(',').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let has = |path: &Path, flag: &str| flags(path).iter().any(|have| have == flag);
+    let (data, root) = (dir.join("data"), dir.join("root"));
+    mount_data_read_only(Path::new("none"), &data, "tmpfs").unwrap();
+    mount_read_only(Path::new("none"), &root, "tmpfs").unwrap();
+    for flag in ["ro", "nosuid", "nodev"] {
+        assert!(has(&data, flag) && has(&root, flag), "{flag}");
+    }
+    assert!(has(&data, "noexec") && !has(&root, "noexec"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! PID 1 of a sealed host (SPEC 2.2): sets the machine up as `/etc/coffer/host.json` in the measured initrd
+//! PID 1 of a sealed host (SPEC 1.2): sets the machine up as `/etc/coffer/host.json` in the measured initrd
 //! says, runs `serve` as its one service, reaps, and powers off when that ends. There is no shell, no login,
 //! and no way in but the API.
 //!
@@ -85,6 +85,8 @@ fn live() -> anyhow::Result<()> {
     let config = read_config()?;
     coffer_pid1::load_modules(Path::new(MODULES), &config.modules)?;
     bring_up(&config)?;
+    // After the mounts: the kernel may look for a file system's module by itself when one is first used.
+    coffer_pid1::modules::forbid_more()?;
     let service = spawn_session(&serve_command(&config), &environment())?;
     loop {
         match reap()? {
@@ -123,7 +125,7 @@ fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
     }
     if let Some(disk) = &config.images_disk {
         coffer_pid1::wait_for_path(disk, DEVICE_PATIENCE)?;
-        coffer_pid1::mount_read_only(disk, Path::new(IMAGES), "erofs")?;
+        coffer_pid1::mount_data_read_only(disk, Path::new(IMAGES), "erofs")?;
     }
     Ok(())
 }
