@@ -1,7 +1,7 @@
 //! The attestation channel of one VM: requests in, answers out, one thread for each connection (SPEC 6.1).
 //!
 //! The peer is the guest, hostile from its first instruction. It names nothing: which VM asks is known by the
-//! descriptor its VM process handed over. Lengths and the number of connections are bounded.
+//! descriptor its VM process handed over. Lengths, the number of connections and lines in the log are bounded.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,7 @@ use coffer_attestation::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
 use coffer_host_tpm::HostTpm;
 
 use crate::evidence;
+use crate::guest_log::GuestLog;
 use crate::vm::Vm;
 
 /// Connections of one VM at a time: one for evidence, one that waits for a stop, and room for a restart.
@@ -29,30 +30,32 @@ const DETAIL_MAX: usize = 256;
 pub struct Channels {
     host_tpm: Option<HostTpm>,
     open: Arc<AtomicUsize>,
+    log: Arc<GuestLog>,
 }
 
 impl Channels {
     /// None open yet. Without a host TPM every request for evidence is refused.
     pub fn new(host_tpm: Option<HostTpm>) -> Self {
-        Self { host_tpm, open: Arc::default() }
+        Self { host_tpm, open: Arc::default(), log: Arc::default() }
     }
 
     /// Serves one connection until it ends.
     pub fn serve(&self, vm: &Arc<Vm>, stream: UnixStream) {
         let slot = Slot::take(&self.open);
-        let (channels, vm) = (self.clone(), Arc::clone(vm));
+        let channels = self.clone();
+        let vm_of_thread = Arc::clone(vm);
         let Some(slot) = slot else {
-            tracing::warn!(vm = %vm.name, "guest opens too many channels");
+            self.log.warn(&vm.name, "guest opens too many channels");
             return;
         };
         let spawned = thread::Builder::new().name("channel".into()).spawn(move || {
             let _slot = slot;
-            if let Err(error) = channels.converse(&vm, &stream) {
-                tracing::debug!(vm = %vm.name, %error, "channel closed");
+            if let Err(error) = channels.converse(&vm_of_thread, &stream) {
+                tracing::debug!(vm = %vm_of_thread.name, %error, "channel closed");
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread for a channel");
+            self.log.warn(&vm.name, &format!("no thread for a channel: {error}"));
         }
     }
 
@@ -74,7 +77,7 @@ impl Channels {
                 match evidence::host_part(&vm.identity, host_tpm, &nonce, report_data) {
                     Ok(part) => Answer::Evidence(Box::new(part)),
                     Err(error) => {
-                        tracing::warn!(vm = %vm.name, %error, "no evidence");
+                        self.log.warn(&vm.name, &format!("no evidence: {error}"));
                         Answer::Refused(error.to_string())
                     }
                 }

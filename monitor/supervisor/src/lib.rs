@@ -22,6 +22,7 @@ pub mod console;
 pub mod ek_certificate;
 pub mod enroll;
 pub mod evidence;
+pub mod guest_log;
 pub mod host;
 pub mod host_claims;
 pub mod image;
