@@ -1,7 +1,7 @@
 //! What any PID 1 of Coffer needs from Linux: mounts, modules, network, root switching, children, power.
 //!
 //! Used by `coffer-init` (PID 1 of an appliance) and by `coffer-monitor init` (PID 1 of the sealed host);
-//! SPEC 1.2 and 1.6. It trusts the kernel and the initramfs it was started from, both measured before the
+//! SPEC 1.2 and 3.3. It trusts the kernel and the initramfs it was started from, both measured before the
 //! first instruction. It refuses to go on after a failed step: every function returns an [`Error`] that
 //! names the step and the path, and the caller's only answer to it is to power off.
 //!
