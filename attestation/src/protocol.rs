@@ -7,9 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::{Nonce, ObjectName, Reject};
 
 /// Bytes as lower-case hexadecimal in JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 #[serde(transparent)]
 pub struct HexBytes(#[serde(with = "hex::serde")] pub Vec<u8>);
+
+impl<'de> Deserialize<'de> for HexBytes {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        // One spelling only: what is compared or logged as text must not differ from what is decoded.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(serde::de::Error::custom("expected lower-case hex"));
+        }
+        hex::decode(text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
 
 /// What a host shows of its TPM: `GET /v1/host/identity` of the monitor.
 #[derive(Debug, Clone, Serialize, Deserialize)]

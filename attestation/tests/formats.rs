@@ -5,6 +5,7 @@ use coffer_attestation::evidence::{
     EVENT_LOG_MAX, EVIDENCE_MAX, Evidence, HostPart, Inclusion, PcrValue, QuotePart, VmPart,
 };
 use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
+use coffer_attestation::protocol::HexBytes;
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::{Digest, InstanceId, Nonce, ObjectName, Reject, cbor};
@@ -196,5 +197,14 @@ proptest! {
         let _ = RuntimeData::decode(&bytes);
         let _ = coffer_attestation::claims::VmClaims::decode(&bytes);
         let _ = coffer_attestation::claims::HostClaims::decode(&bytes);
+    }
+}
+
+#[test]
+fn takes_hex_in_lower_case_only() {
+    let read = |text: &str| serde_json::from_str::<HexBytes>(text);
+    assert_eq!(read(r#""00ab""#).unwrap().0, [0, 0xab]);
+    for wrong in [r#""00AB""#, r#""0""#, r#""zz""#, "[0]"] {
+        assert!(read(wrong).is_err(), "{wrong}");
     }
 }

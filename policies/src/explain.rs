@@ -43,6 +43,13 @@ pub(crate) fn failed(facts: &Facts) -> Vec<Condition> {
         (host.enrolled, "host.enrolled", "true".to_owned(), host.enrolled.to_string()),
         (host.profile == "sealed", "host.profile", "sealed".to_owned(), host.profile.clone()),
         (!host.software_tpm, "host.softwareTpm", "false".to_owned(), host.software_tpm.to_string()),
+        (
+            host.nested_paging != "none",
+            "host.nestedPaging",
+            "npt or ept".to_owned(),
+            host.nested_paging.clone(),
+        ),
+        (!host.ksm, "host.ksm", "false".to_owned(), host.ksm.to_string()),
     ]
     .into_iter()
     .filter(|(holds, ..)| !holds)

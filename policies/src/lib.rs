@@ -1,4 +1,4 @@
-//! Which workload may have which secret: typed facts in, a permit or an explained denial out (SPEC section 9).
+//! Which workload may have which secret: typed facts in, a permit or an explained denial out (SPEC 7.3, step 15).
 //!
 //! The facts come from an appraisal that has already passed; a policy can only restrict what follows from
 //! it. Decisions are Cedar's: default deny, `forbid` wins. This crate trusts the policies its operator

@@ -1,4 +1,4 @@
-//! Resource ids: the names of secrets (SPEC 8.1). One spelling per secret: nothing is normalised.
+//! Resource ids: the names of secrets (SPEC 3.2). One spelling per secret: nothing is normalised.
 
 use std::fmt;
 

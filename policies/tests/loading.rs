@@ -85,7 +85,7 @@ fn refuses_text_that_is_not_cedar() {
 fn explanation_agrees_with_the_default_policy() {
     let policies = Policies::load(&[Source::shipped("default").unwrap()]).unwrap();
     let mut permits = 0;
-    for bits in 0u8..64 {
+    for bits in 0u8..=255 {
         let facts = facts(|n| bits & (1 << n) != 0);
         match policies.decide(&facts) {
             Ok(_permit) => permits += 1,
@@ -118,9 +118,9 @@ fn facts(wrong: impl Fn(u8) -> bool) -> Facts {
             monitor_svn: 1,
             lockdown: "none".into(),
             iommu: false,
-            nested_paging: "npt".into(),
+            nested_paging: if wrong(6) { "none" } else { "npt" }.into(),
             smt: true,
-            ksm: true,
+            ksm: wrong(7),
         },
         resource: ResourceFacts {
             id: ResourceId::try_from("key").unwrap(),

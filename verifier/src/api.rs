@@ -1,4 +1,4 @@
-//! JSON messages of the verifier's administration and information interface (SPEC 7.4).
+//! JSON messages of the verifier's administration and information interface (SPEC 7.1, 7.5).
 //!
 //! Admin requests carry `Authorization: Bearer <admin token>`. Unknown fields are refused. Errors are
 //! [`coffer_attestation::protocol::ErrorBody`].

@@ -1,4 +1,4 @@
-//! `coffer verifier init`: makes a data folder with every key the service needs (SPEC 7.5).
+//! `coffer verifier init`: makes a data folder with every key the service needs (SPEC 7.1).
 //!
 //! The folder is built beside its destination and renamed into place, so a failure leaves nothing and
 //! nothing that exists is ever overwritten.

@@ -128,7 +128,7 @@ fn findings_in(name: &Path, text: &str) -> Vec<String> {
         let code = line.split("//").next().unwrap_or_default();
         // Our own examples of what to look for must not look like it.
         let machine_paths = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/ro", "ot/")];
-        if machine_paths.iter().any(|path| line.contains(path)) {
+        if machine_paths.iter().any(|path| starts_path(line, path)) {
             findings.push(format!("{shown}:{number}: a path of one machine"));
         }
         if code.contains(concat!("unsafe", " {")) && !has_safety_note(&lines, at) {
@@ -137,6 +137,13 @@ fn findings_in(name: &Path, text: &str) -> Vec<String> {
         }
     }
     findings
+}
+
+/// True if `start` stands in the line as the beginning of a path, not further down in one.
+fn starts_path(line: &str, start: &str) -> bool {
+    let before = |at: usize| line.get(..at).and_then(|head| head.chars().next_back());
+    line.match_indices(start)
+        .any(|(at, _)| !before(at).is_some_and(|c| c.is_alphanumeric() || c == '.' || c == '}'))
 }
 
 /// The note stands in the comment block right above, or above the statement the block is part of.
