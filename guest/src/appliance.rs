@@ -208,7 +208,7 @@ mod tests {
         refused(&good.replace("AAAA", "%%%%"), "`verifier.ca` is not PEM");
         refused(&good.replace(GENERATOR, &"0".repeat(128)), "not a point of P-256");
         refused(&json("http://192.168.76.1", NAT, "k"), "`verifier.url`");
-        refused(&json("https://verifier.example.org", NAT, "k"), "no name service");
+        refused(&json("https://verifier.example.org", NAT, "k"), "resolve no names");
         refused(&json("https://192.168.76.1", r#"{"mode":"none"}"#, "k"), "without a network");
         refused("", "EOF");
         refused("{}", "missing field");

@@ -1,10 +1,11 @@
 //! A swtpm process with fresh state, spoken to over its data socket.
 
+use std::io::ErrorKind;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffer_attestation::Digest;
 use coffer_attestation::tpm::{command, response};
@@ -37,9 +38,22 @@ impl Swtpm {
         self.directory.path().join("data")
     }
 
+    /// The socket's path is there a moment before swtpm listens.
+    fn connect(&self) -> UnixStream {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match UnixStream::connect(self.data()) {
+                Err(e) if e.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                connected => return connected.unwrap(),
+            }
+        }
+    }
+
     /// The vTPM as the guest sees it, with something measured and a log beside it.
     pub fn virtual_tpm(&self) -> VirtualTpm<Socket> {
-        let mut socket = Socket(UnixStream::connect(self.data()).unwrap());
+        let mut socket = Socket(self.connect());
         let answer = socket.transmit(&command::pcr_extend(4, &Digest::of(&[b"kernel"]))).unwrap();
         response::ok(&answer).unwrap();
         let log = self.directory.path().join("log");
