@@ -198,7 +198,7 @@ fn inner_children() {
     let reaped = children::reap().unwrap().unwrap();
     assert_eq!((reaped.pid, reaped.ended), (pid, Ended::Signal(13)));
 
-    let pid = children::spawn_session(&strings(&["/bin/sh", "-c", "sleep 60"]), &env).unwrap();
+    let pid = children::spawn_session(&strings(&["/bin/sh", "-c", "exec sleep 60"]), &env).unwrap();
     assert_eq!(children::try_reap().unwrap(), None);
     children::signal_group(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(children::reap().unwrap().unwrap().ended, Ended::Signal(15));
