@@ -6,9 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coffer_attestation::evidence::{Evidence, HostPart, VmPart};
-use coffer_attestation::runtime::RuntimeData;
-use coffer_attestation::{Nonce, cbor};
+use coffer_formats::evidence::{Evidence, HostPart, VmPart};
+use coffer_formats::runtime::RuntimeData;
+use coffer_formats::{Nonce, cbor};
 
 use crate::Failure;
 use crate::appliance::SecretPlan;

@@ -1,6 +1,6 @@
 //! The outcome of a question: a permit, which only this crate can mint, or a denial that explains itself.
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{Condition, ResourceId};
@@ -10,7 +10,7 @@ use crate::{Condition, ResourceId};
 ///
 /// ```compile_fail,E0451
 /// # use coffer_policies::{Permit, ResourceId};
-/// fn forge(image: coffer_attestation::Digest, resource: ResourceId) -> Permit {
+/// fn forge(image: coffer_formats::Digest, resource: ResourceId) -> Permit {
 ///     Permit { image, resource, policies: vec![] }
 /// }
 /// ```

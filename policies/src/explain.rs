@@ -3,7 +3,7 @@
 //! Explanation only; nothing here decides. A test holds these conditions against `default.cedar` over
 //! every combination of facts they speak of, so the two cannot drift apart unseen.
 
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::launch::BoxKind;
 use serde::{Deserialize, Serialize};
 
 use crate::Facts;

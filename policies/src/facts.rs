@@ -6,8 +6,8 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
     Schema,
 };
-use coffer_attestation::Digest;
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::Digest;
+use coffer_formats::launch::BoxKind;
 use serde::{Deserialize, Serialize};
 
 use crate::ResourceId;

@@ -1,8 +1,8 @@
 //! Policies that could mislead are refused when they are loaded, with the reason.
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use coffer_attestation::Digest;
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::Digest;
+use coffer_formats::launch::BoxKind;
 use coffer_policies::{
     Facts, HostFacts, LoadError, Policies, ResourceFacts, ResourceId, Source, VmFacts,
 };

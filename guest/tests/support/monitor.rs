@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use coffer_attestation::channel::{Answer, Phase, Request};
-use coffer_attestation::evidence::{HostPart, Inclusion, QuotePart};
-use coffer_attestation::{Digest, Nonce, ObjectName, cbor};
+use coffer_formats::channel::{Answer, Phase, Request};
+use coffer_formats::evidence::{HostPart, Inclusion, QuotePart};
+use coffer_formats::{Digest, Nonce, ObjectName, cbor};
 use coffer_init::channel::{Channel, Dial, Stream};
 
 /// What the monitor does with a request to attest.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coffer_attestation::Digest;
-use coffer_attestation::tpm::{command, response};
+use coffer_formats::Digest;
+use coffer_formats::tpm::{command, response};
 use coffer_init::tpm::{Transmit, VirtualTpm};
 
 /// A running swtpm; killed when dropped.

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use cpio::newc::{Builder, ModeFileType};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};

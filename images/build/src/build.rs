@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::appliance::{APPLIANCE_PATH, Appliance, Network, ROOT_FS};
 use coffer_image::descriptor::{
     ARTIFACT_TYPE, BlobRef, CMDLINE_MEDIA_TYPE, DESCRIPTOR_MEDIA_TYPE, DISK_MEDIA_TYPE, Descriptor,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::verity::{BLOCK, Geometry, Salt, Superblock, build_tree};
 use sha2::{Digest as _, Sha256};
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::appliance::{Appliance, Network};
 use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk};
 use coffer_image::layout::LayoutError;

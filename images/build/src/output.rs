@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::descriptor::{BlobDigest, BlobRef};
 use coffer_image::layout::blob_name;
 use rustix::fs::{CWD, RenameFlags, renameat_with};

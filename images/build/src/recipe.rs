@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin, Workload};
 use coffer_image::descriptor::{ConsoleMode, Range, Shape};
 use serde::{Deserialize, Serialize};

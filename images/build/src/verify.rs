@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::appliance::{APPLIANCE_MAX, APPLIANCE_PATH, Appliance, ApplianceError};
 use coffer_image::blob::{Blob, ReadAt as _};
 use coffer_image::descriptor::{BlobRef, Descriptor, Disk};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use sha2::{Digest as _, Sha256};
 
 /// Reading at an offset, without a position that threads would share.

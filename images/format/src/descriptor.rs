@@ -3,8 +3,8 @@
 //!
 //! Hostile until parsed: [`Descriptor::parse`] is the only door and refuses what SPEC 3.2 does not allow.
 
-use coffer_attestation::Digest;
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::Digest;
+use coffer_formats::launch::BoxKind;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::{Network, SecretRequest, VerifierPin};
@@ -16,7 +16,7 @@ pub const DESCRIPTOR_MEDIA_TYPE: &str = "application/vnd.coffer.appliance.config
 /// artifactType of the OCI manifest.
 pub const ARTIFACT_TYPE: &str = "application/vnd.coffer.appliance.v1";
 /// Most bytes of a descriptor.
-pub const DESCRIPTOR_MAX: usize = coffer_attestation::evidence::DESCRIPTOR_MAX;
+pub const DESCRIPTOR_MAX: usize = coffer_formats::evidence::DESCRIPTOR_MAX;
 
 /// Media type of the kernel layer.
 pub const KERNEL_MEDIA_TYPE: &str = "application/vnd.coffer.kernel.v1";

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image::blob::ReadAt;
 use coffer_image::verity::{
     BLOCK, Geometry, Place, Salt, Superblock, SuperblockError, TreeSink, VerityError, VerityReader,

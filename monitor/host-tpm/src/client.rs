@@ -13,9 +13,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use coffer_attestation::evidence::{Inclusion, QuotePart};
-use coffer_attestation::tpm::public::Public;
-use coffer_attestation::{Digest, ObjectName, binding, merkle};
+use coffer_formats::evidence::{Inclusion, QuotePart};
+use coffer_formats::tpm::public::Public;
+use coffer_formats::{Digest, ObjectName, binding, merkle};
 
 use crate::wire::{self, Answer, Identity, Quoted, Request};
 use crate::{HostTpmError, Tcti, event_log};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use coffer_attestation::evidence::EVENT_LOG_MAX;
+use coffer_formats::evidence::EVENT_LOG_MAX;
 
 use crate::HostTpmError;
 

@@ -1,10 +1,10 @@
 //! The TPM itself, through tss-esapi. Lives in the keeper process.
 
-use coffer_attestation::Digest;
-use coffer_attestation::evidence::PcrValue;
-use coffer_attestation::tpm::attest::Attest;
-use coffer_attestation::tpm::pcr::HOST_SELECTION;
-use coffer_attestation::tpm::template;
+use coffer_formats::Digest;
+use coffer_formats::evidence::PcrValue;
+use coffer_formats::tpm::attest::Attest;
+use coffer_formats::tpm::pcr::HOST_SELECTION;
+use coffer_formats::tpm::template;
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::attributes::SessionAttributesBuilder;

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-use coffer_attestation::evidence::PcrValue;
-use coffer_attestation::{Digest, cbor};
+use coffer_formats::evidence::PcrValue;
+use coffer_formats::{Digest, cbor};
 use minicbor::{Decode, Encode};
 
 /// Most bytes of a message: certificates and keys of a TPM are a few KiB.

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-use coffer_attestation::cbor;
-use coffer_attestation::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
-use coffer_attestation::{Digest, Nonce, Reject};
+use coffer_formats::cbor;
+use coffer_formats::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
+use coffer_formats::{Digest, Nonce, Reject};
 use coffer_monitor_wire::{self as wire, Command, EndReason, Event, FdRole, VmSpec};
 
 fn main() {

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use coffer_attestation::Reject;
-use coffer_attestation::protocol::ErrorBody;
+use coffer_formats::Reject;
+use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
 
 use crate::enroll::EnrollError;

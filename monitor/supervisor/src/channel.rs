@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coffer_attestation::cbor;
-use coffer_attestation::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
+use coffer_formats::cbor;
+use coffer_formats::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
 use coffer_host_tpm::HostTpm;
 
 use crate::evidence;

@@ -3,7 +3,7 @@
 //! They say that this monitor made this vTPM, for as long as this monitor runs: the CA's key is made at
 //! start and never stored. A verifier trusts the host quote over the vAK's name, not these (SPEC 3.7).
 
-use coffer_attestation::tpm::public::{Key, Public};
+use coffer_formats::tpm::public::{Key, Public};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,

@@ -1,9 +1,8 @@
 //! The host's side of enrolment (SPEC 7.2): show the TPM, activate the credential, make the first quote.
 
-use coffer_attestation::protocol::{
-    EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson,
-};
-use coffer_attestation::{Reject, binding, enroll};
+use coffer_formats::proof::proof;
+use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson};
+use coffer_formats::{Reject, binding};
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use zeroize::Zeroizing;
 
@@ -38,7 +37,7 @@ pub fn activate(tpm: &HostTpm, challenge: &EnrollChallenge) -> Result<EnrollComp
     let encrypted = contents(&challenge.encrypted_secret.0)?;
     let secret = Zeroizing::new(tpm.activate(blob, encrypted)?);
     let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_| EnrollError::NotForUs)?;
-    let proof = enroll::proof(secret, &challenge.session, &challenge.nonce, &tpm.ak_name());
+    let proof = proof(secret, &challenge.session, &challenge.nonce, &tpm.ak_name());
     let first = tpm.attest_alone(binding::enroll_leaf(&challenge.nonce))?;
     let pcrs = first.quote.pcrs.iter().map(|pcr| PcrJson { index: pcr.index, digest: pcr.digest });
     Ok(EnrollComplete {

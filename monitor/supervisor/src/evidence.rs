@@ -1,9 +1,9 @@
 //! The host's half of the evidence for one VM and one challenge (SPEC 4.5).
 
-use coffer_attestation::claims::VmClaims;
-use coffer_attestation::evidence::HostPart;
-use coffer_attestation::launch::LaunchRecord;
-use coffer_attestation::{Digest, Nonce, ObjectName, binding};
+use coffer_formats::claims::VmClaims;
+use coffer_formats::evidence::HostPart;
+use coffer_formats::launch::LaunchRecord;
+use coffer_formats::{Digest, Nonce, ObjectName, binding};
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
 
 /// What the monitor knows of a VM from having launched it. The guest has no say in any of it.

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use coffer_attestation::claims::{HostClaims, MONITOR_SVN};
-use coffer_attestation::{Digest, ObjectName};
+use coffer_formats::claims::{HostClaims, MONITOR_SVN};
+use coffer_formats::{Digest, ObjectName};
 
 /// Version of this monitor, measured into every vTPM.
 pub const MONITOR_VERSION: &str = concat!("coffer-monitor ", env!("CARGO_PKG_VERSION"));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use coffer_attestation::Reject;
+use coffer_formats::Reject;
 use coffer_image::layout::{ImageFiles, Layout, LayoutError};
 
 use crate::launch_error::LaunchError;

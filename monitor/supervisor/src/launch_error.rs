@@ -1,6 +1,6 @@
 //! Why a VM was not launched, grouped by whose fault it is. Whichever it is, nothing is left running.
 
-use coffer_attestation::Reject;
+use coffer_formats::Reject;
 use coffer_vtpm::VtpmError;
 
 use crate::kvm::KvmUnusable;

@@ -1,8 +1,8 @@
 //! A launch's measurements, in the form people and tools read.
 
-use coffer_attestation::Digest;
-use coffer_attestation::event_log::{EventType, VmLog};
-use coffer_attestation::launch::LaunchRecord;
+use coffer_formats::Digest;
+use coffer_formats::event_log::{EventType, VmLog};
+use coffer_formats::launch::LaunchRecord;
 use coffer_monitor_wire::api::{MeasuredEvent, Measurements};
 
 /// Of a log and the launch record in it.

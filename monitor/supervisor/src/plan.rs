@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
-use coffer_attestation::{InstanceId, Reject};
+use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
+use coffer_formats::{InstanceId, Reject};
 use coffer_image::appliance::Network;
 use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};

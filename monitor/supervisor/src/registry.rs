@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_monitor_wire::api::Publish;
 
 use crate::launch_error::LaunchError;

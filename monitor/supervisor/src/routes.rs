@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, HostIdentity};
+use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HostIdentity};
 use coffer_host_tpm::{HostTpm, HostTpmError, event_log};
 use coffer_monitor_wire::api::{CreateVm, HostInfo, Measurements, StopVm, VmInfo};
 use serde::Deserialize;

@@ -11,8 +11,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use coffer_attestation::Reject;
-use coffer_attestation::channel::Phase;
+use coffer_formats::Reject;
+use coffer_formats::channel::Phase;
 use coffer_monitor_wire::EndReason;
 use coffer_monitor_wire::api::{Measurements, Publish, Reporter, Timing, VmInfo, VmState};
 

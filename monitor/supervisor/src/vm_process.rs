@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coffer_attestation::channel;
+use coffer_formats::channel;
 use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
 use coffer_vtpm::Vtpm;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use coffer_attestation::launch::BoxKind;
+use coffer_formats::launch::BoxKind;
 use coffer_monitor_wire::api::{HostInfo, VmInfo};
 use common::{Monitor, TestImage, serve};
 use serde_json::json;

@@ -3,14 +3,14 @@
 
 mod common;
 
-use coffer_attestation::claims::HostClaims;
 use coffer_attestation::credential::make_credential;
-use coffer_attestation::evidence::QuotePart;
-use coffer_attestation::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
 use coffer_attestation::quote::ReceivedQuote;
-use coffer_attestation::tpm::pcr::HOST_SELECTION;
-use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, Nonce, ObjectName, Reject, binding, enroll, merkle};
+use coffer_formats::claims::HostClaims;
+use coffer_formats::evidence::QuotePart;
+use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
+use coffer_formats::tpm::pcr::HOST_SELECTION;
+use coffer_formats::tpm::public::Public;
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use common::{MONITOR, Monitor, TestTpm};
 use std::path::Path;
@@ -53,7 +53,7 @@ fn enrolls_through_the_api() {
         pcrs: complete
             .pcrs
             .iter()
-            .map(|p| coffer_attestation::evidence::PcrValue { index: p.index, digest: p.digest })
+            .map(|p| coffer_formats::evidence::PcrValue { index: p.index, digest: p.digest })
             .collect(),
         event_log: complete.event_log.0,
     };

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_monitor_wire::{DiskSpec, Event, FdRole, NetBackend, NetSpec, VmSpec};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use coffer_attestation::tpm::response::TpmError;
+use coffer_formats::tpm::response::TpmError;
 
 /// Why a vTPM could not be made or measured into.
 #[derive(Debug, thiserror::Error)]

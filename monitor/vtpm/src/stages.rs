@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use coffer_attestation::tpm::command::{self, Hierarchy};
-use coffer_attestation::tpm::public::Public;
-use coffer_attestation::tpm::response;
-use coffer_attestation::tpm::{pcr, template};
-use coffer_attestation::{Digest, ObjectName};
+use coffer_formats::tpm::command::{self, Hierarchy};
+use coffer_formats::tpm::public::Public;
+use coffer_formats::tpm::response;
+use coffer_formats::tpm::{pcr, template};
+use coffer_formats::{Digest, ObjectName};
 
 use crate::control::{Control, PATIENCE};
 use crate::process::{Process, Swtpm};

@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use coffer_attestation::Digest;
-use coffer_attestation::tpm::command::{self, Hierarchy};
-use coffer_attestation::tpm::response::{self, TpmError};
-use coffer_attestation::tpm::{pcr, template};
+use coffer_formats::Digest;
+use coffer_formats::tpm::command::{self, Hierarchy};
+use coffer_formats::tpm::response::{self, TpmError};
+use coffer_formats::tpm::{pcr, template};
 use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError};
 
 /// TPM_RC_LOCALITY.

@@ -6,7 +6,7 @@
 //! | method and path | body | answer |
 //! |---|---|---|
 //! | `GET /v1/host` | | [`HostInfo`] |
-//! | `GET /v1/host/identity` | | `coffer_attestation::protocol::HostIdentity` |
+//! | `GET /v1/host/identity` | | `coffer_formats::protocol::HostIdentity` |
 //! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |
 //! | `GET /v1/host/event-log` | | the raw TCG log |
 //! | `POST /v1/host/power-off` | | 202; sealed hosts only: ends every VM, then the machine |
@@ -19,10 +19,10 @@
 //! | `DELETE /v1/vms/{id}` | | 204; refused with `busy` while it runs |
 //!
 //! `{id}` is a VM's name, or its instance id, or an unambiguous prefix of that. Errors are
-//! `coffer_attestation::protocol::ErrorBody`.
+//! `coffer_formats::protocol::ErrorBody`.
 
-use coffer_attestation::launch::BoxKind;
-use coffer_attestation::{Digest, InstanceId};
+use coffer_formats::launch::BoxKind;
+use coffer_formats::{Digest, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// A published port: `host` on the host's addresses goes to `guest` in the VM, TCP.

@@ -5,7 +5,7 @@
 pub mod host;
 pub mod service;
 // The TPM process that the attestation tests use, so that there is one way to drive it.
-#[path = "../../../attestation/tests/swtpm/mod.rs"]
+#[path = "../../../attestation/verification/tests/swtpm/mod.rs"]
 pub mod swtpm;
 pub mod vm;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use coffer_image_build::{BuildError, BuildPlan, BuiltImage, KernelSource, Recipe, build};
 use serde_json::{Value, json};
 use tempfile::TempDir;

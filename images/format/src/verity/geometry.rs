@@ -1,6 +1,6 @@
 //! Where the blocks of an integrity disk lie.
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 use sha2::{Digest as _, Sha256};
 
 use super::{BLOCK, FANOUT};

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 
 use super::geometry::BlockHasher;
 use super::{BLOCK, DIGEST, FANOUT, Geometry, Salt, UnfitSize};

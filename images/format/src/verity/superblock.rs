@@ -6,7 +6,7 @@
 //!  82 zero (6)   88 salt (256)   344 zero to the end of the block                 little-endian
 //! ```
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 
 use super::{BLOCK, Geometry, Salt};
 

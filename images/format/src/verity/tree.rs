@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use coffer_attestation::Digest;
+use coffer_formats::Digest;
 
 use super::geometry::BlockHasher;
 use super::{BLOCK, DIGEST, FANOUT, Geometry, Level, Salt};

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coffer_attestation::Digest;
-use coffer_attestation::event_log::{EventType, LogBuilder, SEPARATOR};
-use coffer_attestation::launch::BoxKind;
-use coffer_attestation::tpm::{command, response};
+use coffer_formats::Digest;
+use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR};
+use coffer_formats::launch::BoxKind;
+use coffer_formats::tpm::{command, response};
 use coffer_image::appliance::Network;
 use coffer_image::descriptor::{
     ARTIFACT_TYPE, BlobDigest, BlobRef, ConsoleMode, DESCRIPTOR_MEDIA_TYPE, Descriptor, Disk,

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 
-use coffer_attestation::Reject;
+use coffer_formats::Reject;
 use coffer_image::verity::{BLOCK, Salt, VerityError, VerityReader};
 use coffer_monitor_wire::{DiskSpec, EndReason};
 use thiserror::Error;

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use coffer_attestation::channel::PORT;
+use coffer_formats::channel::PORT;
 use coffer_monitor_wire::{EndReason, Event};
 use rustix::event::epoll::EventFlags;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;

@@ -1,4 +1,10 @@
 //! A key in software that signs whatever a test wants a TPM to have signed.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "part of tests only"
+)]
 
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
@@ -10,7 +16,7 @@ use super::wire::Writer;
 use crate::evidence::{PcrValue, QuotePart};
 use crate::{Digest, ObjectName};
 
-pub(crate) struct SoftAk {
+pub struct SoftAk {
     key: SigningKey,
     pub public: Public,
 }
@@ -41,14 +47,14 @@ impl SoftAk {
 }
 
 /// An ECC template with its `unique` replaced by a point.
-pub(crate) fn with_point(template: &[u8], x: &[u8], y: &[u8]) -> Vec<u8> {
+pub fn with_point(template: &[u8], x: &[u8], y: &[u8]) -> Vec<u8> {
     let fixed = &template[..template.len() - 68];
     Writer::new().bytes(fixed).tpm2b(x).tpm2b(y).finish()
 }
 
 /// A TPMS_ATTEST before it is encoded; every field can be made wrong.
 #[derive(Clone)]
-pub(crate) struct AttestDraft {
+pub struct AttestDraft {
     pub magic: u32,
     pub kind: u16,
     pub signer: Vec<u8>,

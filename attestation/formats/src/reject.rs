@@ -57,6 +57,8 @@ rejects! {
     BadSignature = "bad-signature": "the signature does not verify",
     /// Signature algorithm or hash differ from the key's scheme.
     SchemeMismatch = "scheme-mismatch": "the signature scheme is not the key's",
+    /// The signature structure says there is no signature.
+    NoSignature = "no-signature": "the structure carries no signature",
     /// A hash that is too weak.
     WeakHash = "weak-hash": "the hash algorithm is not allowed",
     /// A key that is too weak or not on an allowed curve.
@@ -67,14 +69,26 @@ rejects! {
     SignerNameMismatch = "signer-name-mismatch": "the quote was signed under another key name",
     /// The quote's selection is not the required one.
     SelectionMismatch = "selection-mismatch": "the quoted PCR selection is not the required one",
+    /// A bank listed twice in a selection.
+    DuplicateBank = "duplicate-bank": "a PCR bank is selected twice",
+    /// A PCR index that no PC Client TPM has.
+    PcrOutOfRange = "pcr-out-of-range": "a PCR index is out of range",
     /// The quoted PCR digest does not match the values sent.
     PcrDigestMismatch = "pcr-digest-mismatch": "the PCR values are not the quoted ones",
     /// A PCR was asked for that the quote does not cover.
     PcrNotQuoted = "pcr-not-quoted": "a needed PCR is not covered by the quote",
+    /// A PCR that anybody on the machine can reset.
+    PcrResettable = "pcr-resettable": "a PCR that can be reset at will is relied on",
+    /// A firmware PCR that nothing was measured into.
+    PcrUninitialised = "pcr-uninitialised": "a firmware PCR was never extended",
     /// A bank that is not allowed.
     BankNotAllowed = "bank-not-allowed": "the PCR bank is not allowed",
     /// clockInfo went backwards for this key.
     ClockRegress = "clock-regress": "the TPM clock or reset counter went backwards",
+    /// clockInfo.safe is NO where a safe clock is asked for.
+    UnsafeClock = "unsafe-clock": "the TPM clock is not safe",
+    /// A TPM firmware or monitor version that is revoked.
+    TcbRevoked = "tcb-revoked": "the TPM firmware version is revoked",
 
     // Binding: statements that do not belong together.
     /// extraData does not bind this nonce and this data.
@@ -91,6 +105,12 @@ rejects! {
     HostMismatch = "host-mismatch": "the host claims name another host key",
     /// Launch record, claims and PCR 17 disagree.
     LaunchMismatch = "launch-mismatch": "the launch record is not the one measured",
+    /// Another VM answers with this vTPM key.
+    DuplicateVmIdentity = "duplicate-vm-identity": "another VM has the same vTPM identity",
+    /// An incarnation older than the last seen.
+    IncarnationRollback = "incarnation-rollback": "the incarnation is older than the last seen",
+    /// The VM was moved to another host.
+    VmMoved = "vm-moved": "the VM has moved to another host",
     /// The descriptor is not the image in the claims.
     ImageMismatch = "image-mismatch": "the descriptor is not the claimed image",
     /// The evidence is for another verifier.
@@ -103,6 +123,10 @@ rejects! {
     EventDataMismatch = "event-data-mismatch": "an event's data is not what was measured",
     /// Separators missing, repeated or wrong.
     SeparatorInvalid = "separator-invalid": "a separator is missing, repeated or wrong",
+    /// A pre-boot event after the separator of its register.
+    SeparatorOrder = "separator-order": "a pre-boot event follows the separator",
+    /// An IMA list with a violation, a weak template or another boot aggregate.
+    ImaInvalid = "ima-invalid": "the IMA measurement list is not acceptable",
 
     // Freshness.
     /// The nonce was used or never given out.
@@ -123,6 +147,12 @@ rejects! {
     UntrustedRoot = "untrusted-root": "the EK certificate has no path to a trusted root",
     /// A certificate in the EK chain is not acceptable.
     BadEkCert = "bad-ek-cert": "the EK certificate is not acceptable",
+    /// A certificate above the EK certificate is not acceptable.
+    BadEkChain = "bad-ek-chain": "the chain of the EK certificate is not acceptable",
+    /// A certificate of the chain is revoked by its issuer.
+    Revoked = "revoked": "a certificate of the EK chain is revoked",
+    /// A CRL is missing, expired or not its issuer's, where one is required.
+    CrlUnusable = "crl-unusable": "a required CRL is missing, expired or not valid",
     /// The EK certificate is for another key.
     EkMismatch = "ek-mismatch": "the EK certificate is for another key",
     /// The EK public area is not a TCG template.

@@ -1,9 +1,10 @@
-//! What a verifier may believe: formats and verification of Coffer evidence.
+//! What a verifier may believe: verification of Coffer evidence.
 //!
 //! This crate performs no I/O, reads no clock, holds no unsafe code and links no C. Time, nonces and
 //! reference values are passed in; what comes out is a verdict type that only this crate can mint.
 //! It implements SPEC.md sections 3 to 8. It trusts nothing it parses: every length is bounded, every
-//! byte string is hashed as received, never re-encoded.
+//! byte string is hashed as received, never re-encoded. The formats themselves are `coffer-formats`, which
+//! hosts and guests share; verifiers find them here too.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -11,27 +12,17 @@
 )]
 
 pub mod appraisal;
-pub mod binding;
-pub mod cbor;
-pub mod channel;
-pub mod claims;
 pub mod credential;
-pub mod digest;
 pub mod endorsement;
 pub mod enroll;
 pub mod event_log;
-pub mod evidence;
 pub mod host_reference;
-pub mod launch;
-pub mod merkle;
 pub mod predict;
-pub mod protocol;
 pub mod quote;
-pub mod reject;
-pub mod release;
 pub mod report;
-pub mod runtime;
-pub mod tpm;
 
-pub use digest::{Digest, InstanceId, Nonce, ObjectName};
-pub use reject::Reject;
+pub use coffer_formats::{Digest, InstanceId, Nonce, ObjectName, Reject};
+pub use coffer_formats::{
+    binding, cbor, channel, claims, digest, evidence, launch, merkle, proof, protocol, reject,
+    release, runtime, tpm,
+};

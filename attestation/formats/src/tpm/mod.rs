@@ -6,13 +6,14 @@
 
 pub mod attest;
 pub mod command;
+pub mod hash;
 pub mod pcr;
 pub mod public;
 pub mod response;
 pub mod signature;
 pub mod template;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wire;
 
 /// TPM_ALG_ID values (Part 2, 6.3).

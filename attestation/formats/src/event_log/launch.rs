@@ -50,33 +50,3 @@ pub fn vm_launch_log(
 fn utf16_nul(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const D: fn(u8) -> Digest = |b| Digest([b; 32]);
-
-    #[test]
-    fn replays_to_the_registers_the_specification_names() {
-        let vm = vm_launch_log("coffer 1", &D(1), &D(2), &D(3), &D(4), b"record");
-        let log = super::super::parse(&vm.log).unwrap();
-        let separator = Digest::of(&[&[0; 4]]);
-        let zero = Digest::ZERO;
-        assert_eq!(log.replay(4), zero.extend(&separator).extend(&D(1)));
-        assert_eq!(log.replay(7), zero.extend(&separator));
-        assert_eq!(log.replay(9), zero.extend(&D(2)).extend(&D(3)));
-        assert_eq!(log.replay(11), zero.extend(&D(4)));
-        assert_eq!(log.replay(12), zero.extend(&Digest::of(&[b"record"])));
-        assert_eq!(log.replay(17), zero.extend(&Digest::of(&[b"record"])));
-    }
-
-    #[test]
-    fn parses_back_to_the_events_it_was_made_of() {
-        let vm = vm_launch_log("v", &D(1), &D(2), &D(3), &D(4), &[7; 300]);
-        let log = super::super::parse(&vm.log).unwrap();
-        let back: Vec<_> =
-            log.events().iter().map(|e| (e.pcr, e.kind, e.digest, e.data.clone())).collect();
-        assert_eq!(back, vm.events);
-    }
-}

@@ -1,6 +1,8 @@
 //! Reads a crypto-agile log into events of the SHA-256 bank. Little-endian throughout, unlike the TPM.
 
-use super::{Event, EventType, SPEC_ID, STARTUP_LOCALITY};
+use coffer_formats::event_log::SPEC_ID;
+
+use super::{Event, EventType, STARTUP_LOCALITY};
 use crate::evidence::EVENT_LOG_MAX;
 use crate::tpm::alg;
 use crate::tpm::pcr::PCR_COUNT;

@@ -4,12 +4,12 @@
 //! beside it, an object of exactly the name given: it ties an attestation key to an endorsement key.
 
 use aes::cipher::KeyIvInit as _;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use rsa::rand_core::{TryCryptoRng, TryRng};
 use rsa::traits::RandomizedEncryptor as _;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::proof::hmac;
 use crate::tpm::public::{Key, Public, Symmetric};
 use crate::tpm::wire::Writer;
 use crate::{Digest, ObjectName, Reject};
@@ -101,16 +101,6 @@ fn coordinates(point: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
 /// KDFa (Part 1, 11.4.10.2) with SHA-256; one block suffices for up to 256 bits. `label` has its NUL.
 fn kdfa(key: &Seed, label: &[u8], context: &[u8], bits: u32) -> Seed {
     hmac(key.as_slice(), &[&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()])
-}
-
-/// HMAC-SHA256.
-pub(crate) fn hmac(key: &[u8], parts: &[&[u8]]) -> Seed {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key).expect("an HMAC key may have any length (RFC 2104)");
-    for part in parts {
-        mac.update(part);
-    }
-    Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
 /// Hands out the caller's bytes as OAEP's seed; asked for more than there are, it fails.

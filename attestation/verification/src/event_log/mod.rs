@@ -6,15 +6,10 @@
 //! SHA-256 is the digest measured ([`Event::data_is_measured`]). Logs without SHA-256 are refused, and so
 //! is anything after the last event: Linux exports logs without padding.
 
-mod builder;
-mod event_type;
-mod launch;
 mod parse;
 mod replay;
 
-pub use builder::LogBuilder;
-pub use event_type::EventType;
-pub use launch::{VmLog, vm_launch_log};
+pub use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR, VmLog, vm_launch_log};
 pub use parse::{EventLog, parse};
 
 use crate::Digest;
@@ -44,10 +39,5 @@ impl Event {
     }
 }
 
-/// Data of a separator that marks the end of firmware's part of a register (PFP 1.06, 3.3.2.2).
-pub const SEPARATOR: &[u8] = &[0; 4];
-
-/// First event's data of a crypto-agile log (PFP 1.06, 10.4.5.1).
-const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 /// Event data that gives PCR 0 its first value (PFP 1.06, 10.4.5.3).
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";

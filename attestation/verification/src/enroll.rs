@@ -5,11 +5,11 @@
 
 use subtle::ConstantTimeEq as _;
 
-use crate::binding::{self, ENROLL_LABEL};
+use crate::binding;
 use crate::claims::HostClaims;
-use crate::credential::hmac;
 use crate::event_log::{self, EventLog};
 use crate::evidence::QuotePart;
+pub use crate::proof::proof;
 use crate::quote::{QuotedPcrs, ReceivedQuote};
 use crate::tpm::pcr::HOST_SELECTION;
 use crate::tpm::public::{Hash, Key, Public, Scheme, Symmetric};
@@ -40,12 +40,6 @@ pub fn check_ak(ak: &Public) -> Result<(), Reject> {
         && ak.scheme() == Scheme::Ecdsa(Hash::Sha256)
         && matches!(ak.key(), Key::P256(_));
     if right { Ok(()) } else { Err(Reject::BadAkAttributes) }
-}
-
-/// `HMAC-SHA256(secret, "coffer/enroll/v1\0" | session | nonce | ak name)`: what the host sends and the
-/// verifier expects.
-pub fn proof(secret: &[u8; 32], session: &str, nonce: &Nonce, ak_name: &ObjectName) -> [u8; 32] {
-    *hmac(secret, &[ENROLL_LABEL, session.as_bytes(), nonce.as_bytes(), ak_name.as_bytes()])
 }
 
 /// Compares a host's proof in constant time. The caller has removed the session before it asks: one attempt.
