@@ -130,6 +130,18 @@ pub enum Error {
         detail: String,
     },
 
+    // Evidence in files.
+    /// A quote, a log, a certificate or evidence is refused.
+    #[error("{what} is refused: {reject} ({}){}", .reject.code(), in_clause(.detail))]
+    Rejected {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reject: coffer_attestation::Reject,
+        /// Where, and what was found and expected; may be empty.
+        detail: String,
+    },
+
     // Images.
     /// The image is not acceptable.
     #[error("{message}")]
@@ -147,6 +159,10 @@ pub enum Error {
         /// What to try.
         hint: String,
     },
+}
+
+fn in_clause(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {}", one_line(detail)) }
 }
 
 impl Error {
@@ -179,6 +195,10 @@ impl Error {
             | Self::Verifier { hint, .. } => hint.clone(),
             Self::File { action, source, .. } => file_hint(action, source).to_owned(),
             Self::Output(source) | Self::System { source, .. } => io_hint(source).to_owned(),
+            Self::Rejected { reject, .. } => code_hint(reject.code()).map_or_else(
+                || format!("SPEC.md#{} says what it means", reject.code()),
+                str::to_owned,
+            ),
             Self::NotReady { .. } => "the lines marked `missing` above say what each needs".into(),
             Self::Refused { service, body } => {
                 // Ours first: it speaks of commands, a service's of requests.

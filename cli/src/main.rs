@@ -7,14 +7,20 @@
 
 mod args;
 mod doctor;
+mod ek;
 mod error;
+mod eventlog;
+mod evidence;
 mod files;
 mod host;
 mod image;
+mod key_file;
 mod monitor_client;
 mod output;
+mod quote;
 mod secret;
 mod serve;
+mod tpm2_files;
 mod usage;
 mod verifier;
 mod verifier_client;
@@ -53,6 +59,10 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Inspect(args) => vm::inspect(args),
         Command::Verifier(command) => verifier::run(command),
         Command::Secret(command) => secret::run(command),
+        Command::Quote(command) => quote::run(command),
+        Command::Eventlog(command) => eventlog::run(command),
+        Command::Ek(command) => ek::run(command),
+        Command::Evidence(command) => evidence::run(command),
         Command::Doctor(args) => doctor::run(args),
     }
 }

@@ -13,6 +13,7 @@ mod build;
 mod check;
 mod command;
 mod debs;
+mod fuzz;
 mod packages;
 mod progress;
 mod run;
@@ -61,6 +62,14 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
+    /// Every parser under libFuzzer; stops at the first finding of a target
+    Fuzz {
+        /// Only this target
+        target: Option<String>,
+        /// Executions of each target; the documented long run is 10000000
+        #[arg(long, default_value_t = fuzz::SHORT_RUNS)]
+        runs: u64,
+    },
     /// Packages, guest kernel, root file systems and build; nothing is run
     Setup,
 }
@@ -87,6 +96,9 @@ fn run(cli: &Cli) -> Result<()> {
         }
         Task::Test { no_lab, filter } => {
             tests::all(&workspace, &mut progress, cli.no_install, !no_lab, filter.as_deref())
+        }
+        Task::Fuzz { target, runs } => {
+            fuzz::run(&workspace, &mut progress, cli.no_install, *runs, target.as_deref())
         }
         Task::Check => check::all(&workspace, &mut progress, cli.no_install),
     };

@@ -117,6 +117,11 @@ pub struct BoundQuote {
 }
 
 impl BoundQuote {
+    /// What else was signed.
+    pub fn signed(&self) -> Signed {
+        Signed::of(&self.attest)
+    }
+
     /// The registers signed, in the order in which their values are hashed.
     pub fn selected(&self) -> impl Iterator<Item = (HashAlg, u8)> + '_ {
         self.info.selections.registers()
