@@ -1,13 +1,15 @@
 //! What was measured and what was expected: the rows a decision is made of (SPEC 7.3, steps 12 and 13).
 //!
 //! The verdict and the text for people come from the same rows, so a report cannot say other than what
-//! decided.
+//! decided. Words of ours are borrowed: an accepted evidence has some forty rows, and few need text made for them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
+use crate::event_log::EventType;
 
 /// One thing measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,11 +18,11 @@ pub struct Row {
     /// Register.
     pub pcr: u8,
     /// Bank: `sha256`.
-    pub bank: String,
+    pub bank: Cow<'static, str>,
     /// Event type, or `-` for a whole register or a missing event.
-    pub event: String,
+    pub event: Cow<'static, str>,
     /// What it is, in a few words.
-    pub what: String,
+    pub what: Cow<'static, str>,
     /// What was found; none if the event is missing.
     pub digest: Option<Digest>,
     /// What had to be found; none if nothing had to be, or if no reference value exists.
@@ -29,12 +31,20 @@ pub struct Row {
     pub ok: bool,
 }
 
+/// An event type as rows show it.
+pub(crate) fn word(kind: EventType) -> Cow<'static, str> {
+    match kind.name() {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(kind.to_string()),
+    }
+}
+
 impl Row {
     /// A digest that has to be the expected one.
     pub(crate) fn judged(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         found: Digest,
         expected: Digest,
     ) -> Self {
@@ -42,30 +52,40 @@ impl Row {
     }
 
     /// A digest shown for information; nothing is asked of it here.
-    pub(crate) fn noted(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
+    pub(crate) fn noted(
+        pcr: u8,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        found: Digest,
+    ) -> Self {
         Self::new(pcr, event, what, Some(found), None, true)
     }
 
     /// Something that must not be there, or that no reference value exists for.
-    pub(crate) fn refused(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
+    pub(crate) fn refused(
+        pcr: u8,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        found: Digest,
+    ) -> Self {
         Self::new(pcr, event, what, Some(found), None, false)
     }
 
     /// Something that had to be there.
-    pub(crate) fn missing(pcr: u8, what: &str, expected: Digest) -> Self {
+    pub(crate) fn missing(pcr: u8, what: impl Into<Cow<'static, str>>, expected: Digest) -> Self {
         Self::new(pcr, "-", what, None, Some(expected), false)
     }
 
     fn new(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         digest: Option<Digest>,
         expected: Option<Digest>,
         ok: bool,
     ) -> Self {
-        let (bank, event) = ("sha256".to_owned(), event.to_string());
-        Self { pcr, bank, event, what: what.to_owned(), digest, expected, ok }
+        let (bank, event, what) = (Cow::Borrowed("sha256"), event.into(), what.into());
+        Self { pcr, bank, event, what, digest, expected, ok }
     }
 }
 
