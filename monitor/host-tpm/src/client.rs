@@ -21,7 +21,7 @@ use coffer_formats::evidence::{Inclusion, QuotePart};
 use coffer_formats::tpm::public::Public;
 use coffer_formats::{Digest, InstanceId, ObjectName, binding, merkle};
 
-use crate::desk::{Desk, Operation, Reply, Waiting};
+use crate::desk::{Asker, Desk, Operation, Reply, Waiting};
 use crate::link::Link;
 use crate::queue::{Leaf, Work};
 use crate::wire::{Answer, Identity, Quoted, Request};
@@ -30,7 +30,7 @@ use crate::{HostTpmError, Tcti, event_log};
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// How long the first leaf at an idle TPM waits for others, so that VMs that ask together (a host that starts
+    /// How long the first leaf that waits is given for others to join it, so that VMs that ask together (a host that starts
     /// all its appliances) share the first quote rather than wait for the second. 5 ms: a twentieth of the fastest
     /// hardware quote (100 ms), which is what it costs a VM that asks alone; a hundred threads woken together
     /// have asked by then on two idle cores.
@@ -102,12 +102,9 @@ impl HostTpm {
             Answer::AkPublic(public) => public,
             other => return Err(unexpected(&other)),
         };
-        let ak_name = Public::parse(&ak_public)
-            .map_err(|e| HostTpmError::Tpm {
-                what: "making the host key".into(),
-                reason: e.to_string(),
-            })?
-            .name();
+        let ak_name = Public::parse(&ak_public).and_then(|ak| ak.object_name()).map_err(|e| {
+            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
+        })?;
         let desk = Arc::new(Desk::open());
         let owner =
             Owner { link, desk: Arc::clone(&desk), event_log: event_log.to_owned(), timing };
@@ -182,21 +179,19 @@ impl Owner {
         }
     }
 
-    fn attest(&mut self, leaves: Vec<Leaf<Reply<Batched>>>) {
+    fn attest(&mut self, leaves: Vec<Leaf<Asker>>) {
         let digests: Vec<Digest> = leaves.iter().map(|leaf| leaf.digest).collect();
         let shares = self.shares(&digests);
         self.desk.finished();
-        // A caller who went away is no loss to the others.
         match shares {
             Ok(shares) => {
-                for (leaf, share) in leaves.into_iter().zip(shares) {
-                    let _ = leaf.waiter.send(Ok(share));
-                }
+                leaves
+                    .into_iter()
+                    .zip(shares)
+                    .for_each(|(leaf, share)| leaf.waiter.answer(Ok(share)));
             }
             Err(error) => {
-                for leaf in leaves {
-                    let _ = leaf.waiter.send(Err(error.clone()));
-                }
+                leaves.into_iter().for_each(|leaf| leaf.waiter.answer(Err(error.clone())));
             }
         }
     }

@@ -28,8 +28,27 @@ pub(crate) enum Operation {
     Activate(Vec<u8>, Vec<u8>, Reply<Vec<u8>>),
 }
 
+/// A VM that waits for its share of a quote.
+pub(crate) struct Asker {
+    since: Instant,
+    reply: Reply<Batched>,
+}
+
+impl Asker {
+    fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Tells it. One that went away is no loss to the others.
+    pub(crate) fn answer(self, answer: Result<Batched, HostTpmError>) {
+        let _ = self.reply.send(answer);
+    }
+}
+
 /// What the owner does next.
-pub(crate) type Task = Work<Reply<Batched>, Operation>;
+pub(crate) type Task = Work<Asker, Operation>;
+
+type Waiters = Queue<Asker, Operation>;
 
 /// Requests come in here, and the owner takes them out.
 pub(crate) struct Desk {
@@ -38,7 +57,7 @@ pub(crate) struct Desk {
 }
 
 struct State {
-    queue: Queue<Reply<Batched>, Operation>,
+    queue: Waiters,
     claims: Claims,
     open: bool,
 }
@@ -57,7 +76,9 @@ impl Desk {
         leaf: Digest,
         patience: Duration,
     ) -> Result<Waiting<Batched>, HostTpmError> {
-        self.enqueue(patience, |queue, reply| queue.leaf(vm, leaf, reply))
+        self.enqueue(patience, |queue, reply| {
+            queue.leaf(vm, leaf, Asker { since: Instant::now(), reply })
+        })
     }
 
     /// Puts an operation in the queue.
@@ -72,7 +93,7 @@ impl Desk {
     fn enqueue<T>(
         self: &Arc<Self>,
         patience: Duration,
-        put: impl FnOnce(&mut Queue<Reply<Batched>, Operation>, Reply<T>) -> Result<Ticket, Full>,
+        put: impl FnOnce(&mut Waiters, Reply<T>) -> Result<Ticket, Full>,
     ) -> Result<Waiting<T>, HostTpmError> {
         let mut state = self.lock();
         if !state.open {
@@ -85,22 +106,23 @@ impl Desk {
         Ok(Waiting { desk: Arc::clone(self), ticket, answer, deadline: Instant::now() + patience })
     }
 
-    /// Blocks until there is something to do; none once the desk is closed. Leaves that come to an idle desk are
-    /// given `gather` for others to join them.
+    /// Blocks until there is something to do; none once the desk is closed. While nothing but leaves waits, the first
+    /// of them is given `gather` since it came for others to join it.
     pub(crate) fn take(&self, gather: Duration) -> Option<Task> {
         let mut state = self.lock();
         while state.open {
-            if state.queue.is_empty() {
-                let idle = |state: &mut State| state.open && state.queue.is_empty();
-                state =
-                    self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
-                if state.queue.only_leaves() {
-                    drop(state);
-                    thread::sleep(gather);
-                    state = self.lock();
-                }
+            let first = state.queue.gathering();
+            let left = first.map_or(Duration::ZERO, |first| gather.saturating_sub(first.age()));
+            if !left.is_zero() {
+                drop(state);
+                thread::sleep(left);
+                state = self.lock();
             } else if let Some(task) = state.queue.next() {
                 return Some(task);
+            } else {
+                let idle = |state: &mut State| state.open && state.queue.is_empty();
+                let woken = self.changed.wait_while(state, idle);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
             }
         }
         None

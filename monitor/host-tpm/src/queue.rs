@@ -161,9 +161,9 @@ impl<W, O> Queue<W, O> {
         self.leaves.is_empty() && self.operations.is_empty()
     }
 
-    /// True if only leaves wait: a moment's patience may bring more of them.
-    pub(crate) fn only_leaves(&self) -> bool {
-        !self.leaves.is_empty() && self.operations.is_empty()
+    /// Who waits longest, if only leaves wait: a moment's patience may bring more of them.
+    pub(crate) fn gathering(&self) -> Option<&W> {
+        self.leaves.front().filter(|_| self.operations.is_empty()).map(|leaf| &leaf.waiter)
     }
 
     fn ticket(&mut self) -> Ticket {

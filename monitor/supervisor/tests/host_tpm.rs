@@ -3,8 +3,8 @@
 
 mod common;
 
-use coffer_attestation::credential::make_credential;
-use coffer_attestation::quote::ReceivedQuote;
+use coffer_attestation::credential::{ENTROPY, make_credential};
+use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::{
     Digest, InstanceId, Nonce, ObjectName, Reject, binding, cbor, enroll, merkle,
 };
@@ -12,6 +12,7 @@ use coffer_formats::claims::HostClaims;
 use coffer_formats::evidence::QuotePart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
+use coffer_formats::tpm::name::Name;
 use coffer_formats::tpm::pcr::HOST_SELECTION;
 use coffer_formats::tpm::public::Public;
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError, Timing, Waiting};
@@ -49,14 +50,15 @@ fn hold_in_quote(tpm: &TestTpm, host: &HostTpm) -> Waiting<Batched> {
 fn proves(ak: &Public, leaf: &Digest, batched: &Batched) {
     let root = merkle::root_from(leaf, &batched.inclusion).unwrap();
     let expected = binding::host_quote(batched.inclusion.size, &root, &batched.host_claims);
-    let quote = ReceivedQuote::new(&batched.quote).authenticate(ak).unwrap();
-    let bound = quote.bind(&expected, Reject::HostBindingMismatch).unwrap();
-    assert!(bound.pcrs(HOST_SELECTION).is_ok());
+    let key = QuoteKey::endorsement_primary(ak);
+    let quote = ReceivedQuote::of(&batched.quote).authenticate(&key).unwrap();
+    let bound = quote.bind(expected.as_bytes(), Reject::HostBindingMismatch).unwrap();
+    assert!(bound.pcrs(HOST_SELECTION, &batched.quote.pcrs).is_ok());
 }
 
-fn challenge(identity: &HostIdentity, ak_name: &ObjectName) -> EnrollChallenge {
+fn challenge(identity: &HostIdentity, ak_name: &Name) -> EnrollChallenge {
     let ek = Public::parse(&identity.ek_public.0).unwrap();
-    let credential = make_credential(&ek, ak_name, &SECRET, &[9; 64]).unwrap();
+    let credential = make_credential(&ek, ak_name, &SECRET, &[9; ENTROPY]).unwrap();
     EnrollChallenge {
         session: "session".into(),
         nonce: NONCE,
@@ -81,7 +83,8 @@ fn enrolls_through_the_api() {
 
     let body = serde_json::to_string(&challenge(&identity, &ak.name())).unwrap();
     let complete: EnrollComplete = monitor.json("POST", "/v1/host/activate", &body);
-    enroll::verify_proof(&complete.proof.0, &SECRET, "session", &NONCE, &ak.name()).unwrap();
+    enroll::verify_proof(&complete.proof.0, &SECRET, "session", &NONCE, &ak.object_name().unwrap())
+        .unwrap();
     let quote = QuotePart {
         attest: complete.attest.0,
         signature: complete.signature.0,
@@ -109,7 +112,11 @@ fn refuses_a_credential_for_another_key() {
     let tpm = TestTpm::start();
     let monitor = Monitor::start(&tpm.flags());
     let identity: HostIdentity = monitor.json("GET", "/v1/host/identity", "");
-    let body = serde_json::to_string(&challenge(&identity, &ObjectName([0x0b; 34]))).unwrap();
+    let body = serde_json::to_string(&challenge(
+        &identity,
+        &Name::parse(&[&[0, 0x0b], &[9; 32][..]].concat()).unwrap(),
+    ))
+    .unwrap();
     // More often than a TPM has session slots: a failure must not use one up.
     for _ in 0..5 {
         let (_, code) = monitor.refusal("POST", "/v1/host/activate", &body);
@@ -342,7 +349,7 @@ fn claims_are_those_of_this_key_and_host() {
     let claims = HostClaims::decode(&complete.host_claims.0).unwrap();
     assert_eq!(
         (claims.hak_name, claims.live_vms, claims.launch_log_head),
-        (ak.name(), 0, Digest::ZERO)
+        (ak.object_name().unwrap(), 0, Digest::ZERO)
     );
 }
 

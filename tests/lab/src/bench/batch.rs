@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use coffer_attestation::event_log::LogBuilder;
-use coffer_attestation::quote::ReceivedQuote;
+use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::pcr::HOST_SELECTION;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, InstanceId, Reject, binding, merkle};
@@ -149,8 +149,10 @@ fn leaf(n: u8) -> Digest {
 fn check(ak: &Public, leaf: &Digest, share: &Batched) -> Result<()> {
     let root = merkle::root_from(leaf, &share.inclusion)?;
     let expected = binding::host_quote(share.inclusion.size, &root, &share.host_claims);
-    let quote = ReceivedQuote::new(&share.quote).authenticate(ak)?;
-    quote.bind(&expected, Reject::HostBindingMismatch)?.pcrs(HOST_SELECTION)?;
+    let key = QuoteKey::endorsement_primary(ak);
+    let quote = ReceivedQuote::of(&share.quote).authenticate(&key)?;
+    let bound = quote.bind(expected.as_bytes(), Reject::HostBindingMismatch)?;
+    bound.pcrs(HOST_SELECTION, &share.quote.pcrs)?;
     Ok(())
 }
 

@@ -149,7 +149,7 @@ impl Floor {
         hashes.push([b"coffer/vm-quote/v1\0".as_slice(), &nonce.0, &report_data.0].concat());
         hashes.push([b"\0coffer/vm-leaf/v1\0".as_slice(), &nonce.0, &claims.0].concat());
         hashes.push(vec![0; b"coffer/host-quote/v1\0".len() + 8 + 2 * Digest::LEN]);
-        hashes.push([&[0; 4], vak.name().as_bytes()].concat());
+        hashes.push([[0; 4].as_slice(), &vak.name().to_bytes()].concat());
         let leaf = binding::vm_leaf(nonce, &host.vm_claims);
         merkle::root_from(&leaf, &host.inclusion)?;
         hashes.extend(host.inclusion.path.iter().map(|_| vec![1; 1 + 2 * Digest::LEN]));
