@@ -6,7 +6,7 @@ pub fn text(data: &[u8]) -> Option<String> {
     let bytes = data.strip_suffix(b"\0").unwrap_or(data);
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() && text.chars().all(printable) => Some(text.to_owned()),
-        _ => utf16(data).filter(String::is_ascii),
+        _ => utf16(data).filter(|text| text.is_ascii()),
     }
 }
 
