@@ -28,7 +28,8 @@ pub use explain::{Booted, Explanation, Found, Judged, Note, Verdict, explain};
 pub use log::{Event, EventLog, Format, Log};
 pub use parse::{parse, parse_bank};
 pub use quirk::Quirk;
-pub use replay::{Registers, values};
+pub use replay::Registers;
+pub(crate) use replay::values;
 pub use show::{ShownLog, show};
 
 /// Event data that gives PCR 0 its first value (PFP 1.06, 10.4.5.3).
