@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::HostClaims;
 use crate::event_log::boot::ACTIONS;
-use crate::event_log::{Event, EventLog, EventType, SEPARATOR};
+use crate::event_log::{Event, EventLog, EventType, SEPARATOR, values};
 use crate::quote::QuotedPcrs;
 use crate::report::{Row, word};
-use crate::tpm::hash::HashAlg;
+use crate::tpm::hash::{Ha, HashAlg};
 use crate::{Digest, Reject, predict};
 
 /// Registers every reference must give: firmware code, option ROM code and configuration, Secure Boot.
@@ -87,6 +87,11 @@ impl HostReference {
 
     /// Judges a replayed log and the registers it replayed to. The host matches if every row is ok.
     pub fn judge(&self, log: &EventLog<'_>, quoted: &QuotedPcrs) -> Vec<Row> {
+        self.judge_values(log, &values(quoted))
+    }
+
+    /// The same over values that nobody signed, to be shown.
+    pub(crate) fn judge_values(&self, log: &EventLog<'_>, quoted: &[(u8, Ha)]) -> Vec<Row> {
         let mut rows = self.registers(quoted);
         rows.extend(self.applications(log));
         rows.extend(self.stub(log));
@@ -109,22 +114,23 @@ impl HostReference {
             .then(|| differs("monitor svn", &claims.monitor_svn, &self.monitor_svn))
     }
 
-    fn registers(&self, quoted: &QuotedPcrs) -> Vec<Row> {
+    fn registers(&self, quoted: &[(u8, Ha)]) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (pcr, value) in quoted.iter() {
+        for &(pcr, value) in quoted {
             rows.push(match self.firmware.get(&pcr) {
-                Some(expected) => Row::judged(pcr, "-", register(pcr), *value, *expected),
+                Some(expected) => Row::judged(pcr, "-", register(pcr), value, *expected),
                 None if REQUIRED_FIRMWARE.contains(&pcr) => {
                     let what = format!("{}: no reference value in `{}`", register(pcr), self.name);
-                    Row::refused(pcr, "-", what, *value)
+                    Row::refused(pcr, "-", what, value)
                 }
                 // Judged event by event below.
                 None if matches!(pcr, BOOT_PCR | STUB_PCR) => continue,
-                None => Row::noted(pcr, "-", register(pcr), *value),
+                None => Row::noted(pcr, "-", register(pcr), value),
             });
         }
         // A reference for a register nobody quotes can never be met.
-        let unquoted = self.firmware.iter().filter(|(pcr, _)| quoted.get(**pcr).is_err());
+        let is_quoted = |pcr: &u8| quoted.iter().any(|(index, _)| index == pcr);
+        let unquoted = self.firmware.iter().filter(|(pcr, _)| !is_quoted(pcr));
         rows.extend(unquoted.map(|(pcr, expected)| Row::missing(*pcr, register(*pcr), *expected)));
         rows
     }

@@ -3,7 +3,8 @@
 //! [`Backed`] is minted here only, where the hash was computed and found equal. It is as authentic as the
 //! digest: once the log replays to quoted registers. Everything else in an event is claimed.
 
-use super::{Event, EventType, body};
+use super::{Event, EventLog, EventType, body};
+use crate::Reject;
 use crate::tpm::hash::{Ha, HashAlg};
 
 /// Bytes that hash to a measured digest.
@@ -179,6 +180,21 @@ impl<'a> Event<'a> {
     }
 }
 
+impl EventLog<'_> {
+    /// Checks that firmware's configuration variables and announcements say what was measured: whoever reads
+    /// them for a verdict asks this first. Other types are as their makers like, and are judged by digest.
+    pub fn check_data(&self) -> Result<(), (u8, Reject)> {
+        let told = |event: &&Event<'_>| {
+            matches!(event.kind, EventType::EFI_VARIABLE_DRIVER_CONFIG | EventType::EFI_ACTION)
+        };
+        let mut events = self.events().iter().filter(told);
+        match events.find(|event| !event.data_is_measured()) {
+            Some(event) => Err((event.pcr, Reject::EventDataMismatch)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Section names have at most 8 characters (PE format, 4); twice that, in UTF-16, with the NUL.
 const RESPELT_MAX: usize = 2 * 17;
 
@@ -225,6 +241,18 @@ mod tests {
         content(EventType::EFI_VARIABLE_BOOT, b"value", &variable, part);
         content(EventType::EFI_VARIABLE_BOOT2, b"value", &variable, claimed);
         content(EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable, &variable, whole);
+    }
+
+    #[test]
+    fn refuses_configuration_that_was_not_measured() {
+        for kind in [EventType::EFI_VARIABLE_DRIVER_CONFIG, EventType::EFI_ACTION] {
+            let log = |data| {
+                let log = LogBuilder::new().event(7, kind, Digest::of(&[b"data"]), data).finish();
+                parse(&log).unwrap().check_data()
+            };
+            assert_eq!(log(b"data"), Ok(()));
+            assert_eq!(log(b"datA"), Err((7, Reject::EventDataMismatch)), "(F5)");
+        }
     }
 
     #[test]

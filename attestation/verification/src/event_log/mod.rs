@@ -1,5 +1,5 @@
 //! Event logs: the story a TPM's registers were extended by (TCG PC Client Platform Firmware Profile 1.06,
-//! section 10, "crypto-agile" format; SPEC section 3.6).
+//! section 10, "crypto-agile" format; SPEC section 3.6), and what systemd ([`cel`]) and Linux ([`ima`]) add.
 //!
 //! A log is unsigned. What replays to quoted registers is authentic in three things only: the order, the
 //! register, and the digests. Event types are always claimed; event data is authentic only where the
@@ -9,7 +9,11 @@
 
 pub mod body;
 pub mod boot;
+pub mod cel;
 mod content;
+mod explain;
+pub mod ima;
+mod json;
 mod log;
 mod parse;
 mod quirk;
@@ -20,10 +24,12 @@ mod show;
 
 pub use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR, VmLog, vm_launch_log};
 pub use content::{Backed, Content, Subject, subject};
+pub use explain::{Booted, Explanation, Found, Judged, Note, Verdict, explain};
 pub use log::{Event, EventLog, Format, Log};
 pub use parse::{parse, parse_bank};
 pub use quirk::Quirk;
-pub use replay::{Registers, values};
+pub use replay::Registers;
+pub(crate) use replay::values;
 pub use show::{ShownLog, show};
 
 /// Event data that gives PCR 0 its first value (PFP 1.06, 10.4.5.3).

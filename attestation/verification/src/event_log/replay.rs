@@ -2,7 +2,7 @@
 
 use super::{EventLog, Log};
 use crate::Reject;
-use crate::quote::QuotedPcrs;
+use crate::quote::{QuotedPcrs, QuotedRegisters};
 use crate::tpm::hash::{Ha, HashAlg};
 use crate::tpm::pcr::PCR_COUNT;
 
@@ -63,7 +63,7 @@ impl Registers {
 }
 
 /// Quoted registers as values of their bank.
-pub fn values(quoted: &QuotedPcrs) -> Vec<(u8, Ha)> {
+pub(crate) fn values(quoted: &QuotedPcrs) -> Vec<(u8, Ha)> {
     quoted.iter().map(|(pcr, value)| (pcr, Ha::from(*value))).collect()
 }
 
@@ -86,10 +86,21 @@ impl Log<'_> {
 }
 
 impl EventLog<'_> {
-    /// Checks that every quoted register is what this log replays to in the quoted bank, and names the first
-    /// that is not.
+    /// Checks that every quoted register is what this log replays to, and names the first that is not.
     pub fn check_replay(&self, quoted: &QuotedPcrs) -> Result<(), (u8, Reject)> {
-        let quoted = values(quoted);
+        self.check_values(values(quoted))
+    }
+
+    /// The same for a quote of whatever banks, each bank by itself.
+    pub fn check_replay_of(&self, quoted: &QuotedRegisters) -> Result<(), (u8, Reject)> {
+        for bank in HashAlg::ALL {
+            let of_bank = quoted.iter().filter(|(hash, ..)| *hash == bank);
+            self.check_values(of_bank.map(|(_, pcr, value)| (pcr, *value)).collect())?;
+        }
+        Ok(())
+    }
+
+    fn check_values(&self, quoted: Vec<(u8, Ha)>) -> Result<(), (u8, Reject)> {
         let Some((first, value)) = quoted.first() else { return Ok(()) };
         // SHA-1 is in no verdict, though the log keeps it for showing.
         let bank = Some(value.hash()).filter(|bank| *bank != HashAlg::Sha1);

@@ -7,7 +7,8 @@
 use super::body::{Guid, SignatureList, Variable, signature_lists};
 use super::{Backed, Content, Event, EventLog, EventType, Log};
 use crate::Reject;
-use crate::quote::QuotedPcrs;
+use crate::quote::{QuotedPcrs, QuotedRegisters};
+use crate::tpm::hash::Ha;
 
 /// A UEFI variable and the event of PCR 7 that it was measured by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +48,17 @@ impl<'a> SecureBoot<'a> {
     /// Reads the state from a log under a quote. Refuses a quote that does not cover PCR 7
     /// ([`Reject::PcrNotQuoted`]) and a log whose PCR 7 is not the quoted one ([`Reject::ReplayMismatch`]).
     pub fn extract(log: &EventLog<'a>, quoted: &QuotedPcrs) -> Result<Self, Reject> {
-        let value = quoted.get(SECURE_BOOT_PCR)?;
+        Self::under(log, (*quoted.get(SECURE_BOOT_PCR)?).into())
+    }
+
+    /// The same under a quote of whatever banks, in the log's.
+    pub fn extract_in(log: &EventLog<'a>, quoted: &QuotedRegisters) -> Result<Self, Reject> {
+        Self::under(log, *quoted.get(log.bank(), SECURE_BOOT_PCR)?)
+    }
+
+    fn under(log: &EventLog<'a>, value: Ha) -> Result<Self, Reject> {
         let registers = log.registers(log.bank()).ok_or(Reject::BankNotAllowed)?;
-        registers.check([(SECURE_BOOT_PCR, (*value).into())]).map_err(|(_, reject)| reject)?;
+        registers.check([(SECURE_BOOT_PCR, value)]).map_err(|(_, reject)| reject)?;
         Self::unauthenticated(log)
     }
 
@@ -141,6 +150,33 @@ mod tests {
     use super::super::{LogBuilder, SEPARATOR, parse};
     use super::*;
     use crate::Digest;
+    use crate::quote::{QuoteKey, ReceivedQuote};
+    use crate::tpm::testing::{AttestDraft, SoftAk};
+
+    fn quoted(values: &[(u8, Digest)]) -> QuotedPcrs {
+        let (ak, extra) = (SoftAk::new(1), Digest::ZERO);
+        let draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &extra, values);
+        let part = ak.quote(&draft, values);
+        let pcrs: Vec<u8> = values.iter().map(|(pcr, _)| *pcr).collect();
+        ReceivedQuote::of(&part)
+            .authenticate(&QuoteKey::endorsement_primary(&ak.public))
+            .and_then(|quote| quote.bind(extra.as_bytes(), Reject::NonceMismatch))
+            .and_then(|quote| quote.pcrs(&pcrs, &part.pcrs))
+            .unwrap()
+    }
+
+    #[test]
+    fn asks_for_a_quote_of_pcr_7() {
+        let bytes = log_of(&boot(&[1]));
+        let log = parse(&bytes).unwrap();
+        let value = log.replay(7).sha256().unwrap();
+        let extract = |values: &[(u8, Digest)]| {
+            SecureBoot::extract(&log, &quoted(values)).map(|found| found.enabled())
+        };
+        assert_eq!(extract(&[(7, value)]), Ok(Some(true)));
+        assert_eq!(extract(&[(4, value)]), Err(Reject::PcrNotQuoted), "(F26)");
+        assert_eq!(extract(&[(7, Digest([1; 32]))]), Err(Reject::ReplayMismatch));
+    }
 
     type Ev = (EventType, Vec<u8>);
 

@@ -7,6 +7,8 @@ use crate::tpm::wire::Reader;
 
 /// Most zero bytes after the path: shim writes its whole structure, whose array of one byte is padded to 8.
 const TAIL_MAX: usize = 8;
+/// Most bytes of whatever after a path of no bytes: shims before 15 log what stood on their stack there.
+const STRAY_MAX: usize = 9;
 
 /// An image that firmware loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,8 @@ pub struct ImageLoad<'a> {
 }
 
 impl<'a> ImageLoad<'a> {
-    /// Reads the event. After the path zeros may follow ([`TAIL_MAX`]).
+    /// Reads the event. After a path zeros may follow, after none a few bytes that mean nothing. Whatever
+    /// they are, the digest is of the image and not of this.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Reject> {
         let mut r = Reader::new(bytes);
         let (location, length, _link_time_address) =
@@ -28,7 +31,12 @@ impl<'a> ImageLoad<'a> {
         let size = usize::try_from(u64_le(&mut r)?).map_err(|_| Reject::Malformed)?;
         let path = r.bytes(size)?;
         let path = if path.is_empty() { DevicePath::default() } else { DevicePath::read(path)? };
-        if r.rest().len() > TAIL_MAX || r.rest().iter().any(|b| *b != 0) {
+        let tail = r.rest();
+        let harmless = match path.nodes() {
+            [] => tail.len() <= STRAY_MAX,
+            _ => tail.len() <= TAIL_MAX && tail.iter().all(|b| *b == 0),
+        };
+        if !harmless {
             return Err(Reject::Malformed);
         }
         Ok(Self { location, length, path })
@@ -50,6 +58,8 @@ mod tests {
         assert_eq!(image(12, &path), Ok("a".into()));
         assert_eq!(image(12, &[&path[..], &[0; 8]].concat()), Ok("a".into()), "as shim writes it");
         assert_eq!(image(0, &[0; 8]), Ok(String::new()));
+        assert_eq!(image(0, &[0xaf; 9]), Ok(String::new()), "as old shims write it");
+        assert_eq!(image(0, &[0xaf; 10]), Err(Reject::Malformed));
         assert_eq!(image(12, &[&path[..], &[0; 9]].concat()), Err(Reject::Malformed));
         assert_eq!(image(12, &[&path[..], &[1]].concat()), Err(Reject::Malformed));
         assert_eq!(image(13, &path), Err(Reject::Malformed));
