@@ -401,7 +401,7 @@ impl Case<'_> {
         Ok(record)
     }
 
-    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog, Fault> {
+    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog<'_>, Fault> {
         let bytes = &self.received.evidence.host.quote.event_log;
         let log = event_log::parse(bytes).map_err(at("host event log"))?;
         replays(&log, pcrs, "host event log")?;
@@ -441,7 +441,7 @@ impl Case<'_> {
 
     fn recognise(
         &self,
-        log: &EventLog,
+        log: &EventLog<'_>,
         pcrs: &QuotedPcrs,
         claims: &HostClaims,
         report: &mut Report,
@@ -466,7 +466,7 @@ impl Case<'_> {
 /// Events of one register beside the predicted ones, one row each.
 fn compare<'a>(
     pcr: u8,
-    found: impl Iterator<Item = &'a event_log::Event>,
+    found: impl Iterator<Item = &'a event_log::Event<'a>>,
     expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
 ) -> Vec<Row> {
     let (mut found, mut expected) = (found.fuse(), expected.fuse());
@@ -501,9 +501,11 @@ fn describe(kind: event_log::EventType, data: &[u8]) -> String {
     }
 }
 
-fn replays(log: &EventLog, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
+fn replays(log: &EventLog<'_>, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
     log.check_replay(pcrs).map_err(|(pcr, reject)| {
-        let (replayed, quoted) = (log.replay(pcr), pcrs.get(pcr).copied().unwrap_or(Digest::ZERO));
+        let replayed = log.replay(pcr);
+        let quoted =
+            pcrs.get(pcr).map_or_else(|reject| reject.to_string(), |value| value.to_string());
         let explanation =
             format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
         Fault { reject, explanation }

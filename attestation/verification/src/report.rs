@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::tpm::hash::{Ha, HashAlg};
 
 /// One thing measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,16 +15,18 @@ use crate::Digest;
 pub struct Row {
     /// Register.
     pub pcr: u8,
-    /// Bank: `sha256`.
+    /// Bank, such as `sha256`.
     pub bank: String,
     /// Event type, or `-` for a whole register or a missing event.
     pub event: String,
     /// What it is, in a few words.
     pub what: String,
     /// What was found; none if the event is missing.
-    pub digest: Option<Digest>,
+    #[serde(with = "as_hex")]
+    pub digest: Option<Ha>,
     /// What had to be found; none if nothing had to be, or if no reference value exists.
-    pub expected: Option<Digest>,
+    #[serde(with = "as_hex")]
+    pub expected: Option<Ha>,
     /// False if this row refuses.
     pub ok: bool,
 }
@@ -35,36 +37,49 @@ impl Row {
         pcr: u8,
         event: impl fmt::Display,
         what: &str,
-        found: Digest,
-        expected: Digest,
+        found: impl Into<Ha>,
+        expected: impl Into<Ha>,
     ) -> Self {
+        let (found, expected) = (found.into(), expected.into());
         Self::new(pcr, event, what, Some(found), Some(expected), found == expected)
     }
 
     /// A digest shown for information; nothing is asked of it here.
-    pub(crate) fn noted(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
-        Self::new(pcr, event, what, Some(found), None, true)
+    pub(crate) fn noted(
+        pcr: u8,
+        event: impl fmt::Display,
+        what: &str,
+        found: impl Into<Ha>,
+    ) -> Self {
+        Self::new(pcr, event, what, Some(found.into()), None, true)
     }
 
     /// Something that must not be there, or that no reference value exists for.
-    pub(crate) fn refused(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
-        Self::new(pcr, event, what, Some(found), None, false)
+    pub(crate) fn refused(
+        pcr: u8,
+        event: impl fmt::Display,
+        what: &str,
+        found: impl Into<Ha>,
+    ) -> Self {
+        Self::new(pcr, event, what, Some(found.into()), None, false)
     }
 
     /// Something that had to be there.
-    pub(crate) fn missing(pcr: u8, what: &str, expected: Digest) -> Self {
-        Self::new(pcr, "-", what, None, Some(expected), false)
+    pub(crate) fn missing(pcr: u8, what: &str, expected: impl Into<Ha>) -> Self {
+        Self::new(pcr, "-", what, None, Some(expected.into()), false)
     }
 
     fn new(
         pcr: u8,
         event: impl fmt::Display,
         what: &str,
-        digest: Option<Digest>,
-        expected: Option<Digest>,
+        digest: Option<Ha>,
+        expected: Option<Ha>,
         ok: bool,
     ) -> Self {
-        let (bank, event) = ("sha256".to_owned(), event.to_string());
+        // Without either there is nothing to be of a bank.
+        let hash = digest.or(expected).map_or(HashAlg::Sha256, |value| value.hash());
+        let (bank, event) = (hash.name().to_owned(), event.to_string());
         Self { pcr, bank, event, what: what.to_owned(), digest, expected, ok }
     }
 }
@@ -89,4 +104,28 @@ pub struct Report {
     pub host: Vec<Row>,
     /// The VM's launch.
     pub vm: Vec<Row>,
+}
+
+/// Digests as hex; the length tells the algorithm.
+mod as_hex {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::tpm::hash::{Ha, HashAlg};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Ha>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => s.collect_str(value),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Ha>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let bytes = hex::decode(&text).map_err(D::Error::custom)?;
+        let value = HashAlg::ALL.into_iter().find_map(|hash| Ha::new(hash, &bytes));
+        // One spelling: what is written here is lower case.
+        let value = value.filter(|value| value.to_string() == text);
+        value.map(Some).ok_or_else(|| D::Error::custom("not a digest in lower-case hex"))
+    }
 }
