@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{command, setup};
+use crate::{command, debs, setup};
 
 /// The story and its refusals.
 pub fn demo(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
@@ -45,6 +45,25 @@ pub fn bench(
         Ok(((), String::new()))
     })
 }
+
+/// The recordings of boots that tests judge.
+pub fn record_boots(
+    workspace: &Workspace,
+    progress: &mut Progress,
+    no_install: bool,
+    paths: &[String],
+) -> Result<()> {
+    setup::everything(workspace, progress, no_install)?;
+    debs::boot_loaders(workspace, progress)?;
+    let into = workspace.root().join(BOOT_RECORDINGS);
+    progress.own_output("Record boots", || {
+        command::loud(lab(workspace).arg("record-boots").arg(&into).args(paths))?;
+        Ok(((), String::new()))
+    })
+}
+
+/// Where tests find them.
+const BOOT_RECORDINGS: &str = "attestation/verification/tests/vectors/eventlogs";
 
 fn lab(workspace: &Workspace) -> Command {
     program(workspace, "coffer-lab")

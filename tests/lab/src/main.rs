@@ -1,10 +1,11 @@
 //! `coffer-lab`: the demo, the benchmarks, and the small programs a lab needs beside it.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use coffer_lab::record::{self, BootPath};
 use coffer_lab::{bench, demo, forward, guard, probe, recording};
 
 #[derive(Parser)]
@@ -31,6 +32,20 @@ enum Command {
         /// Folder for `evidence.cmw` and `case.json`
         folder: PathBuf,
     },
+    /// Record event logs and quotes of several ways to boot
+    RecordBoots {
+        /// Folder that gets a folder for each
+        into: PathBuf,
+        /// Which ones; all, if none is named
+        #[arg(value_enum)]
+        paths: Vec<BootPath>,
+    },
+    /// Print a recording of this machine; runs in a guest
+    #[command(hide = true)]
+    RecordInside {
+        /// Qualifying data of the quote, in hexadecimal
+        nonce: String,
+    },
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
     Guard,
@@ -47,12 +62,17 @@ enum Command {
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
+        if Path::new(record::inside::ORDERS).exists() {
+            record::inside::as_init();
+        }
         probe::become_monitor();
     }
     let done = match Cli::parse().command {
         Command::Demo => demo::run(),
         Command::Bench { name, rounds } => bench::run(&name, rounds),
         Command::RecordEvidence { folder } => recording::record(&folder),
+        Command::RecordBoots { into, paths } => record::run(&into, &paths),
+        Command::RecordInside { nonce } => record::inside::as_workload(&nonce),
         Command::Guard => {
             guard::run_on_stdin();
             Ok(())
