@@ -1,0 +1,71 @@
+//! Whole evidence (SPEC 7.3, steps 1 to 13).
+
+use coffer_attestation::appraisal::{
+    ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal, appraise,
+};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Nonce, Reject};
+use coffer_image::descriptor::Descriptor;
+use serde::Deserialize;
+
+use super::{Hex, Judged, Refused, context, file};
+use crate::case::Files;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Context {
+    /// The challenge that was given out and just consumed; null if there was none.
+    nonce: Option<Nonce>,
+    /// The verifier's own URL.
+    audience: String,
+    /// Hosts enrolled.
+    hosts: Vec<Host>,
+    /// Host builds accepted.
+    references: Vec<HostReference>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Host {
+    name: String,
+    ak_public: Hex,
+    software_tpm: bool,
+    last_reset_count: u32,
+    last_restart_count: u32,
+    last_clock: u64,
+}
+
+pub(super) fn judge(files: &Files) -> Judged {
+    let context: Context = context(files)?;
+    let received = ReceivedEvidence::receive(file(files, "evidence.cmw"))?;
+    let nonce = context.nonce.ok_or(Reject::NonceConsumed)?;
+    let host = enrolled(&context.hosts, &received)?;
+    let consumed = ConsumedNonce::assert_consumed(nonce);
+    appraise(received, consumed, &host, &context.audience, &context.references, &digests)
+        .map(drop)
+        .map_err(|Refusal { reject, .. }| reject.into())
+}
+
+/// The row under the name the evidence claims, as a verifier looks it up.
+fn enrolled(hosts: &[Host], received: &ReceivedEvidence) -> Result<EnrolledHost, Refused> {
+    for host in hosts {
+        let ak_public = Public::parse(&host.ak_public.0)
+            .map_err(|reject| Refused::BadCase(format!("the enrolled key: {reject}")))?;
+        if ak_public.name() == *received.hak_name() {
+            return Ok(EnrolledHost {
+                name: host.name.clone(),
+                ak_public,
+                software_tpm: host.software_tpm,
+                last_reset_count: host.last_reset_count,
+                last_restart_count: host.last_restart_count,
+                last_clock: host.last_clock,
+            });
+        }
+    }
+    Err(Reject::NotEnrolled.into())
+}
+
+fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
+    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
+    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+}
