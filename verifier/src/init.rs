@@ -98,7 +98,7 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// Names in the server certificate.
     pub(crate) names: Vec<String>,
-    /// Whether a host enrols only if a current CRL speaks of each certificate of its chain (SPEC 7.2).
+    /// Whether a host enrols only if a current CRL speaks of each certificate of its chain (SPEC 7.2.1).
     #[serde(default)]
     pub(crate) require_crls: bool,
 }
@@ -183,12 +183,8 @@ fn fill(dir: &DataDir, settings: &Settings) -> Result<String, InitError> {
     let public = |path: PathBuf, bytes: &[u8]| {
         write_public(&path, bytes).map_err(|source| InitError::Io { path, source })
     };
-    let folders = [
-        dir.ek_roots(),
-        dir.dangerous_software_ek_roots(),
-        dir.ek_intermediates(),
-        dir.ek_crls(),
-    ];
+    let folders =
+        [dir.ek_roots(), dir.dangerous_software_ek_roots(), dir.ek_intermediates(), dir.ek_crls()];
     for path in folders {
         create_private_dir(&path).map_err(|source| InitError::Io { path, source })?;
     }

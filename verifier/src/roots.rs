@@ -85,7 +85,9 @@ fn add(
 /// Files of a folder that need not be there: data folders of the first version lack it.
 fn optional_files(folder: &Path) -> Result<Vec<PathBuf>, RootsError> {
     match files(folder) {
-        Err(RootsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        Err(RootsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(vec![])
+        }
         other => other,
     }
 }
@@ -139,4 +141,110 @@ fn read(
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RootsError {
     let path = path.to_owned();
     move |source| RootsError::Io { path, source }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+        KeyIdMethod, KeyPair, SerialNumber,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A data folder, two authorities as PEM, and a CRL by the first.
+    struct Scene {
+        folder: TempDir,
+        dir: DataDir,
+        authorities: [String; 2],
+        crl: rcgen::CertificateRevocationList,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = TempDir::new().unwrap();
+            let dir = DataDir::new(folder.path());
+            fs::create_dir_all(dir.dangerous_software_ek_roots()).unwrap();
+            let authority = |name: &str| {
+                let mut params = CertificateParams::default();
+                params.distinguished_name.push(DnType::CommonName, name);
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                (params, KeyPair::generate().unwrap())
+            };
+            let (first, second) = (authority("one"), authority("two"));
+            let now = time::OffsetDateTime::UNIX_EPOCH;
+            let list = CertificateRevocationListParams {
+                this_update: now,
+                next_update: now + time::Duration::days(1),
+                crl_number: SerialNumber::from(1u64),
+                issuing_distribution_point: None,
+                revoked_certs: vec![],
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let crl = list.signed_by(&Issuer::from_params(&first.0, &first.1)).unwrap();
+            let authorities =
+                [first, second].map(|(params, key)| params.self_signed(&key).unwrap().pem());
+            Self { folder, dir, authorities, crl }
+        }
+
+        fn load(&self) -> Result<Roots, RootsError> {
+            load(&self.dir, CrlPolicy::IfPresent)
+        }
+    }
+
+    #[test]
+    fn loads_a_bundle_with_text_between_and_files_beside_it() {
+        let scene = Scene::new();
+        assert_eq!(scene.load().unwrap().len(), (0, 0), "no folder but the two");
+        let [one, two] = &scene.authorities;
+        let bundle = format!(
+            "##\n## tpm-ca-certificates.pem\n##\n\n#\n# Owner: NTC\n#\n{one}\n# IFX\n{two}"
+        );
+        fs::write(scene.dir.ek_roots().join("bundle.pem"), bundle).unwrap();
+        assert_eq!(scene.load().unwrap().len(), (2, 0));
+        // The same authority among the software roots no longer counts as a chip's.
+        fs::write(scene.dir.dangerous_software_ek_roots().join("local.pem"), one).unwrap();
+        assert_eq!(scene.load().unwrap().len(), (1, 1));
+
+        fs::create_dir(scene.dir.ek_intermediates()).unwrap();
+        fs::create_dir(scene.dir.ek_crls()).unwrap();
+        fs::write(scene.dir.ek_intermediates().join("two.pem"), two).unwrap();
+        fs::write(scene.dir.ek_crls().join("a.crl"), scene.crl.der()).unwrap();
+        fs::write(scene.dir.ek_crls().join("b.pem"), scene.crl.pem().unwrap()).unwrap();
+        assert_eq!(scene.load().unwrap().len(), (1, 1), "intermediates are no roots");
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_its_folder_is_for_refuses_the_set() {
+        let scene = Scene::new();
+        let [one, two] = &scene.authorities;
+        let roots = scene.dir.ek_roots();
+        let check = |path: PathBuf, content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            let verdict = scene.load().map(|roots| roots.len());
+            fs::remove_file(path).unwrap();
+            verdict
+        };
+        assert!(matches!(check(roots.join("a"), b"text"), Err(RootsError::NotACertificate(_))));
+        assert!(matches!(check(roots.join("a"), b""), Err(RootsError::NotACertificate(_))));
+        let crl = scene.crl.pem().unwrap();
+        assert!(matches!(
+            check(roots.join("a"), crl.as_bytes()),
+            Err(RootsError::NotACertificate(_))
+        ));
+        let cut = check(roots.join("a"), &[0x30, 0x82, 1]);
+        assert!(matches!(cut, Err(RootsError::Unusable { number: 1, .. })));
+        let broken = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let second = check(roots.join("a"), format!("{one}{broken}{two}").as_bytes());
+        assert!(matches!(second, Err(RootsError::Unusable { number: 2, .. })));
+        let crls = scene.dir.ek_crls();
+        fs::create_dir(&crls).unwrap();
+        assert!(matches!(check(crls.join("a"), one.as_bytes()), Err(RootsError::NotACrl(_))));
+        let cut = check(crls.join("a"), &[0x30, 0x82, 1]);
+        assert!(matches!(cut, Err(RootsError::Unusable { reject: Reject::CrlUnusable, .. })));
+        assert!(matches!(check(crls.join("a"), crl.as_bytes()), Ok((0, 0))));
+        assert!(scene.folder.path().exists());
+    }
 }

@@ -68,7 +68,7 @@ impl Authority {
     }
 
     /// An authority for this purpose with at most so many authorities below it, whose validity touches the
-    /// time from the leaf's notBefore until now (SPEC 7.2). Self-issued certificates count for the path
+    /// time from the leaf's notBefore until now (SPEC 7.2.1). Self-issued certificates count for the path
     /// length too, which RFC 5280 would not ask.
     pub(super) fn check(&self, authorities_below: usize, demand: Demand<'_>) -> Result<(), Reject> {
         let long_enough = self

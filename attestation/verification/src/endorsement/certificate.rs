@@ -8,7 +8,7 @@
 use x509_parser::prelude::*;
 
 use super::der::{self, Der};
-use super::key::Signed;
+use super::key::{Signed, envelope};
 use crate::{Digest, Reject};
 
 /// Most bytes of one certificate; EK certificates are about 1.5 KiB, makers' authorities at most 2.5 KiB.
@@ -46,21 +46,14 @@ impl<'a> Certificate<'a> {
 
     /// Parses without judging the extensions, for [`super::inspect`].
     pub(super) fn read(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let mut der = Der::new(bytes);
-        let mut outer = der.enter(der::SEQUENCE)?;
-        // tbsCertificate, signatureAlgorithm, signatureValue, and no fourth.
-        outer.read(der::SEQUENCE)?;
-        outer.read(der::SEQUENCE)?;
-        outer.read(der::BIT_STRING)?;
+        let follows = envelope(bytes)?;
         let (rest, x509) = X509Certificate::from_der(bytes).ok()?;
-        (outer.is_empty() && rest == der.rest()).then_some((Self { x509 }, rest))
+        (rest == follows).then_some((Self { x509 }, rest))
     }
 
     fn is_well_formed(&self) -> bool {
         let x509 = &self.x509;
         x509.version() == X509Version::V3
-            // RFC 5280, 4.1.1.2: the algorithm is named twice and must agree.
-            && x509.signature_algorithm == x509.tbs_certificate.signature
             && x509.extensions_map().is_ok()
             && x509.extensions().iter().all(is_understood)
             && !is_empty_name(self.issuer())

@@ -9,7 +9,7 @@ use x509_parser::prelude::*;
 
 use super::authority::Authority;
 use super::certificate::{Issued, point_urls, serial};
-use super::key::Signed;
+use super::key::{Signed, envelope};
 use super::{Warning, Warnings};
 use crate::Reject;
 
@@ -55,17 +55,17 @@ impl Crl {
         if der.len() > CRL_MAX {
             return Err(Reject::LimitExceeded);
         }
+        let follows = envelope(der).ok_or(Reject::CrlUnusable)?;
         let (rest, list) =
             CertificateRevocationList::from_der(der).map_err(|_| Reject::CrlUnusable)?;
-        if !rest.is_empty() {
+        if !follows.is_empty() || !rest.is_empty() {
             return Err(Reject::TrailingData);
         }
         let tbs = &list.tbs_cert_list;
         if tbs.revoked_certificates.len() > ENTRIES_MAX {
             return Err(Reject::LimitExceeded);
         }
-        let well_formed = list.signature_algorithm == tbs.signature
-            && tbs.extensions_map().is_ok()
+        let well_formed = tbs.extensions_map().is_ok()
             && tbs.revoked_certificates.iter().all(|entry| {
                 // A certificateIssuer in an entry, always critical, would make the serial another's.
                 entry.extensions().iter().all(|e| !e.critical || is_reason(e))
@@ -78,7 +78,11 @@ impl Crl {
         revoked.sort_unstable();
         Ok(Self {
             issuer: tbs.issuer.as_raw().to_vec(),
-            signed: Signed::new(tbs.as_ref(), &list.signature_algorithm, &list.signature_value.data),
+            signed: Signed::new(
+                tbs.as_ref(),
+                &list.signature_algorithm,
+                &list.signature_value.data,
+            ),
             this_update: tbs.this_update.timestamp(),
             next_update: tbs.next_update.map(|time| time.timestamp()),
             revoked,
@@ -121,9 +125,10 @@ impl Scope {
 
     fn covers(&self, certificate: &Issued, is_leaf: bool) -> bool {
         let kind = if is_leaf { self.leaves } else { self.authorities };
-        kind && self.points.as_ref().is_none_or(|points| {
-            points.iter().any(|point| certificate.crl_points.contains(point))
-        })
+        kind && self
+            .points
+            .as_ref()
+            .is_none_or(|points| points.iter().any(|point| certificate.crl_points.contains(point)))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The second way to know a TPM: an IAK certificate, and the hAK certified by the IAK (TCG TPM 2.0 Keys for
-//! Device Identity and Attestation 1.0; IEEE 802.1AR; SPEC 7.2.1).
+//! Device Identity and Attestation 1.0; IEEE 802.1AR; SPEC 7.2.2).
 //!
 //! The maker of the device, not of the chip, vouches here, so its roots are a list of their own: a TPM
 //! maker's root vouches for no IAK and a device maker's for no EK. Reject codes are those of EK

@@ -128,10 +128,11 @@ pub fn inspect(bytes: &[u8]) -> Result<CertificateReport, Reject> {
 /// caIssuers of authorityInfoAccess.
 fn issuer_urls(x509: &X509Certificate<'_>) -> Vec<String> {
     const CA_ISSUERS: &str = "1.3.6.1.5.5.7.48.2";
-    let access = x509.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityInfoAccess(access) => Some(access.accessdescs.as_slice()),
-        _ => None,
-    });
+    let access =
+        x509.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityInfoAccess(access) => Some(access.accessdescs.as_slice()),
+            _ => None,
+        });
     let issuers = access.unwrap_or_default().iter();
     let issuers = issuers.filter(|one| one.access_method.to_id_string() == CA_ISSUERS);
     issuers.filter_map(|one| url(&one.access_location)).map(|url| printable(&url)).collect()

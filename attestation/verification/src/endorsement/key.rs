@@ -108,6 +108,27 @@ pub(super) struct Signed {
     signature: Vec<u8>,
 }
 
+/// Walks `SIGNED { toBeSigned, algorithm, signature }` (RFC 5280, 4.1.1 and 5.1.1) and hands back what follows.
+///
+/// What stands outside the signed bytes could be changed by anybody, and x509-parser takes tags of another
+/// class for the right ones: here the algorithm outside must be the one inside byte for byte
+/// (4.1.1.2), the signature whole bytes, and nothing else there.
+pub(super) fn envelope(bytes: &[u8]) -> Option<&[u8]> {
+    let mut der = Der::new(bytes);
+    let mut outer = der.enter(der::SEQUENCE)?;
+    let mut signed = outer.enter(der::SEQUENCE)?;
+    let (algorithm, signature) = (outer.next()?, outer.read(der::BIT_STRING)?);
+    // Version and serial number come first; the algorithm is the first SEQUENCE.
+    let inside = loop {
+        let element = signed.next()?;
+        if element.tag == der::SEQUENCE {
+            break element;
+        }
+    };
+    let same = inside.whole == algorithm.whole;
+    (same && outer.is_empty() && signature.first() == Some(&0)).then_some(der.rest())
+}
+
 impl Signed {
     pub(super) fn new(
         message: &[u8],

@@ -74,14 +74,15 @@ pub(super) fn read(received: &[u8]) -> Result<Leaf, Reject> {
     if !certificate.purposes().is_some_and(|all| all.iter().any(|one| one == EK_CERTIFICATE)) {
         return Err(Reject::BadEkCert);
     }
-    if !certificate.extension(AUTHORITY_KEY).is_some_and(|extension| !extension.critical) {
+    if certificate.extension(AUTHORITY_KEY).is_none_or(|extension| extension.critical) {
         return Err(Reject::BadEkCert);
     }
     let tpm = tpm(&certificate)?;
     let (key, for_oaep) = PublicKey::read_leaf(certificate.x509().public_key())?;
     check_key_usage(&certificate, &key)?;
     let mut quirks = padding(rest, tpm.maker)?;
-    for quirk in deviations(&certificate).into_iter().chain(for_oaep.then_some(Quirk::RsaesOaepKey)) {
+    for quirk in deviations(&certificate).into_iter().chain(for_oaep.then_some(Quirk::RsaesOaepKey))
+    {
         quirks.push(quirk.tolerate(tpm.maker, Reject::BadEkCert)?);
     }
     Ok(Leaf {

@@ -1,5 +1,5 @@
 //! Endorsement: is this EK the EK of a TPM some maker vouches for? (TCG EK Credential Profile 2.6;
-//! RFC 5280 sections 5 and 6; SPEC 7.2.)
+//! RFC 5280 sections 5 and 6; SPEC 7.2.1.)
 //!
 //! ```text
 //! leaf   profile, maker's quirks          bad-ek-cert       leaf.rs, quirk.rs
@@ -8,7 +8,7 @@
 //! CRLs   those the operator brought       revoked, crl-unusable                          crl.rs
 //! ```
 //!
-//! The second way to know a TPM, by an IAK certificate, is [`device`] (SPEC 7.2.1).
+//! The second way to know a TPM, by an IAK certificate, is [`device`] (SPEC 7.2.2).
 //! Nothing a certificate points to is fetched: this crate has no network code to call, and URLs in AIA and CRL
 //! distribution points are data to [`inspect`] and to compare.
 //!
@@ -19,6 +19,7 @@
 
 mod authority;
 mod certificate;
+mod certify;
 mod crl;
 mod der;
 pub mod device;
@@ -32,6 +33,7 @@ mod vendor;
 
 use authority::{Authority, Demand};
 use certificate::Issued;
+pub use certify::verify_certified_ak;
 pub use crl::CrlPolicy;
 pub use inspect::{CertificateReport, inspect};
 pub use leaf::TpmSpecification;

@@ -84,7 +84,9 @@ impl<'a> Search<'a, '_> {
         }
         let sent = self.sent.iter().filter(|sent| sent.subject == subject.issuer);
         for authority in sent.chain(roots.intermediates(&subject.issuer)) {
-            if let Some(back) = self.trail.iter().position(|on| on.fingerprint == authority.fingerprint) {
+            if let Some(back) =
+                self.trail.iter().position(|on| on.fingerprint == authority.fingerprint)
+            {
                 // One that issued itself ends here; one met lower down leads round in a circle.
                 if back + 1 < self.trail.len() {
                     refusal.note(Reject::LimitExceeded);

@@ -59,7 +59,9 @@ mod tests {
         assert_eq!(id("id:4e544300").and_then(name), Some("Nuvoton"));
         assert_eq!(id("id:53544D20").and_then(name), Some("STMicroelectronics"));
         assert_eq!(id("id:FFFFFFFF").map(name), Some(None));
-        for bad in ["494E5443", "id:494E544", "id:494E54430", "id:+94E5443", "id:", "", "ID:494E5443"] {
+        for bad in
+            ["494E5443", "id:494E544", "id:494E54430", "id:+94E5443", "id:", "", "ID:494E5443"]
+        {
             assert_eq!(id(bad), None, "{bad}");
         }
     }
