@@ -6,6 +6,10 @@ use coffer_attestation::appraisal::{
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Nonce, Reject};
 use coffer_image::descriptor::Descriptor;
+use hpke::aead::AesGcm256;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable as _, Kem, OpModeS};
 use serde::Deserialize;
 
 use super::{Hex, Judged, Refused, context, file};
@@ -41,9 +45,19 @@ pub(super) fn judge(files: &Files) -> Judged {
     let nonce = context.nonce.ok_or(Reject::NonceConsumed)?;
     let host = enrolled(&context.hosts, &received)?;
     let consumed = ConsumedNonce::assert_consumed(nonce);
-    appraise(received, consumed, &host, &context.audience, &context.references, &digests)
-        .map(drop)
-        .map_err(|Refusal { reject, .. }| reject.into())
+    let references = &context.references;
+    let accepted = appraise(received, consumed, &host, &context.audience, references, &digests)
+        .map_err(|Refusal { reject, .. }| reject)?;
+    seals_to(accepted.facts().hpke_key())
+}
+
+/// Step 16 seals to this key; a point of small order is none.
+fn seals_to(key: &[u8; 32]) -> Judged {
+    let bad = |_| Reject::BadKey;
+    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(key).map_err(bad)?;
+    hpke::setup_sender::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&OpModeS::Base, &key, &[])
+        .map_err(bad)?;
+    Ok(())
 }
 
 /// The row under the name the evidence claims, as a verifier looks it up.

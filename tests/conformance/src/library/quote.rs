@@ -18,6 +18,9 @@ struct Context {
     bank: String,
     /// Registers of it.
     pcrs: Vec<u8>,
+    /// True if the clock has to be safe.
+    #[serde(default)]
+    safe_clock: bool,
 }
 
 pub(super) fn judge(files: &Files) -> Judged {

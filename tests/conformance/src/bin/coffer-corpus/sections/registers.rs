@@ -101,7 +101,8 @@ fn banks(book: &mut Book) {
     let about = resigned("B6", "bank-twice", "the SHA-256 bank is listed twice", "two equal entries; the digest covers the values once for each");
     refuse(book, P256, "duplicate-bank", &about, |q| {
         q.attest.selection = selection(&[(SHA256, HOST), (SHA256, HOST)]);
-        q.values = q.values.repeat(2);
+        let twice = [q.values.clone(), q.values.clone()].concat();
+        q.values = twice;
         q.digest_values();
         q.values.truncate(HOST.len());
     });
