@@ -144,7 +144,6 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RootsError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,

@@ -17,6 +17,7 @@ pub mod endorsement;
 pub mod enroll;
 pub mod event_log;
 pub mod host_reference;
+pub mod ledger;
 pub mod predict;
 pub mod quote;
 pub mod report;

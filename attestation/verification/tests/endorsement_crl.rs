@@ -212,7 +212,7 @@ fn refuses_lists_that_do_not_say_what_they_seem_to() {
         let at = fields.len() - 2;
         let [one] = inside(&fields[at]).try_into().unwrap();
         let mut parts = inside(&one);
-        parts[2] = der(0x30, &[unknown.clone()]);
+        parts[2] = der(0x30, std::slice::from_ref(&unknown));
         fields[at] = der(0x30, &[der(0x30, &parts)]);
     });
     assert_eq!(add(&entry), unusable, "unknown critical extension of an entry");

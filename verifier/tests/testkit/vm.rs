@@ -37,6 +37,8 @@ pub struct Shape {
     pub nat: bool,
     pub nics: usize,
     pub incarnation: u64,
+    /// None draws a new one, as a monitor does.
+    pub instance: Option<InstanceId>,
 }
 
 impl Default for Shape {
@@ -52,6 +54,7 @@ impl Default for Shape {
             nat: false,
             nics: 0,
             incarnation: 1,
+            instance: None,
         }
     }
 }
@@ -70,6 +73,12 @@ pub struct Vm {
     descriptor: Vec<u8>,
     private: <X25519HkdfSha256 as Kem>::PrivateKey,
     public: [u8; 32],
+}
+
+fn fresh_instance() -> InstanceId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    InstanceId(bytes)
 }
 
 impl Vm {
@@ -93,7 +102,7 @@ impl Vm {
                 size: DATA_SIZE,
             }],
             nics: vec![LaunchNic { mac: [2; 6], backend: "passt".into() }; shape.nics],
-            instance_id: InstanceId([4; 16]),
+            instance_id: shape.instance.unwrap_or_else(fresh_instance),
             incarnation: shape.incarnation,
         };
         let digests = parsed.digests();

@@ -218,3 +218,32 @@ pub fn edit_extension(fields: &mut [Vec<u8>], oid: &[u8], edit: impl FnOnce(&mut
     *one = der(0x30, &parts);
     fields[EXTENSIONS] = der(0xa3, &[der(0x30, &all)]);
 }
+
+/// A change of one good chain, and what then comes out.
+#[track_caller]
+pub fn refuses(reject: Reject, name: &str, change: impl FnOnce(&mut Chain)) {
+    let mut chain = Chain::good();
+    change(&mut chain);
+    assert_eq!(chain.judge(), Err(reject), "{name}");
+}
+
+#[track_caller]
+pub fn accepts(name: &str, change: impl FnOnce(&mut Chain)) -> Endorsed {
+    let mut chain = Chain::good();
+    change(&mut chain);
+    chain.judge().unwrap_or_else(|reject| panic!("{name}: {reject:?}"))
+}
+
+/// subjectDirectoryAttributes with a tpmSpecification of level 0 and this revision, DER.
+pub fn specification(critical: bool, revision: &[u8]) -> rcgen::CustomExtension {
+    let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, 0x10]]);
+    let family = der(12, &[b"2.0".to_vec()]);
+    let value = der(0x30, &[family, vec![2, 1, 0], revision.to_vec()]);
+    let attribute = der(0x30, &[oid, der(0x31, &[value])]);
+    extension(&[2, 5, 29, 9], critical, der(0x30, &[attribute]))
+}
+
+/// Name constraints that permit one DNS name.
+pub fn constraints() -> Vec<u8> {
+    der(0x30, &[der(0xa0, &[der(0x30, &[der(0x82, &[b"a.example".to_vec()])])])])
+}

@@ -1,10 +1,11 @@
 //! Whole evidence (SPEC 7.3, steps 1 to 13).
 
 use coffer_attestation::appraisal::{
-    ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal, appraise,
 };
+use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::{Nonce, Reject};
+use coffer_attestation::{InstanceId, Nonce, ObjectName, Reject};
 use coffer_image::descriptor::Descriptor;
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
@@ -26,6 +27,18 @@ struct Context {
     hosts: Vec<Host>,
     /// Host builds accepted.
     references: Vec<HostReference>,
+    /// Live holders of VM identities.
+    #[serde(default)]
+    holders: Vec<Holder>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Holder {
+    instance_id: InstanceId,
+    hak_name: ObjectName,
+    vak_name: ObjectName,
+    incarnation: u64,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +61,25 @@ pub(super) fn judge(files: &Files) -> Judged {
     let references = &context.references;
     let accepted = appraise(received, consumed, &host, &context.audience, references, &digests)
         .map_err(|Refusal { reject, .. }| reject)?;
-    seals_to(accepted.facts().hpke_key())
+    let key = *accepted.facts().hpke_key();
+    holds_its_identity(accepted, &context.holders)?;
+    seals_to(&key)
+}
+
+/// SPEC 7.8: of the holders the verifier remembers, those with this instance id or this vTPM key count.
+fn holds_its_identity(accepted: Appraisal, holders: &[Holder]) -> Result<(), Reject> {
+    let claimant = Entry::of(accepted.facts());
+    let entry = |holder: &Holder| Entry {
+        instance_id: holder.instance_id,
+        hak_name: holder.hak_name,
+        vak_name: holder.vak_name,
+        incarnation: holder.incarnation,
+    };
+    let same = |entry: &Entry| {
+        entry.instance_id == claimant.instance_id || entry.vak_name == claimant.vak_name
+    };
+    let known: Vec<Entry> = holders.iter().map(entry).filter(same).collect();
+    ledger::judge(accepted, &known).map(drop).map_err(|refusal| refusal.reject)
 }
 
 /// Step 16 seals to this key; a point of small order is none.

@@ -4,8 +4,11 @@ use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::BoxKind;
 use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor};
 use coffer_conformance::case::{Surface, Sweep, SweepKind};
+use serde_json::json;
 
-use super::evidence::{BATCH, RECORDED, position, refuse, refuse_altered, refuse_known};
+use super::evidence::{
+    BATCH, Draft, RECORDED, accept, position, refuse, refuse_altered, refuse_known,
+};
 use super::{altered, resigned};
 use crate::book::Book;
 use crate::scene::{self, NONCE};
@@ -18,6 +21,58 @@ pub fn cases(book: &mut Book) {
     launches(book);
     clocks(book);
     inclusion(book);
+    holders(book);
+}
+
+/// G12, G13, G24: what a verifier remembers of a VM.
+fn holders(book: &mut Book) {
+    let holder = |d: &Draft| {
+        json!({
+            "instance_id": d.vm_claims.instance_id,
+            "hak_name": d.host_claims.hak_name,
+            "vak_name": d.vm_claims.vak_name,
+            "incarnation": d.vm_claims.incarnation,
+        })
+    };
+    let other = || "000b".to_owned() + &"99".repeat(32);
+    let about = resigned("G12", "vtpm-of-another-vm", "another VM answers with this vTPM key", "a live VM of another instance id holds the key");
+    refuse(book, "duplicate-vm-identity", &about, |d| {
+        let mut holder = holder(d);
+        holder["instance_id"] = "99".repeat(16).into();
+        d.context["holders"] = json!([holder]);
+    });
+    let about = resigned("G12", "copy-on-another-host", "the VM runs on two hosts", "its live holder is on another host");
+    refuse(book, "duplicate-vm-identity", &about, |d| {
+        let mut holder = holder(d);
+        holder["hak_name"] = other().into();
+        d.context["holders"] = json!([holder]);
+    });
+    let about = resigned("G12", "other-vtpm", "the VM answers with another vTPM than before", "its live holder has another vTPM key");
+    refuse(book, "duplicate-vm-identity", &about, |d| {
+        let mut holder = holder(d);
+        holder["vak_name"] = other().into();
+        d.context["holders"] = json!([holder]);
+    });
+    let about = resigned("G12", "the-holder-itself", "the live holder asks again", "accepted");
+    accept(book, &about, |d| d.context["holders"] = json!([holder(d)]));
+    let about = resigned("G13", "older-incarnation", "the incarnation is older than the last seen", "the verifier has seen 2 on this host, the evidence says 1");
+    refuse(book, "incarnation-rollback", &about, |d| {
+        let mut holder = holder(d);
+        holder["incarnation"] = 2.into();
+        d.context["holders"] = json!([holder]);
+    });
+    let about = resigned("G13", "incarnation-nobody-made", "an incarnation that no recorded move made", "incarnation 2 of a VM never seen");
+    refuse(book, "launch-mismatch", &about, |d| {
+        d.record.incarnation = 2;
+        d.launch();
+    });
+    let about = resigned("G24", "host-it-moved-from", "the host a VM has left still speaks for it", "incarnation 2 lives on another host");
+    refuse(book, "vm-moved", &about, |d| {
+        let mut holder = holder(d);
+        holder["incarnation"] = 2.into();
+        holder["hak_name"] = other().into();
+        d.context["holders"] = json!([holder]);
+    });
 }
 
 /// G1 to G5, G18, G23.
@@ -65,7 +120,7 @@ fn vouching(book: &mut Book) {
         splice(files, &part, &changed);
     });
     let about = altered("G23", "host-is-an-unknown-vtpm", "the host's TPM is the vTPM of a host nobody knows", "good evidence of two TPMs, the host's enrolled nowhere");
-    refuse_known(book, "not-enrolled", &about, |c| c["hosts"] = serde_json::json!([]));
+    refuse_known(book, "not-enrolled", &about, |c| c["hosts"] = json!([]));
 }
 
 /// Replaces bytes inside the wrapped evidence; the length of the wrapped string follows.
