@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapter;
+pub mod attester;
 pub mod case;
 pub mod corpus;
 pub mod judge;

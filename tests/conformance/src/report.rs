@@ -155,14 +155,29 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:8} {:>6} {:>8} {:>10} {:>9} {:>9} {:>8} {:>8} {:>12}",
-            "section", "cases", "refused", "otherwise", "ACCEPTED", "valid ok", "REFUSED", "broken", "unsupported"
+            "section",
+            "cases",
+            "refused",
+            "otherwise",
+            "ACCEPTED",
+            "valid ok",
+            "REFUSED",
+            "broken",
+            "unsupported"
         )?;
         for l in &self.lines {
             writeln!(
                 f,
                 "{:8} {:>6} {:>8} {:>10} {:>9} {:>9} {:>8} {:>8} {:>12}",
-                l.section, l.cases, l.refused, l.refused_otherwise, l.accepted_wrongly, l.accepted,
-                l.refused_wrongly, l.broken, l.unsupported
+                l.section,
+                l.cases,
+                l.refused,
+                l.refused_otherwise,
+                l.accepted_wrongly,
+                l.accepted,
+                l.refused_wrongly,
+                l.broken,
+                l.unsupported
             )?;
         }
         if !self.deviations.is_empty() {

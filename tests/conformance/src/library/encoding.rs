@@ -53,7 +53,9 @@ pub(super) fn judge(files: &Files) -> Judged {
         Kind::VmClaims => VmClaims::decode(bytes).map(drop)?,
         Kind::HostClaims => HostClaims::decode(bytes).map(drop)?,
         Kind::LaunchRecord => LaunchRecord::decode(bytes).map(drop)?,
-        Kind::Descriptor => Descriptor::parse(bytes).map(drop).map_err(|_| Reject::BadDescriptor)?,
+        Kind::Descriptor => {
+            Descriptor::parse(bytes).map(drop).map_err(|_| Reject::BadDescriptor)?
+        }
         Kind::EnrollStart => json::<EnrollStart>(bytes)?,
         Kind::EnrollComplete => json::<EnrollComplete>(bytes)?,
         Kind::HostReference => json::<HostReference>(bytes)?,

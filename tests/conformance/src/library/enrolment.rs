@@ -1,9 +1,9 @@
 //! What a verifier checks of a TPM that wants to be enrolled, after its certificate chain (SPEC 7.2).
 
+use coffer_attestation::Nonce;
 use coffer_attestation::enroll::{check_ak, check_ek, verify_first_quote, verify_proof};
 use coffer_attestation::evidence::QuotePart;
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::Nonce;
 use serde::Deserialize;
 
 use super::{Hex, Judged, Refused, context, file, pcrs};

@@ -41,7 +41,8 @@ fn quoted(files: &Files) -> Result<QuotedPcrs, Refused> {
     let digests: Vec<&[u8]> = values.iter().map(|value| value.digest.as_bytes()).collect();
     let (key, public) = key().ok_or_else(|| bad("no key"))?;
     let extra = Digest::ZERO;
-    let bits = indices.iter().fold(0u32, |bits, pcr| bits | 1u32.checked_shl((*pcr).into()).unwrap_or(0));
+    let bits =
+        indices.iter().fold(0u32, |bits, pcr| bits | 1u32.checked_shl((*pcr).into()).unwrap_or(0));
     let [a, b, c, _] = bits.to_le_bytes();
     let attest = Writer::new()
         .u32(0xff54_4347)
@@ -62,7 +63,8 @@ fn quoted(files: &Files) -> Result<QuotedPcrs, Refused> {
     let (r, s) = bytes.split_at(32);
     let signature = Writer::new().u16(0x0018).u16(0x000b).tpm2b(r).tpm2b(s).finish();
     let part = QuotePart { attest, signature, pcrs: values, event_log: vec![] };
-    let bound = ReceivedQuote::new(&part).authenticate(&public)?.bind(&extra, Reject::NonceMismatch)?;
+    let bound =
+        ReceivedQuote::new(&part).authenticate(&public)?.bind(&extra, Reject::NonceMismatch)?;
     Ok(bound.pcrs(&indices)?)
 }
 

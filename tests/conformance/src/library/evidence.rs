@@ -1,7 +1,8 @@
 //! Whole evidence (SPEC 7.3, steps 1 to 13).
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal,
+    appraise,
 };
 use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::tpm::public::Public;

@@ -7,6 +7,7 @@ mod enrolment;
 mod event_log;
 mod evidence;
 mod pcrs;
+mod protocol;
 mod quote;
 mod release;
 
@@ -30,7 +31,7 @@ impl Judge for Library {
             Surface::Decision => decision::judge(&input.files),
             Surface::Release => release::judge(&input.files),
             Surface::Encoding => encoding::judge(&input.files),
-            Surface::Protocol => return Verdict::Unsupported,
+            Surface::Protocol => protocol::judge(&input.files),
         };
         match judged {
             Ok(()) => Verdict::Accept,

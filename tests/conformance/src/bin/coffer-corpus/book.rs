@@ -105,7 +105,7 @@ impl Book {
         let mut check = before;
         corpus::apply(&mut check, &edits).unwrap();
         check.retain(|name, file| !file.is_empty() || after.contains_key(name));
-        assert_eq!(check, after, "{} {}: the edits do not make it", about.id, about.slug);
+        assert!(check == after, "{} {}: the edits do not make it", about.id, about.slug);
         self.case(about, surface, original, edits, None, expect);
     }
 
@@ -151,6 +151,21 @@ impl Book {
         text.push(b'\n');
         let path = folder(about).join("case.json");
         assert!(self.out.insert(path, text).is_none(), "{} {} twice", about.id, about.slug);
+    }
+
+    /// Adds a file beside the cases.
+    pub fn file(&mut self, path: &str, bytes: Vec<u8>) {
+        self.out.insert(path.into(), bytes);
+    }
+
+    /// Every case, in the order of its path.
+    pub fn cases(&self) -> Vec<(String, Case)> {
+        let case = |(path, bytes): (&PathBuf, &Vec<u8>)| {
+            let case = serde_json::from_slice(bytes).ok()?;
+            Some((path.parent()?.to_str()?.to_owned(), case))
+        };
+        let cases = self.out.iter().filter(|(path, _)| path.ends_with("case.json"));
+        cases.filter_map(case).collect()
     }
 
     /// Writes everything and removes cases nobody makes any more.

@@ -131,10 +131,7 @@ impl Chain {
         let unique = self.leaf.signer.key.unique();
         if matches!(self.leaf.signer.key.private, Private::Rsa(_)) {
             let template = template::ek_rsa2048();
-            return Writer::new()
-                .bytes(&template[..template.len() - 258])
-                .tpm2b(&unique)
-                .finish();
+            return Writer::new().bytes(&template[..template.len() - 258]).tpm2b(&unique).finish();
         }
         let template = template::ek_p256();
         let (x, y) = unique.split_at(32);

@@ -4,8 +4,10 @@ use coffer_conformance::case::{Edit, Files};
 
 /// Equal bytes worth keeping between two edits.
 const ANCHOR: usize = 12;
-/// Files above this are compared from both ends only.
+/// Originals above this are compared from both ends only.
 const SEARCHED_MAX: usize = 256 << 10;
+/// Equal bytes in a row that are worth a piece of their own.
+const RUN: usize = 256;
 
 pub fn files(from: &Files, to: &Files) -> Vec<Edit> {
     let names: std::collections::BTreeSet<&String> = from.keys().chain(to.keys()).collect();
@@ -14,7 +16,7 @@ pub fn files(from: &Files, to: &Files) -> Vec<Edit> {
         let (a, b) = (from.get(*name).unwrap_or(&empty), to.get(*name).unwrap_or(&empty));
         let mut spans = Vec::new();
         spans_of(a, b, 0, 0, &mut spans);
-        spans.into_iter().map(|span| edit(name, b, span)).collect::<Vec<_>>()
+        spans.into_iter().flat_map(|span| edits_of(name, b, span)).collect::<Vec<_>>()
     };
     names.iter().flat_map(edits).collect()
 }
@@ -42,7 +44,7 @@ fn spans_of(a: &[u8], b: &[u8], at_a: usize, at_b: usize, out: &mut Vec<Span>) {
 
 /// The longest run of bytes both have, if it is long enough.
 fn anchor(a: &[u8], b: &[u8]) -> Option<(usize, usize, usize)> {
-    if a.len() > SEARCHED_MAX || b.len() > SEARCHED_MAX {
+    if a.len() > SEARCHED_MAX {
         return None;
     }
     let mut windows = std::collections::HashMap::new();
@@ -65,30 +67,51 @@ fn anchor(a: &[u8], b: &[u8]) -> Option<(usize, usize, usize)> {
     best
 }
 
-fn edit(file: &str, result: &[u8], (at, remove, from, len): Span) -> Edit {
+/// One edit, or several at one offset where long runs are set apart.
+fn edits_of(file: &str, result: &[u8], (at, remove, from, len): Span) -> Vec<Edit> {
     let bytes = &result[from..from + len];
-    let (unit, repeat) = repeated(bytes);
+    let mut edits: Vec<Edit> =
+        pieces(bytes).into_iter().map(|(unit, repeat)| edit(file, at, unit, repeat)).collect();
+    // Edits are applied from the last: only it meets the original's bytes.
+    edits.last_mut().unwrap().remove = remove;
+    edits
+}
+
+fn edit(file: &str, at: usize, unit: &[u8], repeat: usize) -> Edit {
     let readable = file.ends_with(".json") || file.ends_with(".cedar");
     let text = std::str::from_utf8(unit).ok().filter(|text| readable && !text.is_empty());
     Edit {
         file: file.into(),
         at,
-        remove,
+        remove: 0,
         insert: if text.is_some() { String::new() } else { hex::encode(unit) },
         text: text.unwrap_or_default().into(),
         repeat,
     }
 }
 
-/// A long run of one short pattern, as the pattern and its count.
-fn repeated(bytes: &[u8]) -> (&[u8], usize) {
-    if bytes.len() > 256 {
+/// The whole as a repeated pattern, or cut where one byte repeats for long.
+fn pieces(bytes: &[u8]) -> Vec<(&[u8], usize)> {
+    if bytes.len() > RUN {
         for period in 1..=64 {
             let unit = &bytes[..period];
             if bytes.len() % period == 0 && bytes.chunks(period).all(|chunk| chunk == unit) {
-                return (unit, bytes.len() / period);
+                return vec![(unit, bytes.len() / period)];
             }
         }
     }
-    (bytes, 1)
+    let mut pieces = Vec::new();
+    let mut rest = bytes;
+    for run in bytes.chunk_by(|a, b| a == b).filter(|run| run.len() > RUN) {
+        let start = run.as_ptr().addr() - rest.as_ptr().addr();
+        if start > 0 {
+            pieces.push((&rest[..start], 1));
+        }
+        pieces.push((&run[..1], run.len()));
+        rest = &rest[start + run.len()..];
+    }
+    if !rest.is_empty() || pieces.is_empty() {
+        pieces.push((rest, 1));
+    }
+    pieces
 }

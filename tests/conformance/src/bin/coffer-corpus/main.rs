@@ -5,13 +5,12 @@
 //! committed are the ones `mutate` makes. Nothing here judges anything.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a generator may fail loudly")]
 
-mod attest;
 mod book;
 mod certificates;
 mod diff;
-mod keys;
+mod index;
+mod list;
 mod record;
-mod scene;
 mod sections;
 // The TPM process that the attestation tests use, so that there is one way to drive it.
 #[path = "../../../../../attestation/verification/tests/swtpm/mod.rs"]
@@ -20,6 +19,7 @@ mod swtpm;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use coffer_conformance::attester::{attest, keys, scene};
 
 use book::Book;
 
@@ -46,5 +46,6 @@ fn main() -> Result<()> {
 fn derive(corpus: &std::path::Path) -> Result<Book> {
     let mut book = Book::open(corpus)?;
     sections::all(&mut book);
+    index::write(&mut book);
     Ok(book)
 }

@@ -28,9 +28,7 @@ use crate::keys::{P256, P384};
 use crate::scene::{self, AUDIENCE, NONCE, SECRET_ID};
 use crate::swtpm::Swtpm;
 
-/// Registers of a host quote (SPEC 5.3) and of a VM quote (SPEC 5.1).
-pub const HOST: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
-pub const VM: &[u8] = &[0, 4, 9, 11, 12, 17];
+pub use coffer_conformance::attester::host::{HOST, VM};
 /// Qualifying data of the quotes that stand alone.
 pub const EXTRA: [u8; 32] = [0x22; 32];
 
@@ -178,10 +176,7 @@ fn evidence(hak: &[u8], neighbours: usize) -> Files {
         version: 1,
         nonce: NONCE,
         runtime_data,
-        vm: VmPart {
-            vak_public,
-            quote: vm.quote_part(vak, &vm_extra, VM, launch.log),
-        },
+        vm: VmPart { vak_public, quote: vm.quote_part(vak, &vm_extra, VM, launch.log) },
         host: HostPart {
             hak_name,
             quote: host.quote_part(hak, &host_extra, HOST, scene::log_of(&scene::host_boot())),
@@ -324,9 +319,8 @@ fn manufacture(ca: &Path, state: &Path) -> [Vec<u8>; 2] {
         .output()
         .expect("recording needs Debian's `swtpm-tools`");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    ["issuercert.pem", "swtpm-localca-rootca-cert.pem"].map(|name| {
-        der_of_pem(&fs::read_to_string(ca.join(name)).unwrap())
-    })
+    ["issuercert.pem", "swtpm-localca-rootca-cert.pem"]
+        .map(|name| der_of_pem(&fs::read_to_string(ca.join(name)).unwrap()))
 }
 
 fn der_of_pem(pem: &str) -> Vec<u8> {
@@ -393,8 +387,7 @@ impl Tpm {
     /// SHA-256 and SHA-384.
     fn two_banks() -> Self {
         let mut tpm = Self(Swtpm::start(TempDir::new().unwrap()));
-        let banks =
-            [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0xff), (alg::SHA512, 0)];
+        let banks = [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0xff), (alg::SHA512, 0)];
         let list = banks
             .iter()
             .fold(Writer::new().u32(4), |w, (bank, bits)| w.u16(*bank).u8(3).bytes(&[*bits; 3]));

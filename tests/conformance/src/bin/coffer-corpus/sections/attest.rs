@@ -12,8 +12,9 @@ use crate::keys::{OWNER, qualified};
 
 pub fn cases(book: &mut Book) {
     let key = quoted::key(P256);
-    let about = resigned("A1", "bad-magic", "magic is not TPM_GENERATED_VALUE", "magic is ff544346")
-        .source(&["CVE-2024-29038", "CVE-2024-29040"]);
+    let about =
+        resigned("A1", "bad-magic", "magic is not TPM_GENERATED_VALUE", "magic is ff544346")
+            .source(&["CVE-2024-29038", "CVE-2024-29040"]);
     refuse(book, P256, "bad-magic", &about, |q| q.attest.magic = 0xff54_4346);
     types(book);
     let about = resigned("A7", "trailing-byte", "a byte follows the quote info", "00 appended");
@@ -30,20 +31,35 @@ pub fn cases(book: &mut Book) {
         });
     }
     signers(book);
-    let about = resigned("A12", "unsafe-clock", "safe is NO where a safe clock is asked for", "safe is 0, the verifier asks for YES");
+    let about = resigned(
+        "A12",
+        "unsafe-clock",
+        "safe is NO where a safe clock is asked for",
+        "safe is 0, the verifier asks for YES",
+    );
     refuse(book, P256, "unsafe-clock", &about, |q| {
         q.attest.safe = 0;
         q.context["safe_clock"] = true.into();
     });
     let about = resigned("A13", "safe-of-2", "safe is no TPMI_YES_NO", "safe is 2");
     refuse(book, P256, "malformed", &about, |q| q.attest.safe = 2);
-    let about = resigned("A14", "little-endian", "a little-endian memory dump", "every integer in the byte order of the host, as tpm2-tools once wrote TPMS_ATTEST");
+    let about = resigned(
+        "A14",
+        "little-endian",
+        "a little-endian memory dump",
+        "every integer in the byte order of the host, as tpm2-tools once wrote TPMS_ATTEST",
+    );
     book.refuse(Surface::Quote, P256, "bad-magic", &about, |files| {
         let message = little_endian(&Attest::parse(&files["quote.msg"]));
         files.insert("quote.sig".into(), key.sign(&message));
         files.insert("quote.msg".into(), message);
     });
-    let about = resigned("A15", "tpm2b-wrapper", "a TPM2B_ATTEST instead of what is in it", "two bytes of size before the magic");
+    let about = resigned(
+        "A15",
+        "tpm2b-wrapper",
+        "a TPM2B_ATTEST instead of what is in it",
+        "two bytes of size before the magic",
+    );
     book.refuse(Surface::Quote, P256, "bad-magic", &about, |files| {
         let message = Writer::new().tpm2b(&files["quote.msg"]).finish();
         files.insert("quote.sig".into(), key.sign(&message));
@@ -95,13 +111,23 @@ fn truncations(book: &mut Book) {
         to: message.len(),
         beside,
     };
-    let about = altered("A8", "truncated", "truncated at each byte", "only the bytes before the offset stay");
+    let about = altered(
+        "A8",
+        "truncated",
+        "truncated at each byte",
+        "only the bytes before the offset stay",
+    );
     book.sweep(Surface::Quote, P256, "bad-signature", &about, sweep(None), vec![]);
     let signatures: Vec<u8> =
         (0..message.len()).flat_map(|len| key.sign(&message[..len])).collect();
     let size = signatures.len() / message.len();
     let beside = Beside { file: "quote.sig".into(), records: "signatures.bin".into(), size };
-    let about = resigned("A8", "truncated-resigned", "truncated at each byte", "only the bytes before the offset stay, and they are what is signed");
+    let about = resigned(
+        "A8",
+        "truncated-resigned",
+        "truncated at each byte",
+        "only the bytes before the offset stay, and they are what is signed",
+    );
     book.sweep(Surface::Quote, P256, "malformed", &about, sweep(Some(beside)), signatures);
 }
 

@@ -55,19 +55,59 @@ pub fn cases(book: &mut Book) {
 /// G9 to G11, G21.
 fn facts(book: &mut Book) {
     for (id, slug, title, part, key, value) in [
-        ("G9", "open-box", "an open box asks for a secret of closed boxes", "vm", "box", json!("open")),
+        (
+            "G9",
+            "open-box",
+            "an open box asks for a secret of closed boxes",
+            "vm",
+            "box",
+            json!("open"),
+        ),
         ("G10", "debugger", "a debugger may be attached", "vm", "debug", json!(true)),
-        ("G11", "developer-host", "the host is a developer's", "host", "profile", json!("developer")),
-        ("G11", "unknown-profile", "the host is of a profile nobody knows", "host", "profile", json!("production")),
-        ("G21", "merged-pages", "the kernel merges pages of different VMs", "host", "ksm", json!(true)),
-        ("G21", "no-nested-paging", "the CPU does not separate guest memory", "host", "nested_paging", json!("none")),
+        (
+            "G11",
+            "developer-host",
+            "the host is a developer's",
+            "host",
+            "profile",
+            json!("developer"),
+        ),
+        (
+            "G11",
+            "unknown-profile",
+            "the host is of a profile nobody knows",
+            "host",
+            "profile",
+            json!("production"),
+        ),
+        (
+            "G21",
+            "merged-pages",
+            "the kernel merges pages of different VMs",
+            "host",
+            "ksm",
+            json!(true),
+        ),
+        (
+            "G21",
+            "no-nested-paging",
+            "the CPU does not separate guest memory",
+            "host",
+            "nested_paging",
+            json!("none"),
+        ),
         ("G21", "software-tpm", "the host's TPM is software", "host", "software_tpm", json!(true)),
         ("G21", "not-enrolled", "the host has no identity row", "host", "enrolled", json!(false)),
     ] {
         let about = altered(id, slug, title, slug);
         refuse_facts(book, &about, |facts| facts[part][key] = value);
     }
-    let about = altered("G9", "other-image", "the image is none the operator named for the secret", "another image");
+    let about = altered(
+        "G9",
+        "other-image",
+        "the image is none the operator named for the secret",
+        "another image",
+    );
     refuse_facts(book, &about, |facts| facts["vm"]["image"] = "b2".repeat(32).into());
 }
 
@@ -79,10 +119,42 @@ fn strict(book: &mut Book) {
         )
     };
     for (id, slug, title, condition, part, key, value) in [
-        ("G21", "lockdown-none", "the kernel is not locked down", "context.host.lockdown == \"none\"", "host", "lockdown", json!("none")),
-        ("G21", "no-iommu", "no IOMMU is active", "!context.host.iommu", "host", "iommu", json!(false)),
-        ("G20", "monitor-svn-below-minimum", "the monitor's security version is below the minimum", "context.host.monitorSvn < 2", "host", "monitor_svn", json!(1)),
-        ("G20", "image-svn-below-minimum", "the image's security version is below the minimum", "principal.svn < 4", "vm", "svn", json!(3)),
+        (
+            "G21",
+            "lockdown-none",
+            "the kernel is not locked down",
+            "context.host.lockdown == \"none\"",
+            "host",
+            "lockdown",
+            json!("none"),
+        ),
+        (
+            "G21",
+            "no-iommu",
+            "no IOMMU is active",
+            "!context.host.iommu",
+            "host",
+            "iommu",
+            json!(false),
+        ),
+        (
+            "G20",
+            "monitor-svn-below-minimum",
+            "the monitor's security version is below the minimum",
+            "context.host.monitorSvn < 2",
+            "host",
+            "monitor_svn",
+            json!(1),
+        ),
+        (
+            "G20",
+            "image-svn-below-minimum",
+            "the image's security version is below the minimum",
+            "principal.svn < 4",
+            "vm",
+            "svn",
+            json!(3),
+        ),
     ] {
         let about = altered(id, slug, title, condition);
         book.refuse(Surface::Decision, ORIGINAL, "policy-denied", &about, |files| {
@@ -114,7 +186,8 @@ fn resources(book: &mut Book) {
             edit(files, "context.json", |context| context["resource"] = resource.into());
         });
     }
-    let about = altered("H13", "not-declared", "a well-formed id the image does not declare", "site/other");
+    let about =
+        altered("H13", "not-declared", "a well-formed id the image does not declare", "site/other");
     book.refuse(Surface::Decision, ORIGINAL, "secret-not-declared", &about, |files| {
         edit(files, "context.json", |context| context["resource"] = "site/other".into());
     });
@@ -143,8 +216,20 @@ fn policies(book: &mut Book) {
         with(files, json!([]), "// nothing\n");
     });
     for (id, slug, title, policies, condition) in [
-        ("I3", "undefined-attribute", "the policy asks for what is not defined", json!([]), "context.host.secureBoot"),
-        ("I3", "undefined-attribute-in-second", "one of two policies asks for what is not defined", json!(["default"]), "context.host.secureBoot"),
+        (
+            "I3",
+            "undefined-attribute",
+            "the policy asks for what is not defined",
+            json!([]),
+            "context.host.secureBoot",
+        ),
+        (
+            "I3",
+            "undefined-attribute-in-second",
+            "one of two policies asks for what is not defined",
+            json!(["default"]),
+            "context.host.secureBoot",
+        ),
         ("I5", "text-as-verdict", "the policy's verdict is no truth value", json!([]), "\"false\""),
         ("I5", "number-as-verdict", "the policy's verdict is no truth value", json!([]), "1"),
         ("I5", "record-as-verdict", "the policy's verdict is no truth value", json!([]), "{}"),
@@ -154,12 +239,22 @@ fn policies(book: &mut Book) {
             with(files, policies, &permit("ours", condition));
         });
     }
-    let about = altered("I4", "overflow-in-forbid", "a policy fails while it is judged", "a forbid whose condition overflows, beside the shipped permit");
+    let about = altered(
+        "I4",
+        "overflow-in-forbid",
+        "a policy fails while it is judged",
+        "a forbid whose condition overflows, beside the shipped permit",
+    );
     book.refuse(Surface::Decision, ORIGINAL, "policy-denied", &about, |files| {
         let text = "@id(\"ours\")\nforbid (principal, action == Coffer::Action::\"release\", resource)\nwhen { context.vm.memoryMib * 9223372036854775807 > 0 };\n";
         with(files, json!(["default"]), text);
     });
-    let about = altered("I4", "overflow-in-permit", "a policy fails while it is judged", "a permit whose condition overflows");
+    let about = altered(
+        "I4",
+        "overflow-in-permit",
+        "a policy fails while it is judged",
+        "a permit whose condition overflows",
+    );
     book.refuse(Surface::Decision, ORIGINAL, "policy-denied", &about, |files| {
         with(files, json!([]), &permit("ours", "context.vm.memoryMib * 9223372036854775807 > 0"));
     });

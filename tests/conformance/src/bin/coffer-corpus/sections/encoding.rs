@@ -1,8 +1,8 @@
 //! J, D9: encodings.
 
+use coffer_attestation::cbor;
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::tpm::alg;
-use coffer_attestation::cbor;
 use coffer_conformance::case::{Files, Surface, Sweep, SweepKind};
 use serde_json::json;
 
@@ -49,10 +49,9 @@ pub fn originals(book: &mut Book) {
         (START, "enroll-start", text(&start)),
         (REFERENCE, "host-reference", serde_json::to_vec_pretty(&scene::reference()).unwrap()),
     ] {
-        let files: Files =
-            [("input.bin", bytes), ("context.json", text(&json!({"kind": kind})))]
-                .map(|(name, file)| (name.to_owned(), file))
-                .into();
+        let files: Files = [("input.bin", bytes), ("context.json", text(&json!({"kind": kind})))]
+            .map(|(name, file)| (name.to_owned(), file))
+            .into();
         book.derive(name, RECORDED, files);
     }
 }
@@ -85,11 +84,19 @@ pub fn cases(book: &mut Book) {
 
 /// D9: a name that somebody brings along.
 fn names(book: &mut Book) {
-    let about = altered("D9", "name-supplied", "a name of the key is sent beside its public area", "`ak_name` in the identity: names are computed, so there is no such field").source(&["CVE-2021-3406", "GHSA-78f8-6c68-375m"]);
+    let about = altered(
+        "D9",
+        "name-supplied",
+        "a name of the key is sent beside its public area",
+        "`ak_name` in the identity: names are computed, so there is no such field",
+    )
+    .source(&["CVE-2021-3406", "GHSA-78f8-6c68-375m"]);
     refuse(book, START, "malformed", &about, |bytes| {
         replace(bytes, "\"ak_public\"", "\"ak_name\": \"000b00\",\n    \"ak_public\"");
     });
-    let about = altered("D9", "second-ek", "two endorsement keys are sent", "`ek_tpm` beside `ek_public`").source(&["CVE-2021-3406"]);
+    let about =
+        altered("D9", "second-ek", "two endorsement keys are sent", "`ek_tpm` beside `ek_public`")
+            .source(&["CVE-2021-3406"]);
     refuse(book, START, "malformed", &about, |bytes| {
         replace(bytes, "\"ek_public\"", "\"ek_tpm\": \"00\",\n    \"ek_public\"");
     });
@@ -132,9 +139,15 @@ fn cbor_cases(book: &mut Book) {
         bytes.extend([0x18, 99, 0]);
     });
     refuse(book, VM_CLAIMS, canonical, &about("trailing-byte"), |bytes| bytes.push(0));
-    refuse(book, HOST_CLAIMS, canonical, &about("trailing-byte-after-host-claims"), |bytes| bytes.push(0));
-    refuse(book, RECORD, canonical, &about("trailing-byte-after-launch-record"), |bytes| bytes.push(0));
-    refuse(book, EVIDENCE, canonical, &about("trailing-byte-after-evidence"), |bytes| bytes.push(0));
+    refuse(book, HOST_CLAIMS, canonical, &about("trailing-byte-after-host-claims"), |bytes| {
+        bytes.push(0)
+    });
+    refuse(book, RECORD, canonical, &about("trailing-byte-after-launch-record"), |bytes| {
+        bytes.push(0)
+    });
+    refuse(book, EVIDENCE, canonical, &about("trailing-byte-after-evidence"), |bytes| {
+        bytes.push(0)
+    });
     refuse(book, EVIDENCE, canonical, &about("trailing-byte-inside-evidence"), |bytes| {
         let good = Evidence::from_cmw(bytes).unwrap();
         *bytes = wrap(&[cbor::encode(&good), vec![0]].concat());
@@ -147,7 +160,9 @@ fn cbor_cases(book: &mut Book) {
     refuse(book, RUNTIME, "malformed", &about("not-a-number"), |bytes| {
         bytes.splice(2..3, [0xf9, 0x7e, 0x00]);
     });
-    refuse(book, EVIDENCE, "malformed", &about("depth-10000"), |bytes| *bytes = [vec![0x81; 10_000], vec![0]].concat());
+    refuse(book, EVIDENCE, "malformed", &about("depth-10000"), |bytes| {
+        *bytes = [vec![0x81; 10_000], vec![0]].concat()
+    });
     refuse(book, EVIDENCE, "malformed", &about("depth-10000-inside"), |bytes| {
         *bytes = wrap(&[vec![0x81; 10_000], vec![0]].concat());
     });
@@ -160,11 +175,22 @@ fn cbor_cases(book: &mut Book) {
         let at = bytes.windows(5).position(|w| w == b"https").unwrap();
         bytes[at] = 0xff;
     });
-    let about = altered("J1", "evidence-of-2-mib", "more bytes than any evidence has", "zeros after the evidence");
+    let about = altered(
+        "J1",
+        "evidence-of-2-mib",
+        "more bytes than any evidence has",
+        "zeros after the evidence",
+    );
     refuse(book, EVIDENCE, "limit-exceeded", &about, |bytes| bytes.extend(vec![0; 2 << 20]));
-    let about = altered("J1", "version-2", "a version this build does not speak", "version 2 of the VM claims");
+    let about = altered(
+        "J1",
+        "version-2",
+        "a version this build does not speak",
+        "version 2 of the VM claims",
+    );
     refuse(book, VM_CLAIMS, "unsupported-version", &about, |bytes| bytes[2] = 2);
-    let about = altered("J1", "other-media-type", "a CMW of another type", "one letter of the media type");
+    let about =
+        altered("J1", "other-media-type", "a CMW of another type", "one letter of the media type");
     refuse(book, EVIDENCE, "unsupported-version", &about, |bytes| bytes[5] ^= 0x20);
 }
 
@@ -190,7 +216,9 @@ fn json_cases(book: &mut Book) {
         replace(bytes, "\"svn\": 3", "\"svn\": 1e400");
     });
     refuse(book, START, "malformed", &about("depth-100000"), |bytes| *bytes = vec![b'['; 100_000]);
-    refuse(book, DESCRIPTOR, "bad-descriptor", &about("depth-60000-in-descriptor"), |bytes| *bytes = vec![b'['; 60_000]);
+    refuse(book, DESCRIPTOR, "bad-descriptor", &about("depth-60000-in-descriptor"), |bytes| {
+        *bytes = vec![b'['; 60_000]
+    });
     refuse(book, START, "malformed", &about("trailing-text"), |bytes| bytes.extend(b"{}"));
     refuse(book, DESCRIPTOR, "bad-descriptor", &about("byte-order-mark"), |bytes| {
         bytes.splice(0..0, [0xef, 0xbb, 0xbf]);
@@ -199,11 +227,18 @@ fn json_cases(book: &mut Book) {
 
 /// J3, J4.
 fn texts(book: &mut Book) {
-    let about = altered("J3", "gzip", "compressed evidence", "a gzip stream of 10 MiB of zeros: nothing is ever unpacked");
+    let about = altered(
+        "J3",
+        "gzip",
+        "compressed evidence",
+        "a gzip stream of 10 MiB of zeros: nothing is ever unpacked",
+    );
     refuse(book, EVIDENCE, "malformed", &about, |bytes| {
         // gzip header, then deflate blocks that say nothing but zeros.
         let mut bomb = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
-        bomb.extend([0xec, 0xc1, 0x01, 0x0d, 0, 0, 0, 0xc2, 0xa0, 0xf7, 0x4f, 0x6d, 0x0f, 0x07, 0x14]);
+        bomb.extend([
+            0xec, 0xc1, 0x01, 0x0d, 0, 0, 0, 0xc2, 0xa0, 0xf7, 0x4f, 0x6d, 0x0f, 0x07, 0x14,
+        ]);
         bomb.extend(vec![0; 10_000]);
         *bytes = bomb;
     });
@@ -235,7 +270,8 @@ fn truncations(book: &mut Book) {
         let end = usize::from(original == START);
         let to = book.original(original)["input.bin"].len() - end;
         let slug = format!("truncated-{kind}");
-        let about = altered("J9", &slug, "cut at each byte", "only the bytes before the offset stay");
+        let about =
+            altered("J9", &slug, "cut at each byte", "only the bytes before the offset stay");
         let sweep = Sweep {
             file: "input.bin".into(),
             kind: SweepKind::Truncate,

@@ -111,7 +111,12 @@ fn key_attributes(book: &mut Book) {
             Draft::of(files, Key::p256(1).with_attributes(AK_ATTRIBUTES ^ change))
         });
     }
-    let about = resigned("C17", "unrestricted-key-signs-forgery", "an unrestricted key signs a TPMS_ATTEST that no TPM made", "the forged quote has magic, type, nonce and registers as they should be; the key is what gives it away");
+    let about = resigned(
+        "C17",
+        "unrestricted-key-signs-forgery",
+        "an unrestricted key signs a TPMS_ATTEST that no TPM made",
+        "the forged quote has magic, type, nonce and registers as they should be; the key is what gives it away",
+    );
     refuse(book, "bad-ak-attributes", &about, |files| {
         let key = Key::p256(1).with_attributes(AK_ATTRIBUTES & !attributes::RESTRICTED);
         let mut draft = Draft::of(files, key);
@@ -122,19 +127,30 @@ fn key_attributes(book: &mut Book) {
 
 /// D7 and D8.
 fn schemes(book: &mut Book) {
-    let about = resigned("D7", "no-scheme", "the key leaves the scheme to whoever uses it", "scheme is TPM_ALG_NULL");
+    let about = resigned(
+        "D7",
+        "no-scheme",
+        "the key leaves the scheme to whoever uses it",
+        "scheme is TPM_ALG_NULL",
+    );
     refuse(book, "bad-ak-attributes", &about, |files| {
         let public = Key::p256(1).public();
         let null = [&public[..12], &[0, 0x10], &public[16..]].concat();
         Draft::good(files).with_public(null)
     });
-    let about = resigned("D8", "name-under-sha1", "the key's name is a SHA-1 digest", "nameAlg is SHA-1");
+    let about =
+        resigned("D8", "name-under-sha1", "the key's name is a SHA-1 digest", "nameAlg is SHA-1");
     refuse(book, "weak-hash", &about, |files| {
         let mut public = Key::p256(1).public();
         public[3] = 4;
         Draft::good(files).with_public(public)
     });
-    let about = resigned("D8", "scheme-hash-sha1", "the key signs SHA-1 digests", "hash of the scheme is SHA-1");
+    let about = resigned(
+        "D8",
+        "scheme-hash-sha1",
+        "the key signs SHA-1 digests",
+        "hash of the scheme is SHA-1",
+    );
     refuse(book, "weak-hash", &about, |files| {
         let mut public = Key::p256(1).public();
         public[15] = 4;
@@ -168,36 +184,80 @@ fn endorsement_keys(book: &mut Book) {
 /// D31, D33, D34, D39, D40.
 fn activation(book: &mut Book) {
     let cve: &[&str] = &["CVE-2023-38201"];
-    let about = altered("D31", "other-secret", "the answer is not made with the secret", "a proof under another secret").source(cve);
-    refuse(book, "activation-failed", &about, |files| Draft { secret: [0; 32], ..Draft::good(files) });
+    let about = altered(
+        "D31",
+        "other-secret",
+        "the answer is not made with the secret",
+        "a proof under another secret",
+    )
+    .source(cve);
+    refuse(book, "activation-failed", &about, |files| Draft {
+        secret: [0; 32],
+        ..Draft::good(files)
+    });
     for (slug, proof) in [("empty", vec![]), ("zeros", vec![0; 32]), ("half", vec![0x33; 16])] {
-        let about = altered("D31", slug, "the answer is not made with the secret", slug).source(cve);
+        let about =
+            altered("D31", slug, "the answer is not made with the secret", slug).source(cve);
         book.refuse(Surface::Enrolment, RECORDED, "activation-failed", &about, |files| {
             files.insert("proof.bin".into(), proof);
         });
     }
-    let about = altered("D31", "secret-itself", "the secret is sent instead of the proof", "the bytes the credential held");
+    let about = altered(
+        "D31",
+        "secret-itself",
+        "the secret is sent instead of the proof",
+        "the bytes the credential held",
+    );
     book.refuse(Surface::Enrolment, RECORDED, "activation-failed", &about, |files| {
         files.insert("proof.bin".into(), SECRET.to_vec());
     });
-    let about = altered("D33", "other-session", "the answer is for another session", "the proof names another session");
+    let about = altered(
+        "D33",
+        "other-session",
+        "the answer is for another session",
+        "the proof names another session",
+    );
     refuse(book, "activation-failed", &about, |files| Draft {
         session: "ffeeddccbbaa99887766554433221100",
         ..Draft::good(files)
     });
-    let about = altered("D34", "other-tpm", "another TPM answers", "TPM2_ActivateCredential fails there, so the secret is a guess");
-    refuse(book, "activation-failed", &about, |files| Draft { secret: [0x34; 32], ..Draft::good(files) });
-    let about = resigned("D39", "ak-swapped", "the key is swapped between challenge and answer", "proof and quote are of another key than the credential was made for").source(&["CVE-2022-1053"]);
+    let about = altered(
+        "D34",
+        "other-tpm",
+        "another TPM answers",
+        "TPM2_ActivateCredential fails there, so the secret is a guess",
+    );
+    refuse(book, "activation-failed", &about, |files| Draft {
+        secret: [0x34; 32],
+        ..Draft::good(files)
+    });
+    let about = resigned(
+        "D39",
+        "ak-swapped",
+        "the key is swapped between challenge and answer",
+        "proof and quote are of another key than the credential was made for",
+    )
+    .source(&["CVE-2022-1053"]);
     refuse(book, "activation-failed", &about, |files| {
         let challenged = Key::p256(1).public();
         Draft { challenged, ..Draft::of(files, Key::p256(3)) }
     });
-    let about = resigned("D39", "quote-of-another-key", "the first quote is of another key than the one enrolled", "the proof is good, the quote is signed by another key");
+    let about = resigned(
+        "D39",
+        "quote-of-another-key",
+        "the first quote is of another key than the one enrolled",
+        "the proof is good, the quote is signed by another key",
+    );
     book.refuse(Surface::Enrolment, RESIGNED, "bad-signature", &about, |files| {
         let signature = Key::p256(3).sign(&files["quote.msg"]);
         files.insert("quote.sig".into(), signature);
     });
-    let about = resigned("D40", "ak-in-owner-hierarchy", "the key hangs in the owner hierarchy", "qualifiedSigner is that of a primary under TPM_RH_OWNER");
+    let about = resigned(
+        "D40",
+        "ak-in-owner-hierarchy",
+        "the key hangs in the owner hierarchy",
+        "qualifiedSigner is that of a primary under TPM_RH_OWNER",
+    );
     refuse(book, "signer-name-mismatch", &about, |files| {
         let mut draft = Draft::good(files);
         draft.signer = Some(qualified(OWNER, &name(&draft.public)));

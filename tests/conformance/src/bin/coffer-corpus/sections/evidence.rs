@@ -64,7 +64,8 @@ impl Half {
     /// Quotes these registers and no others.
     pub fn select(&mut self, pcrs: &[u8]) {
         let held = std::mem::take(&mut self.pcrs);
-        let value = |pcr: &u8| held.iter().find(|(p, _)| p == pcr).map_or(Digest::ZERO, |(_, v)| *v);
+        let value =
+            |pcr: &u8| held.iter().find(|(p, _)| p == pcr).map_or(Digest::ZERO, |(_, v)| *v);
         self.pcrs = pcrs.iter().map(|pcr| (*pcr, value(pcr))).collect();
         self.attest.selection = selection(&[(0x000b, pcrs)]);
     }
@@ -159,8 +160,7 @@ impl Draft {
         leaves.push(binding::vm_leaf(&self.host_nonce, &vm_claims));
         let root = merkle::root(&leaves).unwrap();
         let host_extra = binding::host_quote(leaves.len() as u64, &root, &host_claims);
-        let vm_extra =
-            binding::vm_quote(&self.vm_nonce, &RuntimeData::report_data(&runtime_data));
+        let vm_extra = binding::vm_quote(&self.vm_nonce, &RuntimeData::report_data(&runtime_data));
         Evidence {
             version: 1,
             nonce: NONCE,
@@ -190,7 +190,9 @@ impl Draft {
 pub fn refuse(book: &mut Book, code: &str, about: &About<'_>, change: impl FnOnce(&mut Draft)) {
     let mut draft = Draft::good(book);
     change(&mut draft);
-    book.refuse(Surface::Evidence, RESIGNED, code, about, |files| *files = with_mark(files, &draft));
+    book.refuse(Surface::Evidence, RESIGNED, code, about, |files| {
+        *files = with_mark(files, &draft)
+    });
 }
 
 /// The same for what has to be accepted.
@@ -243,4 +245,3 @@ pub fn refuse_known(
 pub fn position(files: &Files, field: &[u8]) -> usize {
     files["evidence.cmw"].windows(field.len()).position(|window| window == field).unwrap()
 }
-

@@ -10,9 +10,19 @@ pub fn cases(book: &mut Book) {
     let title = "the quote answers another challenge";
     let about = resigned("E3", "other-nonce", title, "extraData is another session's");
     refuse(book, P256, "nonce-mismatch", &about, |q| q.attest.extra = vec![0x23; 32]);
-    let about = altered("E3", "other-challenge-consumed", title, "good evidence for a challenge other than the one consumed");
+    let about = altered(
+        "E3",
+        "other-challenge-consumed",
+        title,
+        "good evidence for a challenge other than the one consumed",
+    );
     refuse_known(book, "nonce-mismatch", &about, |c| c["nonce"] = "12".repeat(32).into());
-    let about = altered("E1", "challenge-used-up", "the challenge was used up before", "the verifier finds no such challenge");
+    let about = altered(
+        "E1",
+        "challenge-used-up",
+        "the challenge was used up before",
+        "the verifier finds no such challenge",
+    );
     refuse_known(book, "nonce-consumed", &about, |c| c["nonce"] = serde_json::Value::Null);
     let base64 = {
         use base64::Engine as _;

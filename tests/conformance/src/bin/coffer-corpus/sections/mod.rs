@@ -10,6 +10,7 @@ mod event_log;
 mod evidence;
 mod freshness;
 mod linkage;
+mod protocol;
 mod quoted;
 mod registers;
 mod release;
@@ -26,6 +27,7 @@ pub fn all(book: &mut Book) {
     event_log::originals(book);
     decision::originals(book);
     encoding::originals(book);
+    protocol::originals(book);
 
     attest::cases(book);
     registers::cases(book);
@@ -33,6 +35,7 @@ pub fn all(book: &mut Book) {
     enrolment::cases(book);
     endorsement::cases(book);
     freshness::cases(book);
+    protocol::cases(book);
     event_log::cases(book);
     linkage::cases(book);
     appraisal::cases(book);

@@ -1,8 +1,8 @@
 //! Quotes under software keys: what swtpm quoted, signed again, and from there changed before signing.
 
+use coffer_attestation::Digest;
 use coffer_attestation::tpm::alg;
 use coffer_conformance::case::{Files, Surface};
-use coffer_attestation::Digest;
 use serde_json::Value;
 
 use crate::attest::Attest;

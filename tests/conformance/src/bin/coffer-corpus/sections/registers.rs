@@ -34,17 +34,35 @@ fn quote_only(q: &mut Quote, pcrs: &[u8], value: [u8; 32]) {
 /// B1 to B5, B17, B18.
 fn selected(book: &mut Book) {
     let ghsa: &[&str] = &["CVE-2022-0317", "GHSA-99cg-575x-774p"];
-    let about = resigned("B1", "no-bank", "nothing is selected", "an empty list; pcrDigest is the digest of nothing").source(ghsa);
+    let about = resigned(
+        "B1",
+        "no-bank",
+        "nothing is selected",
+        "an empty list; pcrDigest is the digest of nothing",
+    )
+    .source(ghsa);
     refuse(book, P256, "selection-mismatch", &about, |q| {
         q.attest.selection = selection(&[]);
         q.attest.digest = Digest::of(&[]).0.to_vec();
     });
-    let about = resigned("B1", "no-register", "nothing is selected", "one bank, no bit set; pcrDigest is the digest of nothing").source(ghsa);
+    let about = resigned(
+        "B1",
+        "no-register",
+        "nothing is selected",
+        "one bank, no bit set; pcrDigest is the digest of nothing",
+    )
+    .source(ghsa);
     refuse(book, P256, "pcr-not-quoted", &about, |q| {
         q.attest.selection = bank_of(&[]);
         q.attest.digest = Digest::of(&[]).0.to_vec();
     });
-    let about = resigned("B2", "subset", "a part of the required registers is quoted, values are sent for all", "only PCR 0 to 3 are selected and digested").source(ghsa);
+    let about = resigned(
+        "B2",
+        "subset",
+        "a part of the required registers is quoted, values are sent for all",
+        "only PCR 0 to 3 are selected and digested",
+    )
+    .source(ghsa);
     refuse(book, P256, "pcr-not-quoted", &about, |q| {
         let all = q.values.clone();
         q.values.truncate(4);
@@ -53,27 +71,55 @@ fn selected(book: &mut Book) {
         q.values = all;
     });
     let issue: &[&str] = &["confidential-dot-ai/attestation-rs#69"];
-    let about = altered("B3", "value-for-unquoted", "a value is sent for a register that is not quoted", "PCR 15 appended to the values").source(issue);
+    let about = altered(
+        "B3",
+        "value-for-unquoted",
+        "a value is sent for a register that is not quoted",
+        "PCR 15 appended to the values",
+    )
+    .source(issue);
     refuse_altered(book, "selection-mismatch", &about, |q| {
         q.values.push(("sha256".into(), 15, vec![0xee; 32]));
     });
-    let about = altered("B3", "unquoted-relied-on", "the verifier relies on a register that is not quoted", "PCR 15 appended to the values and to what is required").source(issue);
+    let about = altered(
+        "B3",
+        "unquoted-relied-on",
+        "the verifier relies on a register that is not quoted",
+        "PCR 15 appended to the values and to what is required",
+    )
+    .source(issue);
     refuse_altered(book, "pcr-not-quoted", &about, |q| {
         q.values.push(("sha256".into(), 15, vec![0xee; 32]));
         let required: Vec<u8> = HOST.iter().copied().chain([15]).collect();
         q.context["pcrs"] = json!(required);
     });
-    let about = resigned("B4", "resettable-labelled-as-10", "the value of PCR 16 is sent as that of PCR 10", "PCR 7 and 16 are quoted; the values are labelled 7 and 10").source(&["CVE-2024-29039"]);
+    let about = resigned(
+        "B4",
+        "resettable-labelled-as-10",
+        "the value of PCR 16 is sent as that of PCR 10",
+        "PCR 7 and 16 are quoted; the values are labelled 7 and 10",
+    )
+    .source(&["CVE-2024-29039"]);
     refuse(book, P256, "pcr-not-quoted", &about, |q| {
         quote_only(q, &[7, 10], [0x5a; 32]);
         q.attest.selection = bank_of(&[7, 16]);
     });
-    let about = altered("B5", "values-swapped", "the values of two registers are swapped", "PCR 1 and 2 have each other's value");
+    let about = altered(
+        "B5",
+        "values-swapped",
+        "the values of two registers are swapped",
+        "PCR 1 and 2 have each other's value",
+    );
     refuse_altered(book, "pcr-digest-mismatch", &about, |q| {
         let (one, two) = (q.values[1].2.clone(), q.values[2].2.clone());
         (q.values[1].2, q.values[2].2) = (two, one);
     });
-    let about = altered("B5", "labels-swapped", "the labels of two registers are swapped", "the values of PCR 1 and 2 carry each other's index");
+    let about = altered(
+        "B5",
+        "labels-swapped",
+        "the labels of two registers are swapped",
+        "the values of PCR 1 and 2 carry each other's index",
+    );
     refuse_altered(book, "selection-mismatch", &about, |q| {
         (q.values[1].1, q.values[2].1) = (2, 1);
     });
@@ -98,7 +144,12 @@ fn selected(book: &mut Book) {
 
 /// B6 to B8.
 fn banks(book: &mut Book) {
-    let about = resigned("B6", "bank-twice", "the SHA-256 bank is listed twice", "two equal entries; the digest covers the values once for each");
+    let about = resigned(
+        "B6",
+        "bank-twice",
+        "the SHA-256 bank is listed twice",
+        "two equal entries; the digest covers the values once for each",
+    );
     refuse(book, P256, "duplicate-bank", &about, |q| {
         q.attest.selection = selection(&[(SHA256, HOST), (SHA256, HOST)]);
         let twice = [q.values.clone(), q.values.clone()].concat();
@@ -106,7 +157,12 @@ fn banks(book: &mut Book) {
         q.digest_values();
         q.values.truncate(HOST.len());
     });
-    let about = resigned("B7", "sha1-only", "the SHA-1 bank is quoted where SHA-256 is required", "SHA-1 selected, values of 20 bytes");
+    let about = resigned(
+        "B7",
+        "sha1-only",
+        "the SHA-1 bank is quoted where SHA-256 is required",
+        "SHA-1 selected, values of 20 bytes",
+    );
     refuse(book, P256, "bank-not-allowed", &about, |q| {
         for (bank, _, value) in &mut q.values {
             *bank = "sha1".into();
@@ -115,7 +171,12 @@ fn banks(book: &mut Book) {
         q.attest.selection = selection(&[(alg::SHA1, HOST)]);
         q.digest_values();
     });
-    let about = resigned("B8", "second-bank-without-values", "two banks are quoted, values are sent for one", "SHA-1 and SHA-256 selected and digested; values of SHA-256 only");
+    let about = resigned(
+        "B8",
+        "second-bank-without-values",
+        "two banks are quoted, values are sent for one",
+        "SHA-1 and SHA-256 selected and digested; values of SHA-256 only",
+    );
     refuse(book, P256, "bank-not-allowed", &about, |q| {
         let all = q.values.clone();
         let sha1 = all.iter().map(|(_, pcr, v)| ("sha1".to_owned(), *pcr, v[..20].to_vec()));
@@ -142,9 +203,21 @@ fn bitmaps(book: &mut Book) {
         let about = resigned("B9", slug, title, slug);
         refuse(book, P256, "malformed", &about, |q| q.attest.selection = bytes);
     }
-    let about = resigned("B10", "bit-24", "a register beyond 23 is selected", "a bitmap of four bytes with bit 24 set");
-    refuse(book, P256, "pcr-out-of-range", &about, |q| q.attest.selection = list(&[0xff, 0x7b, 0, 1]));
-    let about = resigned("B11", "count-of-4294967295", "a list of 2^32-1 banks", "count is ffffffff, one entry follows");
+    let about = resigned(
+        "B10",
+        "bit-24",
+        "a register beyond 23 is selected",
+        "a bitmap of four bytes with bit 24 set",
+    );
+    refuse(book, P256, "pcr-out-of-range", &about, |q| {
+        q.attest.selection = list(&[0xff, 0x7b, 0, 1])
+    });
+    let about = resigned(
+        "B11",
+        "count-of-4294967295",
+        "a list of 2^32-1 banks",
+        "count is ffffffff, one entry follows",
+    );
     refuse(book, P256, "limit-exceeded", &about, |q| {
         q.attest.selection[..4].copy_from_slice(&[0xff; 4]);
     });
@@ -152,9 +225,19 @@ fn bitmaps(book: &mut Book) {
 
 /// B12 and B13.
 fn digests(book: &mut Book) {
-    let about = resigned("B12", "digest-by-bank-hash", "pcrDigest is made with the bank's hash, not the scheme's", "SHA-384 over the values of the SHA-384 bank, under an ECDSA key with SHA-256");
+    let about = resigned(
+        "B12",
+        "digest-by-bank-hash",
+        "pcrDigest is made with the bank's hash, not the scheme's",
+        "SHA-384 over the values of the SHA-384 bank, under an ECDSA key with SHA-256",
+    );
     refuse(book, P256_SHA384, "pcr-digest-mismatch", &about, Quote::digest_values_sha384);
-    let about = resigned("B13", "digest-in-reverse", "pcrDigest is over the values in reverse order", "PCR 14 first");
+    let about = resigned(
+        "B13",
+        "digest-in-reverse",
+        "pcrDigest is over the values in reverse order",
+        "PCR 14 first",
+    );
     refuse(book, P256, "pcr-digest-mismatch", &about, |q| {
         q.values.reverse();
         q.digest_values();
@@ -164,9 +247,19 @@ fn digests(book: &mut Book) {
 
 /// B14 and B15; B16 needs the message around a quote and lies with the evidence.
 fn values(book: &mut Book) {
-    let about = altered("B14", "value-of-20-bytes", "a value of another length than its bank's", "PCR 4 has 20 bytes");
+    let about = altered(
+        "B14",
+        "value-of-20-bytes",
+        "a value of another length than its bank's",
+        "PCR 4 has 20 bytes",
+    );
     refuse_altered(book, "malformed", &about, |q| q.values[4].2.truncate(20));
-    let about = altered("B15", "register-twice", "a register is sent twice", "PCR 0 again, with another value, after itself");
+    let about = altered(
+        "B15",
+        "register-twice",
+        "a register is sent twice",
+        "PCR 0 again, with another value, after itself",
+    );
     refuse_altered(book, "selection-mismatch", &about, |q| {
         q.values.insert(1, ("sha256".into(), 0, vec![0xee; 32]));
     });
@@ -174,12 +267,7 @@ fn values(book: &mut Book) {
 
 /// The signed part stays; values and what is required change.
 #[track_caller]
-fn refuse_altered(
-    book: &mut Book,
-    code: &str,
-    about: &About<'_>,
-    change: impl FnOnce(&mut Quote),
-) {
+fn refuse_altered(book: &mut Book, code: &str, about: &About<'_>, change: impl FnOnce(&mut Quote)) {
     book.refuse(Surface::Quote, quoted::P256, code, about, |files| {
         let mut quote = Quote::read(files);
         change(&mut quote);

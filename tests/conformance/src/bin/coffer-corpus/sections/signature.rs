@@ -22,12 +22,22 @@ pub fn cases(book: &mut Book) {
     rsa_forgery(book);
     weak_keys(book);
     points(book);
-    let about = altered("C15", "other-key", "signed by another key than the enrolled one", "a second attestation key signs, under the first one's qualified name");
+    let about = altered(
+        "C15",
+        "other-key",
+        "signed by another key than the enrolled one",
+        "a second attestation key signs, under the first one's qualified name",
+    );
     refuse(book, P256, "bad-signature", &about, |files| {
         let signature = Key::p256(2).sign(&files["quote.msg"]);
         files.insert("quote.sig".into(), signature);
     });
-    let about = altered("C16", "high-s", "s is replaced by n - s: as good a signature", "accepted, and worth nothing to whoever repeats it: a nonce is consumed, not a signature");
+    let about = altered(
+        "C16",
+        "high-s",
+        "s is replaced by n - s: as good a signature",
+        "accepted, and worth nothing to whoever repeats it: a nonce is consumed, not a signature",
+    );
     book.accept(Surface::Quote, P256, &about, |files| {
         let signature = files.get_mut("quote.sig").unwrap();
         let s = p256::Scalar::from_repr(signature[40..72].try_into().unwrap()).unwrap();
@@ -66,10 +76,12 @@ fn flips(book: &mut Book) {
         ("bit-of-attest", P256, flip("quote.msg", 0, message)),
         ("bit-of-attest-rsa", RSA, flip("quote.msg", 0, message)),
     ] {
-        let about = altered("C1", slug, "one bit is flipped", "bit `offset mod 8` of each byte in turn");
+        let about =
+            altered("C1", slug, "one bit is flipped", "bit `offset mod 8` of each byte in turn");
         book.sweep(Surface::Quote, original, "bad-signature", &about, sweep, vec![]);
     }
-    let about = altered("C1", "bit-of-register", "one bit of a register's value is flipped", "in PCR 3");
+    let about =
+        altered("C1", "bit-of-register", "one bit of a register's value is flipped", "in PCR 3");
     refuse(book, P256, "pcr-digest-mismatch", &about, |files| {
         let mut values = quoted::values(&files["pcrs.json"]);
         values[3].2[9] ^= 0x10;
@@ -80,13 +92,60 @@ fn flips(book: &mut Book) {
 /// C2 to C6, C8: what the signature says of itself.
 fn headers(book: &mut Book) {
     for (id, slug, original, code, title, at, bytes) in [
-        ("C2", "rsapss-under-rsassa", RSA, "scheme-mismatch", "sigAlg says RSAPSS, the key's scheme is RSASSA", 0, [0, 0x16]),
-        ("C2", "rsassa-under-ecdsa", P256, "scheme-mismatch", "sigAlg says RSASSA, the key's scheme is ECDSA", 0, [0, 0x14]),
-        ("C2", "ecdaa-under-ecdsa", P256, "scheme-mismatch", "sigAlg says ECDAA, the key's scheme is ECDSA", 0, [0, 0x1a]),
-        ("C3", "hash-sha1", P256, "weak-hash", "the signature's hash is said to be SHA-1", 2, [0, 4]),
-        ("C3", "hash-sha1-rsa", RSA, "weak-hash", "the signature's hash is said to be SHA-1", 2, [0, 4]),
-        ("C4", "hash-sha512", P256, "scheme-mismatch", "the signature's hash is said to be SHA-512, the key's is SHA-256", 2, [0, 0x0d]),
-        ("C4", "hash-sha384-rsa", RSA, "scheme-mismatch", "the signature's hash is said to be SHA-384, the key's is SHA-256", 2, [0, 0x0c]),
+        (
+            "C2",
+            "rsapss-under-rsassa",
+            RSA,
+            "scheme-mismatch",
+            "sigAlg says RSAPSS, the key's scheme is RSASSA",
+            0,
+            [0, 0x16],
+        ),
+        (
+            "C2",
+            "ecdaa-under-ecdsa",
+            P256,
+            "scheme-mismatch",
+            "sigAlg says ECDAA, the key's scheme is ECDSA",
+            0,
+            [0, 0x1a],
+        ),
+        (
+            "C3",
+            "hash-sha1",
+            P256,
+            "weak-hash",
+            "the signature's hash is said to be SHA-1",
+            2,
+            [0, 4],
+        ),
+        (
+            "C3",
+            "hash-sha1-rsa",
+            RSA,
+            "weak-hash",
+            "the signature's hash is said to be SHA-1",
+            2,
+            [0, 4],
+        ),
+        (
+            "C4",
+            "hash-sha512",
+            P256,
+            "scheme-mismatch",
+            "the signature's hash is said to be SHA-512, the key's is SHA-256",
+            2,
+            [0, 0x0d],
+        ),
+        (
+            "C4",
+            "hash-sha384-rsa",
+            RSA,
+            "scheme-mismatch",
+            "the signature's hash is said to be SHA-384, the key's is SHA-256",
+            2,
+            [0, 0x0c],
+        ),
     ] {
         let mutation = format!("bytes {at} and {} are {:02x}{:02x}", at + 1, bytes[0], bytes[1]);
         let about = altered(id, slug, title, &mutation);
@@ -94,7 +153,12 @@ fn headers(book: &mut Book) {
             files.get_mut("quote.sig").unwrap()[at..at + 2].copy_from_slice(&bytes);
         });
     }
-    let about = altered("C2", "rsassa-under-rsapss", "sigAlg says RSASSA, the key's scheme is RSAPSS", "scheme of the key is 0016; its name, and who signed, follow");
+    let about = altered(
+        "C2",
+        "rsassa-under-rsapss",
+        "sigAlg says RSASSA, the key's scheme is RSAPSS",
+        "scheme of the key is 0016; its name, and who signed, follow",
+    );
     refuse(book, RSA, "scheme-mismatch", &about, |files| {
         let key = quoted::key(RSA);
         let mut public = key.public();
@@ -108,25 +172,49 @@ fn headers(book: &mut Book) {
     for (id, slug, code, title, signature) in [
         ("C5", "null", "no-signature", "sigAlg is TPM_ALG_NULL", vec![0, 0x10]),
         ("C5", "absent", "malformed", "no signature at all", vec![]),
-        ("C6", "hmac", "scheme-mismatch", "sigAlg is TPM_ALG_HMAC", [&[0, 5, 0, 0x0b][..], &[0x77; 32]].concat()),
+        (
+            "C2",
+            "rsassa-under-ecdsa",
+            "scheme-mismatch",
+            "sigAlg says RSASSA, the key's scheme is ECDSA",
+            rsassa(&[0x77; 256]),
+        ),
+        (
+            "C6",
+            "hmac",
+            "scheme-mismatch",
+            "sigAlg is TPM_ALG_HMAC",
+            [&[0, 5, 0, 0x0b][..], &[0x77; 32]].concat(),
+        ),
     ] {
         let about = altered(id, slug, title, slug);
         refuse(book, P256, code, &about, |files| {
             files.insert("quote.sig".into(), signature);
         });
     }
-    let about = altered("C8", "der", "a DER signature where TPMT_SIGNATURE is expected", "SEQUENCE of two INTEGERs, good for the message");
+    let about = altered(
+        "C8",
+        "der",
+        "a DER signature where TPMT_SIGNATURE is expected",
+        "SEQUENCE of two INTEGERs, good for the message",
+    );
     refuse(book, P256, "scheme-mismatch", &about, |files| {
         let der = quoted::key(P256).sign_der(&files["quote.msg"]);
         files.insert("quote.sig".into(), der);
     });
-    let about = altered("C8", "der-in-tpmt", "a DER signature where TPMT_SIGNATURE is expected", "ECDSA, SHA-256, then the DER as if it were r");
+    let about = altered(
+        "C8",
+        "der-in-tpmt",
+        "a DER signature where TPMT_SIGNATURE is expected",
+        "ECDSA, SHA-256, then the DER as if it were r",
+    );
     refuse(book, P256, "malformed", &about, |files| {
         let der = quoted::key(P256).sign_der(&files["quote.msg"]);
         let tpmt = Writer::new().u16(alg::ECDSA).u16(alg::SHA256).tpm2b(&der).finish();
         files.insert("quote.sig".into(), tpmt);
     });
-    let about = altered("C8", "bare-scalars", "r and s without the structure around them", "64 bytes");
+    let about =
+        altered("C8", "bare-scalars", "r and s without the structure around them", "64 bytes");
     refuse(book, P256, "scheme-mismatch", &about, |files| {
         let signature = files["quote.sig"].clone();
         let bare = [&signature[6..38], &signature[40..72]].concat();
@@ -171,13 +259,24 @@ fn rsa_forgery(book: &mut Book) {
     let Private::Rsa(key) = quoted::key(RSA).private else { unreachable!() };
     let raw = rsa::pkcs1v15::SigningKey::<sha2::Sha256>::new_unprefixed(key.as_ref().clone());
     let digest = |files: &Files| sha2::Sha256::digest(&files["quote.msg"]).to_vec();
-    let about = altered("C11", "bytes-after-hash", "bytes follow the digest inside the RSA block", "shorter padding, DigestInfo, digest, 64 bytes of ee; made with the private key").source(&["Bleichenbacher 2006", "CVE-2006-4339"]);
+    let about = altered(
+        "C11",
+        "bytes-after-hash",
+        "bytes follow the digest inside the RSA block",
+        "shorter padding, DigestInfo, digest, 64 bytes of ee; made with the private key",
+    )
+    .source(&["Bleichenbacher 2006", "CVE-2006-4339"]);
     refuse(book, RSA, "bad-signature", &about, |files| {
         let block = [&prefix[..], &digest(files), &[0xee; 64]].concat();
         let signature = raw.sign_prehash(&block).unwrap().to_vec();
         files.insert("quote.sig".into(), rsassa(&signature));
     });
-    let about = altered("C11", "no-digest-info", "the RSA block has no DigestInfo", "padding and the bare digest");
+    let about = altered(
+        "C11",
+        "no-digest-info",
+        "the RSA block has no DigestInfo",
+        "padding and the bare digest",
+    );
     refuse(book, RSA, "bad-signature", &about, |files| {
         let signature = raw.sign_prehash(&digest(files)).unwrap().to_vec();
         files.insert("quote.sig".into(), rsassa(&signature));

@@ -66,6 +66,8 @@ pub fn cases(book: &mut Book) {
     }
     add(book, Surface::Decision, "decision-closed-on-sealed", "a closed box on a sealed host");
     add(book, Surface::Release, "release-two-secrets", "two secrets");
+    let title = "a host enrols and a VM on it gets its secret, from the real service";
+    add(book, Surface::Protocol, super::protocol::RELEASE, title);
     for original in encoding::ALL {
         add(book, Surface::Encoding, original, "as it should be");
     }
