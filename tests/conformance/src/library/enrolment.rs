@@ -34,12 +34,12 @@ pub(super) fn judge(files: &Files) -> Judged {
     check_ak(&ak)?;
     // The session holds the key it was opened for; what comes back is held against that key's name.
     let challenged = Public::parse(&context.challenged_ak.0)?;
-    let name = challenged.name();
+    let name = challenged.object_name()?;
     verify_proof(file(files, "proof.bin"), &secret, &context.session, &context.nonce, &name)?;
     let quote = QuotePart {
         attest: file(files, "quote.msg").to_vec(),
         signature: file(files, "quote.sig").to_vec(),
-        pcrs: pcrs::read(files)?,
+        pcrs: pcrs::of_sha256(files)?,
         event_log: file(files, "log.bin").to_vec(),
     };
     verify_first_quote(&challenged, &context.nonce, file(files, "host-claims.cbor"), &quote)?;

@@ -1,18 +1,15 @@
 //! An event log over registers that count as quoted (SPEC 7.3, step 12).
 //!
-//! Registers come from nowhere but a verified quote, so the judge signs one with a key of its own.
+//! Registers come from nowhere but a verified quote, so the judge signs one with a test key.
 
-use coffer_attestation::evidence::QuotePart;
-use coffer_attestation::quote::{QuotedPcrs, ReceivedQuote};
+use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::tpm::template;
-use coffer_attestation::tpm::wire::Writer;
 use coffer_attestation::{Digest, Reject, event_log};
-use p256::ecdsa::SigningKey;
-use p256::ecdsa::signature::Signer as _;
 use serde::Deserialize;
 
 use super::{Judged, Refused, context, file, pcrs};
+use crate::attester::attest::{Attest, selection};
+use crate::attester::keys::Key;
 use crate::case::Files;
 
 #[derive(Deserialize)]
@@ -35,46 +32,30 @@ pub(super) fn judge(files: &Files) -> Judged {
 
 /// The registers under a signature.
 fn quoted(files: &Files) -> Result<QuotedPcrs, Refused> {
-    let bad = |what: &str| Refused::BadCase(what.into());
-    let values = pcrs::read(files)?;
-    let indices: Vec<u8> = values.iter().map(|value| value.index).collect();
-    let digests: Vec<&[u8]> = values.iter().map(|value| value.digest.as_bytes()).collect();
-    let (key, public) = key().ok_or_else(|| bad("no key"))?;
+    let sent = pcrs::of_sha256(files)?;
+    let indices: Vec<u8> = sent.iter().map(|value| value.index).collect();
+    let digests: Vec<&[u8]> = sent.iter().map(|value| value.digest.as_bytes()).collect();
+    let key = Key::p256(1);
     let extra = Digest::ZERO;
-    let bits =
-        indices.iter().fold(0u32, |bits, pcr| bits | 1u32.checked_shl((*pcr).into()).unwrap_or(0));
-    let [a, b, c, _] = bits.to_le_bytes();
-    let attest = Writer::new()
-        .u32(0xff54_4347)
-        .u16(0x8018)
-        .tpm2b(public.endorsement_qualified_name().as_bytes())
-        .tpm2b(extra.as_bytes())
-        .bytes(&[0; 16])
-        .u8(1)
-        .bytes(&[0; 8])
-        .u32(1)
-        .u16(0x000b)
-        .u8(3)
-        .bytes(&[a, b, c])
-        .tpm2b(Digest::of(&digests).as_bytes())
-        .finish();
-    let signature: p256::ecdsa::Signature = key.sign(&attest);
-    let bytes = signature.to_bytes();
-    let (r, s) = bytes.split_at(32);
-    let signature = Writer::new().u16(0x0018).u16(0x000b).tpm2b(r).tpm2b(s).finish();
-    let part = QuotePart { attest, signature, pcrs: values, event_log: vec![] };
-    let bound =
-        ReceivedQuote::new(&part).authenticate(&public)?.bind(&extra, Reject::NonceMismatch)?;
-    Ok(bound.pcrs(&indices)?)
-}
-
-/// A key for this and nothing else; what it signs is believed here because we wrote it.
-fn key() -> Option<(SigningKey, Public)> {
-    let key = SigningKey::from_slice(&[1; 32]).ok()?;
-    let point = key.verifying_key().to_sec1_point(false);
-    let (x, y) = point.as_bytes().get(1..)?.split_at_checked(32)?;
-    let template = template::host_ak();
-    let fixed = template.get(..template.len().checked_sub(68)?)?;
-    let public = Writer::new().bytes(fixed).tpm2b(x).tpm2b(y).finish();
-    Some((key, Public::parse(&public).ok()?))
+    let attest = Attest {
+        magic: 0xff54_4347,
+        kind: 0x8018,
+        signer: key.qualified_name(),
+        extra: extra.0.to_vec(),
+        clock: 0,
+        resets: 0,
+        restarts: 0,
+        safe: 1,
+        firmware: 0,
+        selection: selection(&[(0x000b, &indices)]),
+        digest: Digest::of(&digests).0.to_vec(),
+        body: None,
+        tail: vec![],
+    }
+    .encode();
+    let public = Public::parse(&key.public())?;
+    let bound = ReceivedQuote::new(&attest, &key.sign(&attest))
+        .authenticate(&QuoteKey::endorsement_primary(&public))?
+        .bind(extra.as_bytes(), Reject::NonceMismatch)?;
+    Ok(bound.pcrs(&indices, &sent)?)
 }

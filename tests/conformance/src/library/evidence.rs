@@ -28,6 +28,9 @@ struct Context {
     hosts: Vec<Host>,
     /// Host builds accepted.
     references: Vec<HostReference>,
+    /// TPM firmware versions nobody may have.
+    #[serde(default)]
+    revoked_firmware: Vec<u64>,
     /// Live holders of VM identities.
     #[serde(default)]
     holders: Vec<Holder>,
@@ -57,7 +60,7 @@ pub(super) fn judge(files: &Files) -> Judged {
     let context: Context = context(files)?;
     let received = ReceivedEvidence::receive(file(files, "evidence.cmw"))?;
     let nonce = context.nonce.ok_or(Reject::NonceConsumed)?;
-    let host = enrolled(&context.hosts, &received)?;
+    let host = enrolled(&context.hosts, &context.revoked_firmware, &received)?;
     let consumed = ConsumedNonce::assert_consumed(nonce);
     let references = &context.references;
     let accepted = appraise(received, consumed, &host, &context.audience, references, &digests)
@@ -93,11 +96,15 @@ fn seals_to(key: &[u8; 32]) -> Judged {
 }
 
 /// The row under the name the evidence claims, as a verifier looks it up.
-fn enrolled(hosts: &[Host], received: &ReceivedEvidence) -> Result<EnrolledHost, Refused> {
+fn enrolled(
+    hosts: &[Host],
+    revoked_firmware: &[u64],
+    received: &ReceivedEvidence,
+) -> Result<EnrolledHost, Refused> {
     for host in hosts {
         let ak_public = Public::parse(&host.ak_public.0)
             .map_err(|reject| Refused::BadCase(format!("the enrolled key: {reject}")))?;
-        if ak_public.name() == *received.hak_name() {
+        if ak_public.object_name()? == *received.hak_name() {
             return Ok(EnrolledHost {
                 name: host.name.clone(),
                 ak_public,
@@ -105,6 +112,7 @@ fn enrolled(hosts: &[Host], received: &ReceivedEvidence) -> Result<EnrolledHost,
                 last_reset_count: host.last_reset_count,
                 last_restart_count: host.last_restart_count,
                 last_clock: host.last_clock,
+                revoked_firmware: revoked_firmware.to_vec(),
             });
         }
     }

@@ -160,7 +160,7 @@ pub const IDS: &[(&str, &str, &str)] = &[
     ("G16", "ClockRegress", ""),
     ("G17", "ClockRegress", ""),
     ("G18", "no X.509 for a vTPM", ""),
-    ("G19", "TcbRevoked", "deny lists of firmware versions: with their place in the context"),
+    ("G19", "TcbRevoked", ""),
     ("G20", "TcbRevoked", ""),
     ("G21", "PolicyDenied", ""),
     ("G22", "BadInclusion", ""),

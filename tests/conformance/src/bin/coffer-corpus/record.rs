@@ -228,9 +228,9 @@ fn enrolments(originals: &Path) -> Result<()> {
         let (secret, session) = ([0x33; 32], "00112233445566778899aabbccddeeff");
         let credential = coffer_attestation::credential::make_credential(
             &Public::parse(&ek_public).unwrap(),
-            &ak_name,
+            &Public::parse(&ak_public).unwrap().name(),
             &secret,
-            &[0x44; 64],
+            &[0x44; coffer_attestation::credential::ENTROPY],
         )
         .unwrap();
         let activated = tpm.activate(ak, ek, &credential.blob, &credential.encrypted_secret);

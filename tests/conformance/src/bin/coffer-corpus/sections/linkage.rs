@@ -372,8 +372,18 @@ fn launches(book: &mut Book) {
     });
 }
 
-/// G16, G17, G20.
+/// G16, G17, G19 to G21.
 fn clocks(book: &mut Book) {
+    let about = resigned(
+        "G19",
+        "firmware-revoked",
+        "the host TPM's firmware is known to be vulnerable",
+        "its version is in the verifier's list",
+    )
+    .source(&["CVE-2017-15361", "CVE-2019-16863"]);
+    refuse(book, "tcb-revoked", &about, |d| {
+        d.context["revoked_firmware"] = json!([1, d.host.attest.firmware]);
+    });
     let about = altered(
         "G16",
         "reset-count-fell",
