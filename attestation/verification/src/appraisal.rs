@@ -14,13 +14,13 @@ use crate::evidence::Evidence;
 pub use crate::host_reference::{HostProfile, HostReference};
 use crate::host_reference::{Unrecognised, recognise};
 use crate::launch::{BoxKind, LaunchRecord};
-use crate::quote::{QuotedPcrs, ReceivedQuote};
+use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 pub use crate::report::{Report, Row};
 use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
 use crate::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use crate::tpm::public::Public;
-use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, enroll, merkle};
+use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, clock, enroll, merkle};
 
 /// Evidence that passed size limits and strict decoding; nothing in it is believed.
 #[derive(Debug)]
@@ -77,6 +77,8 @@ pub struct EnrolledHost {
     pub last_restart_count: u32,
     /// Clock of the last accepted quote.
     pub last_clock: u64,
+    /// TPM firmware versions that nobody's host may have any more.
+    pub revoked_firmware: Vec<u64>,
 }
 
 /// Digests of the blobs a descriptor names.
@@ -275,9 +277,9 @@ impl Case<'_> {
     fn host_quote(&self) -> Result<(QuotedPcrs, HostClaims), Fault> {
         let part = &self.received.evidence.host;
         let here = at("host quote");
-        let authentic =
-            ReceivedQuote::new(&part.quote).authenticate(&self.host.ak_public).map_err(&here)?;
-        let name = self.host.ak_public.name();
+        let key = QuoteKey::endorsement_primary(&self.host.ak_public);
+        let authentic = ReceivedQuote::of(&part.quote).authenticate(&key).map_err(&here)?;
+        let name = self.host.ak_public.object_name().map_err(at("host key"))?;
         if part.hak_name != name {
             return Err(differ(Reject::HostMismatch, "host key", &part.hak_name, &name));
         }
@@ -285,9 +287,17 @@ impl Case<'_> {
         let root = merkle::root_from(&leaf, &part.inclusion).map_err(at("inclusion proof"))?;
         let expected = binding::host_quote(part.inclusion.size, &root, &part.host_claims);
         let pcrs = authentic
-            .bind(&expected, Reject::HostBindingMismatch)
-            .and_then(|bound| bound.pcrs(HOST_SELECTION))
+            .bind(expected.as_bytes(), Reject::HostBindingMismatch)
+            .and_then(|bound| bound.pcrs(HOST_SELECTION, &part.quote.pcrs))
+            .and_then(|pcrs| pcrs.check_reliable().map(|()| pcrs))
             .map_err(&here)?;
+        clock::check_firmware(pcrs.signed(), &self.host.revoked_firmware).map_err(|reject| {
+            let explanation = format!(
+                "host TPM: firmware version {:016x} is revoked",
+                pcrs.signed().firmware_version
+            );
+            Fault { reject, explanation }
+        })?;
         self.clock(&pcrs.clock_info())?;
         let claims = HostClaims::decode(&part.host_claims).map_err(at("host claims"))?;
         if claims.hak_name != name {
@@ -296,19 +306,22 @@ impl Case<'_> {
         Ok((pcrs, claims))
     }
 
-    /// resetCount never falls; while it stays, neither restartCount nor clock does.
     fn clock(&self, now: &ClockInfo) -> Result<(), Fault> {
-        let last = (self.host.last_reset_count, self.host.last_restart_count, self.host.last_clock);
-        let (resets, restarts, clock) = last;
-        let same_boot_back =
-            now.reset_count == resets && (now.restart_count < restarts || now.clock < clock);
-        if now.reset_count < resets || same_boot_back {
-            let found = (now.reset_count, now.restart_count, now.clock);
-            let explanation =
-                format!("host TPM (resets, restarts, clock): found {found:?}, last seen {last:?}");
-            return Err(Fault { reject: Reject::ClockRegress, explanation });
-        }
-        Ok(())
+        let last = ClockInfo {
+            clock: self.host.last_clock,
+            reset_count: self.host.last_reset_count,
+            restart_count: self.host.last_restart_count,
+            safe: true,
+        };
+        clock::judge(now, &last).map_err(|reject| {
+            let shown = |info: &ClockInfo| (info.reset_count, info.restart_count, info.clock);
+            let explanation = format!(
+                "host TPM (resets, restarts, clock): found {:?}, last seen {:?}",
+                shown(now),
+                shown(&last)
+            );
+            Fault { reject, explanation }
+        })
     }
 
     /// What the monitor says of the VM answers for this runtime data, and that is meant for us.
@@ -342,12 +355,13 @@ impl Case<'_> {
         if name != claims.vak_name {
             return Err(differ(Reject::VmNotVouched, "vTPM key", &name, &claims.vak_name));
         }
-        enroll::check_ak(&vak).map_err(at("vTPM key"))?;
+        enroll::check_vak(&vak).map_err(at("vTPM key"))?;
         let expected = binding::vm_quote(&self.nonce, &claims.report_data);
-        ReceivedQuote::new(&part.quote)
-            .authenticate(&vak)
-            .and_then(|quote| quote.bind(&expected, Reject::NonceMismatch))
-            .and_then(|quote| quote.pcrs(VM_SELECTION))
+        ReceivedQuote::of(&part.quote)
+            .authenticate(&QuoteKey::endorsement_primary(&vak))
+            .and_then(|quote| quote.bind(expected.as_bytes(), Reject::NonceMismatch))
+            .and_then(|quote| quote.pcrs(VM_SELECTION, &part.quote.pcrs))
+            .and_then(|pcrs| pcrs.check_reliable().map(|()| pcrs))
             .map_err(at("VM quote"))
     }
 

@@ -12,6 +12,7 @@
 )]
 
 pub mod appraisal;
+pub mod clock;
 pub mod credential;
 pub mod endorsement;
 pub mod enroll;

@@ -8,6 +8,7 @@ use coffer_attestation::endorsement::device::{
     DeviceRoots, VouchedIak, check_iak, verify_iak_chain,
 };
 use coffer_attestation::endorsement::{inspect, verify_certified_ak};
+use coffer_attestation::tpm::command::Hierarchy;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::template;
 use coffer_attestation::tpm::testing::{SoftAk, with_point};
@@ -116,7 +117,7 @@ fn refuses_what_is_no_iak_certificate() {
     let (_, issuer, leaf) = device.chain.sign();
     let others = DeviceRoots::new(hardware([&Chain::good().sign().0]));
     let verdict = verify_iak_chain(&leaf, &[issuer], &device.iak, &others, NOW);
-    assert_eq!(verdict, Err(Reject::BadEkChain), "a root of the same name");
+    assert_eq!(verdict, Err(Reject::UntrustedRoot), "a root of the same name");
     let verdict = verify_iak_chain(&leaf, &[], &device.iak, &DeviceRoots::default(), NOW);
     assert_eq!(verdict, Err(Reject::UntrustedRoot));
 }
@@ -214,6 +215,11 @@ fn spki(public: &Public) -> SubjectPublicKeyInfo {
     SubjectPublicKeyInfo::from_der(&spki).unwrap()
 }
 
+/// Qualified name as a primary of the endorsement hierarchy.
+fn qualified(public: &Public) -> Vec<u8> {
+    public.name().qualified_in(Hierarchy::Endorsement).to_bytes()
+}
+
 #[test]
 fn a_statement_the_iak_signed_is_read_strictly() {
     let (iak, ak) = (SoftAk::new(1), SoftAk::new(2));
@@ -231,10 +237,10 @@ fn a_statement_the_iak_signed_is_read_strictly() {
     let good = Draft {
         magic: 0xff54_4347,
         kind: 0x8017,
-        signer: iak.public.endorsement_qualified_name().0.to_vec(),
+        signer: qualified(&iak.public),
         extra: binding::iak_certify(HOST, &nonce).0.to_vec(),
-        name: ak.public.name().0.to_vec(),
-        qualified: ak.public.endorsement_qualified_name().0.to_vec(),
+        name: ak.public.name().to_bytes(),
+        qualified: qualified(&ak.public),
         tail: vec![],
     };
     let judge = |change: &dyn Fn(&mut Draft)| {
@@ -255,11 +261,12 @@ fn a_statement_the_iak_signed_is_read_strictly() {
     };
     assert_eq!(judge(&|_| ()), Ok(()));
     assert_eq!(judge(&|d| d.magic ^= 1), Err(Reject::BadMagic));
+    // TPMS_CREATION_INFO would read the same bytes.
     assert_eq!(judge(&|d| d.kind = 0x801a), Err(Reject::WrongAttestType));
     assert_eq!(judge(&|d| d.tail = vec![0]), Err(Reject::TrailingData));
     assert_eq!(judge(&|d| d.signer[9] ^= 1), Err(Reject::SignerNameMismatch));
     assert_eq!(
-        judge(&|d| d.signer = iak.public.name().0.to_vec()),
+        judge(&|d| d.signer = iak.public.name().to_bytes()),
         Err(Reject::SignerNameMismatch)
     );
     assert_eq!(judge(&|d| d.extra.clear()), Err(Reject::NonceMismatch));

@@ -121,7 +121,12 @@ fn refuses_a_leaf_signed_by_anybody_else() {
     assert!(judge(&leaf, &[&other_issuer, &issuer]).is_ok());
     assert_eq!(judge(&other_leaf, &[&issuer]), Err(Reject::EkMismatch));
     let forged = verify_chain(&other_leaf, &[other_issuer, other_root], &other.ek(), &roots, NOW);
-    assert_eq!(forged, Err(Reject::BadEkChain), "an issuer not signed by the root it names");
+    assert_eq!(forged, Err(Reject::UntrustedRoot), "a chain that brings its own root");
+    // An issuer whose own issuer was sent and did not sign it.
+    let mut unsigned = issuer.clone();
+    *unsigned.last_mut().unwrap() ^= 1;
+    assert_eq!(judge(&leaf, &[&unsigned, &root]), Err(Reject::BadEkChain));
+    assert_eq!(judge(&leaf, &[&unsigned]), Err(Reject::UntrustedRoot));
 
     let own = chain.leaf.params.self_signed(&chain.leaf.key).unwrap();
     assert_eq!(judge(own.der(), &[&issuer]), Err(Reject::UntrustedRoot));
@@ -215,7 +220,7 @@ fn many_namesakes_use_up_the_budget() {
         roots.add_intermediate(&Chain::good().sign().1).unwrap();
     }
     let verdict = verify_chain(&leaf, &[], &chain.ek(), &roots, NOW);
-    assert_eq!(verdict, Err(Reject::BadEkCert));
+    assert_eq!(verdict, Err(Reject::UntrustedRoot));
     roots.add_intermediate(&Chain::good().sign().1).unwrap();
     let verdict = verify_chain(&leaf, &[], &chain.ek(), &roots, NOW);
     assert_eq!(verdict, Err(Reject::LimitExceeded));
@@ -297,7 +302,7 @@ fn accepts_an_authority_with_p521() {
     };
     let judge = |leaf: &[u8]| verify_chain(leaf, &[], &chain.ek(), &hardware([&root]), NOW);
     assert!(judge(&sign(&tbs)).is_ok());
-    assert_eq!(judge(&sign(b"other")), Err(Reject::BadEkCert));
+    assert_eq!(judge(&sign(b"other")), Err(Reject::UntrustedRoot));
 }
 
 #[test]

@@ -66,12 +66,9 @@ impl HostTpm {
             Answer::AkPublic(public) => public,
             other => return Err(unexpected(&other)),
         };
-        let ak_name = Public::parse(&ak_public)
-            .map_err(|e| HostTpmError::Tpm {
-                what: "making the host key".into(),
-                reason: e.to_string(),
-            })?
-            .name();
+        let ak_name = Public::parse(&ak_public).and_then(|ak| ak.object_name()).map_err(|e| {
+            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
+        })?;
         let (queue, jobs) = channel();
         let owner =
             Owner { link, jobs, event_log: event_log.to_owned(), claims: Arc::new(Vec::new) };

@@ -3,12 +3,13 @@
 
 mod common;
 
-use coffer_attestation::credential::make_credential;
-use coffer_attestation::quote::ReceivedQuote;
-use coffer_attestation::{Digest, Nonce, ObjectName, Reject, binding, enroll, merkle};
+use coffer_attestation::credential::{ENTROPY, make_credential};
+use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
+use coffer_attestation::{Digest, Nonce, Reject, binding, enroll, merkle};
 use coffer_formats::claims::HostClaims;
 use coffer_formats::evidence::QuotePart;
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
+use coffer_formats::tpm::name::Name;
 use coffer_formats::tpm::pcr::HOST_SELECTION;
 use coffer_formats::tpm::public::Public;
 use coffer_host_tpm::{HostTpm, HostTpmError};
@@ -19,9 +20,9 @@ use std::sync::{Arc, Barrier};
 const SECRET: [u8; 32] = [5; 32];
 const NONCE: Nonce = Nonce([6; 32]);
 
-fn challenge(identity: &HostIdentity, ak_name: &ObjectName) -> EnrollChallenge {
+fn challenge(identity: &HostIdentity, ak_name: &Name) -> EnrollChallenge {
     let ek = Public::parse(&identity.ek_public.0).unwrap();
-    let credential = make_credential(&ek, ak_name, &SECRET, &[9; 64]).unwrap();
+    let credential = make_credential(&ek, ak_name, &SECRET, &[9; ENTROPY]).unwrap();
     EnrollChallenge {
         session: "session".into(),
         nonce: NONCE,
@@ -46,7 +47,8 @@ fn enrolls_through_the_api() {
 
     let body = serde_json::to_string(&challenge(&identity, &ak.name())).unwrap();
     let complete: EnrollComplete = monitor.json("POST", "/v1/host/activate", &body);
-    enroll::verify_proof(&complete.proof.0, &SECRET, "session", &NONCE, &ak.name()).unwrap();
+    enroll::verify_proof(&complete.proof.0, &SECRET, "session", &NONCE, &ak.object_name().unwrap())
+        .unwrap();
     let quote = QuotePart {
         attest: complete.attest.0,
         signature: complete.signature.0,
@@ -74,7 +76,11 @@ fn refuses_a_credential_for_another_key() {
     let tpm = TestTpm::start();
     let monitor = Monitor::start(&tpm.flags());
     let identity: HostIdentity = monitor.json("GET", "/v1/host/identity", "");
-    let body = serde_json::to_string(&challenge(&identity, &ObjectName([0x0b; 34]))).unwrap();
+    let body = serde_json::to_string(&challenge(
+        &identity,
+        &Name::parse(&[&[0, 0x0b], &[9; 32][..]].concat()).unwrap(),
+    ))
+    .unwrap();
     // More often than a TPM has session slots: a failure must not use one up.
     for _ in 0..5 {
         let (_, code) = monitor.refusal("POST", "/v1/host/activate", &body);
@@ -115,12 +121,12 @@ fn requests_that_wait_share_a_quote_and_each_has_its_own_proof() {
         let (leaf, batched) = thread.join().unwrap();
         let root = merkle::root_from(&leaf, &batched.inclusion).unwrap();
         let expected = binding::host_quote(batched.inclusion.size, &root, &batched.host_claims);
-        let pcrs = ReceivedQuote::new(&batched.quote)
-            .authenticate(&ak)
+        let pcrs = ReceivedQuote::of(&batched.quote)
+            .authenticate(&QuoteKey::endorsement_primary(&ak))
             .unwrap()
-            .bind(&expected, Reject::HostBindingMismatch)
+            .bind(expected.as_bytes(), Reject::HostBindingMismatch)
             .unwrap()
-            .pcrs(HOST_SELECTION);
+            .pcrs(HOST_SELECTION, &batched.quote.pcrs);
         assert!(pcrs.is_ok());
         largest = largest.max(batched.inclusion.size);
     }
@@ -138,7 +144,7 @@ fn claims_are_those_of_this_key_and_host() {
     let claims = HostClaims::decode(&complete.host_claims.0).unwrap();
     assert_eq!(
         (claims.hak_name, claims.live_vms, claims.launch_log_head),
-        (ak.name(), 0, Digest::ZERO)
+        (ak.object_name().unwrap(), 0, Digest::ZERO)
     );
 }
 

@@ -193,6 +193,7 @@ impl Case<'_> {
             // Answers of several VMs on one host may overtake each other by as much as a challenge lives;
             // that the quote is fresh is shown by the challenge. The TPM counts milliseconds.
             last_clock: row.clock.clock.saturating_sub(u64::from(CHALLENGE_TTL_S) * 1000),
+            revoked_firmware: self.verifier.revoked_firmware.clone(),
         };
         let references = self.verifier.store.references().await?;
         let outcome =

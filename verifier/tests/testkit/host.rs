@@ -123,7 +123,7 @@ impl Host {
     pub fn claims(&self) -> HostClaims {
         HostClaims {
             version: 1,
-            hak_name: self.ak.name(),
+            hak_name: self.ak.object_name().unwrap(),
             profile: self.profile.into(),
             monitor_version: "0.1.0".into(),
             monitor_svn: 1,
@@ -155,7 +155,12 @@ impl Host {
         let host_claims = self.claims().encode();
         let leaf = binding::enroll_leaf(&challenge.nonce);
         let quote = self.quote(&binding::host_quote(1, &leaf, &host_claims));
-        let proof = enroll::proof(secret, &challenge.session, &challenge.nonce, &self.ak.name());
+        let proof = enroll::proof(
+            secret,
+            &challenge.session,
+            &challenge.nonce,
+            &self.ak.object_name().unwrap(),
+        );
         EnrollComplete {
             session: challenge.session.clone(),
             proof: HexBytes(proof.to_vec()),

@@ -164,8 +164,8 @@ impl Vm {
             box_kind: self.record.box_kind,
             image_id: self.record.image_id,
             launch_digest: LaunchRecord::digest(&self.record.encode()),
-            vak_name: self.vak.name(),
-            vek_name: self.vak.name(),
+            vak_name: self.vak.object_name().unwrap(),
+            vek_name: self.vak.object_name().unwrap(),
             incarnation: self.record.incarnation,
             report_data,
             debug: false,
@@ -175,7 +175,7 @@ impl Vm {
         let leaves = [binding::vm_leaf(nonce, &vm_claims)];
         let root = merkle::root(&leaves).unwrap();
         HostPart {
-            hak_name: host.ak.name(),
+            hak_name: host.ak.object_name().unwrap(),
             quote: host.quote(&binding::host_quote(1, &root, &host_claims)),
             host_claims,
             vm_claims,

@@ -14,7 +14,7 @@ use super::leaf::check_not_an_authority;
 use super::roots::Roots;
 use super::{Validity, Warning, read_chain, timestamp, vouch};
 use crate::Reject;
-use crate::tpm::public::{Public, Scheme, attributes};
+use crate::tpm::public::{Public, attributes};
 
 /// tcg-kp-AIKCertificate.
 const AIK_CERTIFICATE: &str = "2.23.133.8.3";
@@ -136,6 +136,6 @@ pub fn check_iak(iak: &Public) -> Result<(), Reject> {
         | attributes::SIGN;
     let right = iak.attributes() & ASKED == ASKED
         && iak.attributes() & (attributes::DECRYPT | attributes::ENCRYPTED_DUPLICATION) == 0
-        && iak.scheme() != Scheme::Null;
+        && iak.scheme().hash().is_some();
     if right { Ok(()) } else { Err(Reject::BadAkAttributes) }
 }

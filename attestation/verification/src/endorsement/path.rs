@@ -57,15 +57,14 @@ impl Refusal {
 }
 
 impl<'a> Search<'a, '_> {
-    /// True if the way from `subject` ends in a software root. `unsigned` is the reject where certificates of
-    /// the issuer's name are there and the signature is none of theirs.
+    /// True if the way from `subject` ends in a software root. `unsigned` is the reject where the host sent
+    /// an authority of the issuer's name and the signature is nobody's: its own statement does not hold. A root
+    /// that is merely of that name says nothing, since every swtpm's authority has the same.
     fn climb(&mut self, subject: &'a Issued, unsigned: Reject) -> Result<bool, Reject> {
         let mut refusal = Refusal(Reject::UntrustedRoot);
-        let mut namesakes = false;
         let mut signed = false;
         let roots = self.roots;
         for (authority, software) in roots.anchors(&subject.issuer) {
-            namesakes = true;
             match self.is_issued_by(subject, authority) {
                 Ok(()) => signed = true,
                 Err(Reject::BadSignature) => continue,
@@ -93,7 +92,6 @@ impl<'a> Search<'a, '_> {
                 }
                 continue;
             }
-            namesakes = true;
             match self.is_issued_by(subject, authority) {
                 Ok(()) => signed = true,
                 Err(Reject::BadSignature) => continue,
@@ -107,7 +105,7 @@ impl<'a> Search<'a, '_> {
                 Err(reject) => refusal.note(reject),
             }
         }
-        if namesakes && !signed {
+        if !signed && self.sent.iter().any(|sent| self.could_issue(sent, subject)) {
             refusal.note(unsigned);
         }
         Err(refusal.0)
@@ -123,6 +121,12 @@ impl<'a> Search<'a, '_> {
         self.climb(&authority.issued, Reject::BadEkChain).inspect_err(|_| {
             self.trail.pop();
         })
+    }
+
+    /// Whether an authority has the issuer's name and is not on the way already.
+    fn could_issue(&self, authority: &Authority, subject: &Issued) -> bool {
+        authority.subject == subject.issuer
+            && self.trail.iter().all(|on| on.fingerprint != authority.fingerprint)
     }
 
     fn is_issued_by(&mut self, subject: &Issued, authority: &Authority) -> Result<(), Reject> {
