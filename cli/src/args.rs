@@ -61,6 +61,8 @@ pub enum Command {
     Secret(SecretCommand),
     /// Say whether this machine can run closed boxes, and what is missing
     Doctor(DoctorArgs),
+    /// Run the corpus of forged and valid evidence against this build or another verifier
+    Conformance(ConformanceArgs),
 }
 
 /// `coffer image`.
@@ -569,6 +571,30 @@ Examples:
 
 Exits 1 if a closed box cannot run here.")]
 pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer conformance`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer conformance
+  coffer conformance --surface quote --adapter tests/conformance/adapters/tpm2_checkquote
+
+An adapter reads one case as JSON on standard input and answers `{\"verdict\":\"accept\"|\"reject\"|\"unsupported\"}`.
+Exit code 0 only if every case that was judged ended as expected.")]
+pub struct ConformanceArgs {
+    /// Folder of the corpus; the installed one, or the source tree's, if absent
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+    /// Command line of another verifier's adapter
+    #[arg(long, value_name = "COMMAND")]
+    pub adapter: Option<String>,
+    /// Only cases of these surfaces
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub surface: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod conformance;
 mod doctor;
 mod error;
 mod files;
@@ -54,5 +55,6 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Verifier(command) => verifier::run(command),
         Command::Secret(command) => secret::run(command),
         Command::Doctor(args) => doctor::run(args),
+        Command::Conformance(args) => conformance::run(args),
     }
 }
