@@ -95,7 +95,8 @@ fn pieces(bytes: &[u8]) -> Vec<(&[u8], usize)> {
     if bytes.len() > RUN {
         for period in 1..=64 {
             let unit = &bytes[..period];
-            if bytes.len() % period == 0 && bytes.chunks(period).all(|chunk| chunk == unit) {
+            if bytes.len().is_multiple_of(period) && bytes.chunks(period).all(|chunk| chunk == unit)
+            {
                 return vec![(unit, bytes.len() / period)];
             }
         }
