@@ -73,6 +73,8 @@ pub enum Command {
     Evidence(EvidenceCommand),
     /// Say whether this machine can run closed boxes, and what is missing
     Doctor(DoctorArgs),
+    /// Run the corpus of forged and valid evidence against this build or another verifier
+    Conformance(ConformanceArgs),
 }
 
 /// `coffer image`.
@@ -682,19 +684,17 @@ Examples:
   coffer eventlog explain /sys/kernel/security/tpm0/binary_bios_measurements
   coffer eventlog explain log.bin --pcr 4=3cbfcae7... --pcr 7=65caf8dd...
 
-Exits 1 if the log does not replay to a value given.")]
+Exits 1 if a value or a reference was given and the verdict is a refusal.")]
 pub struct EventLogExplainArgs {
-    /// Event log, as Linux exports it
-    pub file: PathBuf,
-    /// Bank: sha1, sha256, sha384 or sha512
-    #[arg(long)]
-    pub bank: Option<String>,
+    /// The log
+    #[command(flatten)]
+    pub log: EventLogFileArgs,
     /// Value a register has, from a quote or from `tpm2_pcrread`; may be repeated
     #[arg(long = "pcr", value_name = "PCR=HEX")]
     pub expected: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Reference value of a host build to hold it against; may be repeated
+    #[arg(long = "reference", value_name = "FILE")]
+    pub references: Vec<PathBuf>,
 }
 
 /// `coffer ek`.
@@ -786,6 +786,30 @@ pub struct EvidenceExplainArgs {
     /// Reference value of a host build; may be repeated
     #[arg(long = "reference", value_name = "FILE")]
     pub references: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer conformance`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer conformance
+  coffer conformance --surface quote --adapter tests/conformance/adapters/tpm2_checkquote
+
+An adapter reads one case as JSON on standard input and answers `{\"verdict\":\"accept\"|\"reject\"|\"unsupported\"}`.
+Exit code 0 only if every case that was judged ended as expected.")]
+pub struct ConformanceArgs {
+    /// Folder of the corpus; the installed one, or the source tree's, if absent
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+    /// Command line of another verifier's adapter
+    #[arg(long, value_name = "COMMAND")]
+    pub adapter: Option<String>,
+    /// Only cases of these surfaces
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub surface: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

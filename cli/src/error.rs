@@ -80,6 +80,13 @@ pub enum Error {
         missing: String,
     },
 
+    /// Cases of the corpus did not end as expected.
+    #[error("{deviations} cases of the corpus did not end as expected")]
+    NotConforming {
+        /// How many.
+        deviations: usize,
+    },
+
     // A service.
     /// The service does not answer.
     #[error("the {service} at `{endpoint}` does not answer: {reason}")]
@@ -199,6 +206,7 @@ impl Error {
                 || format!("SPEC.md#{} says what it means", reject.code()),
                 str::to_owned,
             ),
+            Self::NotConforming { .. } => "the report above names each, with what was found".into(),
             Self::NotReady { .. } => "the lines marked `missing` above say what each needs".into(),
             Self::Refused { service, body } => {
                 // Ours first: it speaks of commands, a service's of requests.

@@ -1,13 +1,15 @@
 //! `coffer eventlog`: shows, replays and explains event logs, ours or any PC's `binary_bios_measurements`.
 //!
 //! A log is a claim. What is printed says of each event whether its digest answers for its data; only a
-//! quote makes any of it authentic, and `explain --pcrs` is where the registers come in.
+//! quote makes any of it authentic, and `explain --pcr` is where register values come in. Text and verdict
+//! are made of one [`Explanation`]. What a log says is hostile text: tables show it without control characters.
 
 use coffer_attestation::Reject;
-use coffer_attestation::event_log::body::Body;
-use coffer_attestation::event_log::boot::{Boot, Item, Role};
-use coffer_attestation::event_log::{self, Content, Event, ShownLog};
+use coffer_attestation::event_log::{Booted, Explanation, explain as explain_log};
+use coffer_attestation::host_reference::HostReference;
+use coffer_attestation::report::Row;
 use coffer_attestation::tpm::hash::{Ha, HashAlg};
+use coffer_attestation::tpm::pcr::PCR_COUNT;
 use serde::Serialize;
 
 use crate::args::{EventLogCommand, EventLogExplainArgs, EventLogFileArgs};
@@ -16,8 +18,6 @@ use crate::{files, output};
 
 /// Most bytes of a log file: what the reader takes (SPEC 4.5).
 const EVENT_LOG_MAX: u64 = 512 << 10;
-/// Registers of a PC Client TPM.
-const REGISTERS: u8 = 24;
 
 /// `coffer eventlog`.
 pub fn run(command: EventLogCommand) -> Result<(), Error> {
@@ -28,249 +28,187 @@ pub fn run(command: EventLogCommand) -> Result<(), Error> {
     }
 }
 
-#[derive(Serialize)]
-struct LogJson {
-    bank: &'static str,
-    banks: Vec<&'static str>,
-    startup_locality: u8,
-    events: Vec<EventJson>,
-    quirks: Vec<QuirkJson>,
-    /// Reject code, if reading ended before the end.
-    broken: Option<&'static str>,
-    /// Reject code a verdict would meet, if any.
-    refused_for_verdicts: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct EventJson {
-    number: u32,
-    pcr: Option<u8>,
-    r#type: String,
-    digest: String,
-    /// `whole`, `part`, `respelt`, `claimed` or `unmeasured`: how far the digest answers for the data.
-    backed: &'static str,
-    text: String,
-}
-
-#[derive(Serialize)]
-struct QuirkJson {
-    event: Option<u32>,
-    quirk: &'static str,
-    why_safe: &'static str,
-}
-
 fn show(args: &EventLogFileArgs) -> Result<(), Error> {
-    let bytes = files::read(&args.file, EVENT_LOG_MAX, "an event log")?;
-    let log = read(&bytes, args.bank.as_deref())?;
-    let shown = LogJson {
-        bank: log.bank().name(),
-        banks: log.banks().iter().map(|bank| bank.name()).collect(),
-        startup_locality: log.startup_locality(),
-        events: log.events().iter().map(|event| event_json(event, log.bank())).collect(),
-        quirks: quirks(&log),
-        broken: log.broken().map(Reject::code),
-        refused_for_verdicts: event_log::parse_bank(&bytes, log.bank()).err().map(Reject::code),
-    };
+    let shown = read(args, None, &[])?;
     if args.json {
         return output::json(&shown);
     }
-    output::line(format_args!("bank {} of {}", shown.bank, shown.banks.join(", ")))?;
+    head(&shown)?;
     let rows = shown.events.iter().map(|event| {
-        let pcr = event.pcr.map_or_else(|| "-".to_owned(), |pcr| pcr.to_string());
-        let digest = event.digest.get(..16).unwrap_or(&event.digest);
+        let text = match (&event.text, event.malformed) {
+            (Some(text), _) => clipped(text),
+            (None, Some(reject)) => format!("does not parse ({})", reject.code()),
+            (None, None) => event.subject.to_owned(),
+        };
         [
-            event.number.to_string(),
-            pcr,
-            event.r#type.clone(),
-            digest.to_owned(),
-            event.backed.to_owned(),
-            clipped(&event.text),
+            event.event.to_string(),
+            event.pcr.map_or_else(|| "-".to_owned(), |pcr| pcr.to_string()),
+            event.kind.clone(),
+            event.digest.as_deref().map_or("-", short).to_owned(),
+            event.data.to_owned(),
+            text,
         ]
     });
     output::table(&["NO", "PCR", "EVENT", "DIGEST", "DATA", "WHAT"], rows)?;
-    for note in &shown.quirks {
-        let event = note.event.map_or_else(String::new, |number| format!(", event {number}"));
-        output::line(format_args!("irregular: {}{event}: {}", note.quirk, note.why_safe))?;
-    }
-    if let Some(code) = shown.broken {
-        output::line(format_args!("the rest cannot be read ({code})"))?;
-    }
-    if let Some(code) = shown.refused_for_verdicts {
-        output::line(format_args!("no verdict would rest on this log ({code})"))?;
-    }
-    Ok(())
+    notes(&shown)
 }
 
+/// One register as the log has it.
 #[derive(Serialize)]
-struct ReplayJson {
+struct Replayed {
     bank: &'static str,
-    registers: Vec<RegisterJson>,
+    registers: Vec<Register>,
 }
 
 #[derive(Serialize)]
-struct RegisterJson {
+struct Register {
     pcr: u8,
     value: String,
-    events: usize,
 }
 
 fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
-    let bytes = files::read(&args.file, EVENT_LOG_MAX, "an event log")?;
-    let log = read(&bytes, args.bank.as_deref())?;
-    whole(&log)?;
-    let registers = log.registers(log.bank()).ok_or_else(|| refused(Reject::BankNotAllowed, ""))?;
-    let rows = (0..REGISTERS)
-        .filter_map(|pcr| {
-            let events = log.of_pcr(pcr).count();
-            let value = registers.get(pcr).filter(|_| events > 0)?.to_string();
-            Some(RegisterJson { pcr, value, events })
-        })
-        .collect();
-    let replayed = ReplayJson { bank: log.bank().name(), registers: rows };
+    let shown = read(args, None, &[])?;
+    // Registers of half a log would mislead.
+    if let Some(reject) = shown.broken {
+        return Err(refused(reject, &format!("after {} events", shown.events.len())));
+    }
+    let registers = shown
+        .registers
+        .iter()
+        .filter_map(|row| Some(Register { pcr: row.pcr, value: row.digest?.to_string() }));
+    let replayed = Replayed { bank: shown.bank, registers: registers.collect() };
     if args.json {
         return output::json(&replayed);
     }
     output::line(format_args!("bank {}", replayed.bank))?;
-    let rows = replayed.registers.iter();
-    let rows = rows.map(|r| [r.pcr.to_string(), r.events.to_string(), r.value.clone()]);
-    output::table(&["PCR", "EVENTS", "VALUE"], rows)
-}
-
-#[derive(Serialize)]
-struct ExplainJson {
-    bank: &'static str,
-    /// Register by register, if values were given.
-    registers: Vec<CheckedJson>,
-    /// True if every value given is what the log replays to.
-    replays: Option<bool>,
-    /// Reject code of the separator rules, with the register.
-    separators: Option<String>,
-    secure_boot: Option<bool>,
-    applications: Vec<ItemJson>,
-    uki_sections: Vec<ItemJson>,
-    command_lines: Vec<ItemJson>,
-    initrds: Vec<ItemJson>,
-    files: Vec<ItemJson>,
-}
-
-#[derive(Serialize)]
-struct CheckedJson {
-    pcr: u8,
-    found: String,
-    expected: String,
-    ok: bool,
-}
-
-#[derive(Serialize)]
-struct ItemJson {
-    pcr: u8,
-    event: u32,
-    digest: String,
-    /// `backed` if what it is was measured too, `claimed` if only the log says so.
-    role: &'static str,
-    name: Option<String>,
-    text: Option<String>,
+    let rows = replayed.registers.iter().map(|r| [r.pcr.to_string(), r.value.clone()]);
+    output::table(&["PCR", "VALUE"], rows)
 }
 
 fn explain(args: &EventLogExplainArgs) -> Result<(), Error> {
-    let bytes = files::read(&args.file, EVENT_LOG_MAX, "an event log")?;
-    let log = read(&bytes, args.bank.as_deref())?;
-    whole(&log)?;
-    let bank = log.bank();
-    let expected = args.expected.iter().map(|text| expected(text, bank)).collect::<Result<Vec<_>, _>>()?;
-    let replayed = log.registers(bank).ok_or_else(|| refused(Reject::BankNotAllowed, ""))?;
-    let registers: Vec<CheckedJson> = expected
+    let file = &args.log;
+    let bank = file.bank.as_deref().map(parse_bank).transpose()?;
+    let expected = args
+        .expected
         .iter()
-        .filter_map(|(pcr, expected)| {
-            let found = replayed.get(*pcr)?;
-            let (ok, found, expected) = (found == *expected, found.to_string(), expected.to_string());
-            Some(CheckedJson { pcr: *pcr, found, expected, ok })
-        })
-        .collect();
-    let Boot { applications, sections, command_lines, initrds, files } = Boot::extract(&log);
-    let items = |items: Vec<Item>| items.into_iter().map(item_json).collect();
-    let explained = ExplainJson {
-        bank: bank.name(),
-        replays: (!registers.is_empty()).then(|| registers.iter().all(|row| row.ok)),
-        registers,
-        separators: separators(&bytes, bank),
-        secure_boot: log.claimed_secure_boot(),
-        applications: items(applications),
-        uki_sections: items(sections),
-        command_lines: items(command_lines),
-        initrds: items(initrds),
-        files: items(files),
-    };
-    if args.json {
+        .map(|text| expected(text, bank.unwrap_or(HashAlg::Sha256)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let references =
+        args.references.iter().map(|path| files::reference(path)).collect::<Result<Vec<_>, _>>()?;
+    let quoted = (!expected.is_empty()).then_some(expected.as_slice());
+    let explained = read(file, quoted, &references)?;
+    if file.json {
         output::json(&explained)?;
     } else {
-        print(&explained)?;
+        print(&explained, quoted.is_some())?;
     }
-    match explained.registers.iter().find(|row| !row.ok) {
-        Some(row) => Err(refused(
-            Reject::ReplayMismatch,
-            &format!("pcr {}: found {}, expected {}", row.pcr, row.found, row.expected),
-        )),
-        None => Ok(()),
+    match explained.verdict.reject {
+        // Values or references were given to be held against, so a refusal is a failure.
+        Some(reject) if quoted.is_some() || !references.is_empty() => {
+            Err(refused(reject, &explained.verdict.why))
+        }
+        _ => Ok(()),
     }
 }
 
-fn print(explained: &ExplainJson) -> Result<(), Error> {
+fn print(explained: &Explanation, quoted: bool) -> Result<(), Error> {
+    head(explained)?;
     let secure_boot = match explained.secure_boot {
         Some(true) => "on",
         Some(false) => "off",
         None => "the log does not say",
     };
-    output::pairs(&[
-        ("bank", explained.bank.to_owned()),
-        ("secure boot", secure_boot.to_owned()),
-        ("separators", explained.separators.clone().unwrap_or_else(|| "one in each of PCR 0 to 7".into())),
-    ])?;
-    let groups = [
-        ("applications firmware started", &explained.applications),
-        ("sections of a UKI", &explained.uki_sections),
-        ("command lines", &explained.command_lines),
-        ("initrds", &explained.initrds),
-        ("files GRUB read", &explained.files),
-    ];
-    for (title, items) in groups.into_iter().filter(|(_, items)| !items.is_empty()) {
-        output::line(format_args!("\n{title}"))?;
-        let rows = items.iter().map(|item| {
-            let what = item.text.as_ref().or(item.name.as_ref()).cloned().unwrap_or_default();
-            [item.pcr.to_string(), item.event.to_string(), item.digest.clone(), item.role.to_owned(), clipped(&what)]
-        });
-        output::table(&["PCR", "EVENT", "DIGEST", "ROLE", "WHAT"], rows)?;
+    output::pairs(&[("secure boot", secure_boot.to_owned())])?;
+    if !explained.boot.is_empty() {
+        output::line("\nwhat was booted")?;
+        let rows = explained.boot.iter().map(booted);
+        output::table(&["PCR", "EVENT", "AS", "ROLE", "DIGEST", "WHAT"], rows)?;
     }
-    match explained.replays {
-        None => output::line("\nnothing here is authentic until a quote covers it; give --pcr values"),
-        Some(true) => output::line("\nthe log replays to every value given"),
-        Some(false) => output::line("\nthe log does not replay to the values given"),
+    output::line("\nregisters")?;
+    rows(&explained.registers)?;
+    for judged in &explained.references {
+        output::line(format_args!("\nreference `{}`", judged.reference))?;
+        rows(&judged.rows)?;
+    }
+    notes(explained)?;
+    output::untrusted(&format!("\nverdict: {}", explained.verdict.why))?;
+    if quoted {
+        return Ok(());
+    }
+    output::line("nothing here is authentic until a quote covers it; give --pcr values of one")
+}
+
+fn booted(item: &Booted) -> [String; 6] {
+    let what = item.text.as_ref().or(item.name.as_ref());
+    [
+        item.pcr.to_string(),
+        item.event.to_string(),
+        item.what.to_owned(),
+        if item.role_backed { "backed" } else { "claimed" }.to_owned(),
+        short(&item.digest).to_owned(),
+        what.map(|what| clipped(what)).unwrap_or_default(),
+    ]
+}
+
+fn rows(rows: &[Row]) -> Result<(), Error> {
+    let text = |value: &Option<Ha>| value.map_or_else(|| "-".to_owned(), |v| v.to_string());
+    let cells = rows.iter().map(|row| {
+        let verdict = if row.ok { "" } else { "refused" };
+        [
+            row.pcr.to_string(),
+            row.what.to_string(),
+            text(&row.digest),
+            text(&row.expected),
+            verdict.into(),
+        ]
+    });
+    output::table(&["PCR", "WHAT", "FOUND", "EXPECTED", ""], cells)
+}
+
+fn head(shown: &Explanation) -> Result<(), Error> {
+    output::pairs(&[
+        ("format", shown.format.to_owned()),
+        ("bank", format!("{} of {}", shown.bank, shown.banks.join(", "))),
+        ("events", shown.events.len().to_string()),
+    ])
+}
+
+fn notes(shown: &Explanation) -> Result<(), Error> {
+    for note in &shown.notes {
+        let event = note.event.map_or_else(String::new, |number| format!(", event {number}"));
+        let refusal = note.refusal.map_or("tolerated", Reject::code);
+        output::line(format_args!(
+            "irregular: {}{event} ({refusal}): {}",
+            note.quirk, note.why_safe
+        ))?;
+    }
+    match shown.broken {
+        Some(reject) => output::line(format_args!("the rest cannot be read ({})", reject.code())),
+        None => Ok(()),
     }
 }
 
-/// `PCR=HEX`, of the bank shown.
+fn read(
+    args: &EventLogFileArgs,
+    quoted: Option<&[(u8, Ha)]>,
+    references: &[HostReference],
+) -> Result<Explanation, Error> {
+    let bytes = files::read(&args.file, EVENT_LOG_MAX, "an event log")?;
+    let bank = args.bank.as_deref().map(parse_bank).transpose()?;
+    explain_log(&bytes, bank, quoted, references).map_err(|reject| refused(reject, ""))
+}
+
+/// `PCR=HEX`, of the bank named.
 fn expected(text: &str, bank: HashAlg) -> Result<(u8, Ha), Error> {
     let bad = || {
-        let hint = format!("give PCR=HEX with {} hex digits, as in `--pcr 4=3cbf…`", bank.size() * 2);
+        let hint =
+            format!("give PCR=HEX with {} hex digits, as in `--pcr 4=3cbf...`", bank.size() * 2);
         Error::usage(format!("`{text}` is no register value of bank {bank}"), hint)
     };
     let (pcr, value) = text.split_once('=').ok_or_else(bad)?;
-    let pcr = pcr.parse().ok().filter(|pcr| *pcr < REGISTERS).ok_or_else(bad)?;
+    let pcr = pcr.parse().ok().filter(|pcr| *pcr < PCR_COUNT).ok_or_else(bad)?;
     let value = hex::decode(value).ok().and_then(|value| Ha::new(bank, &value)).ok_or_else(bad)?;
     Ok((pcr, value))
-}
-
-fn read<'a>(bytes: &'a [u8], bank: Option<&str>) -> Result<ShownLog<'a>, Error> {
-    let bank = bank.map(parse_bank).transpose()?;
-    event_log::show(bytes, bank).map_err(|reject| refused(reject, ""))
-}
-
-/// Registers of half a log would mislead.
-fn whole(log: &ShownLog<'_>) -> Result<(), Error> {
-    match log.broken() {
-        Some(reject) => Err(refused(reject, &format!("after {} events", log.events().len()))),
-        None => Ok(()),
-    }
 }
 
 fn parse_bank(name: &str) -> Result<HashAlg, Error> {
@@ -279,67 +217,16 @@ fn parse_bank(name: &str) -> Result<HashAlg, Error> {
     })
 }
 
-fn separators(bytes: &[u8], bank: HashAlg) -> Option<String> {
-    let log = match event_log::parse_bank(bytes, bank) {
-        Ok(log) => log,
-        Err(reject) => return Some(format!("not judged ({})", reject.code())),
-    };
-    log.check_separators().err().map(|(pcr, reject)| format!("pcr {pcr}: {}", reject.code()))
-}
-
-fn quirks(log: &ShownLog<'_>) -> Vec<QuirkJson> {
-    let json = |(event, quirk): &(Option<u32>, event_log::Quirk)| QuirkJson {
-        event: *event,
-        quirk: quirk.code(),
-        why_safe: quirk.why_safe(),
-    };
-    log.quirks().iter().map(json).collect()
-}
-
-fn event_json(event: &Event<'_>, bank: HashAlg) -> EventJson {
-    let backed = match event.content(bank) {
-        Content::Whole(_) => "whole",
-        Content::Part(_) => "part",
-        Content::Respelt(_) => "respelt",
-        Content::Claimed(_) => "claimed",
-        Content::Unmeasured => "unmeasured",
-    };
-    EventJson {
-        number: event.number,
-        pcr: Some(event.pcr).filter(|pcr| *pcr != Event::NO_PCR),
-        r#type: event.kind.to_string(),
-        digest: event.digest.to_string(),
-        backed,
-        text: body_text(event),
-    }
-}
-
-fn body_text(event: &Event<'_>) -> String {
-    match Body::read(event) {
-        Ok(body) => body.to_string(),
-        Err(reject) => format!("data does not parse ({})", reject.code()),
-    }
-}
-
-fn item_json(item: Item) -> ItemJson {
-    ItemJson {
-        pcr: item.pcr,
-        event: item.event,
-        digest: item.digest.to_string(),
-        role: match item.role {
-            Role::Backed => "backed",
-            Role::Claimed => "claimed",
-        },
-        name: item.name,
-        text: item.text,
-    }
+/// The first digits of a digest; `--json` has all.
+fn short(digest: &str) -> &str {
+    digest.get(..16).unwrap_or(digest)
 }
 
 /// A cell of a table; `--json` has the whole.
 fn clipped(text: &str) -> String {
     const CELL: usize = 72;
     match text.char_indices().nth(CELL) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
         None => text.to_owned(),
     }
 }

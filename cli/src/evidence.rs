@@ -5,7 +5,7 @@
 //! fresh, and what the verifier's ledger and policies say.
 
 use coffer_attestation::appraisal::{
-    ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal, appraise,
+    ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
 use coffer_attestation::evidence::Evidence;
@@ -22,8 +22,6 @@ use crate::{files, key_file, output};
 
 /// Most bytes of evidence (SPEC 4.5).
 const EVIDENCE_MAX: u64 = 1 << 20;
-/// Most bytes of a reference value.
-const REFERENCE_MAX: u64 = 64 << 10;
 
 /// `coffer evidence`.
 pub fn run(command: EvidenceCommand) -> Result<(), Error> {
@@ -84,13 +82,17 @@ fn show(args: &EvidenceShowArgs) -> Result<(), Error> {
         return output::json(&shown);
     }
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "does not parse".into());
-    let number = |value: Option<u64>| value.map_or_else(|| "does not parse".into(), |n| n.to_string());
+    let number =
+        |value: Option<u64>| value.map_or_else(|| "does not parse".into(), |n| n.to_string());
     output::pairs(&[
         ("digest", shown.digest.clone()),
         ("nonce", shown.nonce.clone()),
         ("host key", shown.host_key.clone()),
         ("audience", text(&shown.audience)),
-        ("asks for", shown.resources.as_ref().map_or_else(|| "does not parse".into(), |r| r.join(", "))),
+        (
+            "asks for",
+            shown.resources.as_ref().map_or_else(|| "does not parse".into(), |r| r.join(", ")),
+        ),
         ("image", shown.image_id.clone()),
         ("box", text(&shown.box_kind)),
         ("instance", text(&shown.instance)),
@@ -122,7 +124,8 @@ const NOT_JUDGED: [&str; 2] = [
 fn explain(args: &EvidenceExplainArgs) -> Result<(), Error> {
     let bytes = files::read(&args.file, EVIDENCE_MAX, "evidence")?;
     let ak_public = key_file::public(&args.host_key)?;
-    let references = args.references.iter().map(|path| reference(path)).collect::<Result<Vec<_>, _>>()?;
+    let references =
+        args.references.iter().map(|path| files::reference(path)).collect::<Result<Vec<_>, _>>()?;
     let received = ReceivedEvidence::receive(&bytes).map_err(|reject| refused(reject, ""))?;
     let nonce = ConsumedNonce::assert_consumed(*received.nonce());
     let host = EnrolledHost {
@@ -183,22 +186,12 @@ fn cells(row: &Row) -> [String; 6] {
     };
     [
         row.pcr.to_string(),
-        row.event.clone(),
-        row.what.clone(),
+        row.event.to_string(),
+        row.what.to_string(),
         short(row.digest.map(|d| d.to_string())),
         short(row.expected.map(|d| d.to_string())),
         if row.ok { String::new() } else { "refused".into() },
     ]
-}
-
-fn reference(path: &std::path::Path) -> Result<HostReference, Error> {
-    let bytes = files::read(path, REFERENCE_MAX, "a host reference value")?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::BadFile {
-        path: path.to_owned(),
-        expected: "a host reference value",
-        detail: e.to_string(),
-        hint: "`coffer host reference` makes one".into(),
-    })
 }
 
 fn image_digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {

@@ -4,7 +4,23 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use coffer_attestation::host_reference::HostReference;
+
 use crate::error::Error;
+
+/// Most bytes of a reference value.
+const REFERENCE_MAX: u64 = 64 << 10;
+
+/// Reads a host reference value.
+pub fn reference(path: &Path) -> Result<HostReference, Error> {
+    let bytes = read(path, REFERENCE_MAX, "a host reference value")?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::BadFile {
+        path: path.to_owned(),
+        expected: "a host reference value",
+        detail: e.to_string(),
+        hint: "`coffer host reference` makes one".into(),
+    })
+}
 
 /// Reads a file of at most `max` bytes; `expected` names what it should be.
 pub fn read(path: &Path, max: u64, expected: &'static str) -> Result<Vec<u8>, Error> {

@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use coffer_attestation::Reject;
+use coffer_attestation::tpm::alg;
 use coffer_attestation::tpm::hash::HashAlg;
 use coffer_attestation::tpm::public::{Key, Public, Scheme};
 use coffer_attestation::tpm::wire::Writer;
-use coffer_attestation::tpm::alg;
 use p256::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
@@ -77,7 +77,8 @@ pub fn read(path: &Path) -> Result<KeyFile, Error> {
         hint: "give TPM2B_PUBLIC (`tpm2_readpublic -o`), TPMT_PUBLIC, or PEM (`-f pem -o`)".into(),
     };
     if bytes.starts_with(b"-----BEGIN") {
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let der =
+            SubjectPublicKeyInfoDer::from_pem_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         return bare(&der).map(KeyFile::Bare).map_err(|reject| bad(reject.to_string()));
     }
     Public::parse(tpm2_files::public_area(&bytes))
@@ -100,7 +101,8 @@ pub fn public(path: &Path) -> Result<Public, Error> {
 
 /// A public area around a key, so that it is held to the same rules.
 fn bare(der: &[u8]) -> Result<Public, Reject> {
-    let head = |kind: u16| Writer::new().u16(kind).u16(alg::SHA256).u32(0).tpm2b(&[]).u16(alg::NULL);
+    let head =
+        |kind: u16| Writer::new().u16(kind).u16(alg::SHA256).u32(0).tpm2b(&[]).u16(alg::NULL);
     let ecc = |curve: u16, point: &[u8]| {
         let (x, y) = point.get(1..).map(|xy| xy.split_at(xy.len() / 2)).unwrap_or_default();
         head(alg::ECC).u16(alg::NULL).u16(curve).u16(alg::NULL).tpm2b(x).tpm2b(y).finish()
@@ -128,7 +130,8 @@ fn left_padded(bytes: &[u8]) -> Option<[u8; 4]> {
 
 fn parse_scheme(text: &str) -> Result<Scheme, Error> {
     let unknown = || {
-        let hint = "one of ecdsa, rsassa, rsapss with sha256, sha384 or sha512, as in `ecdsa-sha256`";
+        let hint =
+            "one of ecdsa, rsassa, rsapss with sha256, sha384 or sha512, as in `ecdsa-sha256`";
         Error::usage(format!("`{text}` is no signature scheme"), hint)
     };
     let (scheme, hash) = text.split_once('-').ok_or_else(unknown)?;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod conformance;
 mod doctor;
 mod ek;
 mod error;
@@ -64,5 +65,6 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Ek(command) => ek::run(command),
         Command::Evidence(command) => evidence::run(command),
         Command::Doctor(args) => doctor::run(args),
+        Command::Conformance(args) => conformance::run(args),
     }
 }

@@ -137,7 +137,9 @@ fn quote_key<'a>(
 fn not_checked(key: &KeyFile, args: &QuoteVerifyArgs) -> Vec<&'static str> {
     let mut gaps = Vec::new();
     if key.public().is_none() {
-        gaps.push("whether the key is a restricted key of a TPM: it was given without its public area");
+        gaps.push(
+            "whether the key is a restricted key of a TPM: it was given without its public area",
+        );
     }
     if args.primary.is_none() && args.parent.is_none() {
         gaps.push("the qualified signer: give --parent (the EK's public area) or --primary");
@@ -205,7 +207,8 @@ fn print(verified: &Verified, json: bool) -> Result<(), Error> {
         ("firmware", attest.firmware_version.clone()),
     ])?;
     if let Some(registers) = &verified.registers {
-        let rows = registers.iter().map(|r| [r.bank.to_owned(), r.pcr.to_string(), r.value.clone()]);
+        let rows =
+            registers.iter().map(|r| [r.bank.to_owned(), r.pcr.to_string(), r.value.clone()]);
         output::table(&["BANK", "PCR", "VALUE"], rows)?;
     }
     if verified.event_log_replays == Some(true) {

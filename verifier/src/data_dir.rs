@@ -46,6 +46,10 @@ files! {
     ek_roots = "ek-roots";
     /// EK roots of software TPMs: PEM or DER files.
     dangerous_software_ek_roots = "ek-roots/dangerous-software";
+    /// Makers' intermediate authorities: PEM or DER files.
+    ek_intermediates = "ek-intermediates";
+    /// Makers' certificate revocation lists: PEM or DER files.
+    ek_crls = "ek-crls";
 }
 
 impl DataDir {

@@ -98,6 +98,9 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// Names in the server certificate.
     pub(crate) names: Vec<String>,
+    /// Whether a host enrols only if a current CRL speaks of each certificate of its chain (SPEC 7.2.1).
+    #[serde(default)]
+    pub(crate) require_crls: bool,
 }
 
 /// Makes the data folder.
@@ -111,7 +114,7 @@ pub fn init(config: &InitConfig) -> Result<Initialised, InitError> {
     }
 
     let draft = Draft::beside(&config.dir)?;
-    let settings = Settings { version: 1, url: config.url.clone(), names };
+    let settings = Settings { version: 1, url: config.url.clone(), names, require_crls: false };
     let release_key = fill(&draft.dir, &settings)?;
     draft.publish(&config.dir)?;
 
@@ -180,7 +183,9 @@ fn fill(dir: &DataDir, settings: &Settings) -> Result<String, InitError> {
     let public = |path: PathBuf, bytes: &[u8]| {
         write_public(&path, bytes).map_err(|source| InitError::Io { path, source })
     };
-    for path in [dir.ek_roots(), dir.dangerous_software_ek_roots()] {
+    let folders =
+        [dir.ek_roots(), dir.dangerous_software_ek_roots(), dir.ek_intermediates(), dir.ek_crls()];
+    for path in folders {
         create_private_dir(&path).map_err(|source| InitError::Io { path, source })?;
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coffer_attestation::Digest;
-use coffer_attestation::endorsement::Roots;
+use coffer_attestation::endorsement::{CrlPolicy, Roots};
 use coffer_policies::{LoadError, Policies, Source};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -66,7 +66,7 @@ pub enum OpenError {
     /// A policy was not loaded.
     #[error(transparent)]
     Policy(#[from] LoadError),
-    /// An EK root was not loaded.
+    /// An EK root, an intermediate or a CRL was not loaded.
     #[error(transparent)]
     Roots(#[from] RootsError),
     /// The database cannot be opened.
@@ -95,7 +95,7 @@ impl OpenError {
             Self::Policy(_) => {
                 "correct the policy; nothing is released under a policy that does not load"
             }
-            Self::Roots(_) => "remove the file from `ek-roots` or replace it by a certificate",
+            Self::Roots(_) => "remove the file, or replace it by what its folder is for",
             Self::Database { .. } => {
                 "check permissions and free space; restore the file from a backup if it is damaged"
             }
@@ -111,7 +111,9 @@ impl Verifier {
     ) -> Result<Self, OpenError> {
         let settings = settings(dir)?;
         let policies = Policies::load(policies)?;
-        let roots = roots::load(dir)?;
+        let crl_policy =
+            if settings.require_crls { CrlPolicy::Required } else { CrlPolicy::IfPresent };
+        let roots = roots::load(dir, crl_policy)?;
         let damaged = |path: PathBuf| move |_: KeyError| OpenError::Damaged(path);
         let release_key = ReleaseKey::from_bytes(&read_private(&dir.release_key())?)
             .map_err(damaged(dir.release_key()))?;

@@ -186,6 +186,22 @@ fn a_name_does_not_pass_to_another_tpm() {
 }
 
 #[test]
+fn where_crls_are_required_a_host_without_them_is_refused() {
+    let mut scene = Scene::not_enrolled(POLICIES);
+    let settings = scene.service.dir().settings();
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let required = text.replace("\"require_crls\": false", "\"require_crls\": true");
+    assert_ne!(text, required);
+    std::fs::write(&settings, required).unwrap();
+    scene.service.restart();
+    let start = scene.enroll_start();
+    scene.service.post("/v1/enroll/start", &start).refused(Reject::CrlUnusable);
+    std::fs::write(&settings, text).unwrap();
+    scene.service.restart();
+    scene.enroll().ok::<Enrolled>();
+}
+
+#[test]
 fn two_sessions_for_one_tpm_make_one_host() {
     let mut scene = Scene::not_enrolled(POLICIES);
     let first: EnrollChallenge = scene.service.post("/v1/enroll/start", &scene.enroll_start()).ok();

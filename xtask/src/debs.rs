@@ -27,6 +27,10 @@ pub const TREES: &[Tree] = &[
     Tree { name: "tools", packages: &["tpm2-tools", "libtss2-tcti-device0", "busybox-static"] },
 ];
 
+/// Boot loaders that are recorded, signed where Debian signs them, and what writes FAT images for them to start from.
+const BOOT_LOADERS: [&str; 4] =
+    ["shim-signed", "grub-efi-amd64-signed", "systemd-boot-efi", "mtools"];
+
 /// Meta package that names the newest guest and lab host kernel.
 const KERNEL_META: &str = "linux-image-cloud-amd64";
 
@@ -45,18 +49,57 @@ pub fn kernel(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
             .context("apt knows no cloud kernel; try: apt-get update")?
             .to_owned();
         let fresh = Staging::new(&target)?;
-        command::quiet(
-            step,
-            Command::new("apt-get")
-                .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
-                .current_dir(fresh.path()),
-        )?;
-        let deb = debs_in(fresh.path())?.pop().context("apt downloaded nothing")?;
-        command::quiet(step, Command::new("dpkg-deb").arg("-x").arg(&deb).arg(fresh.path()))?;
-        std::fs::remove_file(&deb)?;
+        download_alone(step, &fresh, &[&package])?;
         fresh.finish(&format!("{package}\n"))?;
         Ok(((), package))
     })
+}
+
+/// Fetches and unpacks the boot loaders: `.coffer/cache/boot-loaders`. What they depend on, to be installed on a machine,
+/// is of no use here.
+pub fn boot_loaders(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
+    let target = workspace.cache().join("boot-loaders");
+    progress.step("Boot loaders", |step| {
+        if let Some(found) = stamp(&target) {
+            return Ok(((), format!("{} packages (cached)", found.lines().count())));
+        }
+        let fresh = Staging::new(&target)?;
+        let listing = download_alone(step, &fresh, &BOOT_LOADERS)?;
+        trim(fresh.path())?;
+        fresh.finish(&listing)?;
+        Ok(((), format!("{} packages", BOOT_LOADERS.len())))
+    })
+}
+
+/// Fetches and unpacks packages without their dependencies; the listing has their digests.
+fn download_alone(step: &Step, fresh: &Staging, packages: &[&str]) -> Result<String> {
+    let archives = fresh.beside("debs")?;
+    command::quiet(
+        step,
+        Command::new("apt-get")
+            .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
+            .args(packages)
+            .current_dir(&archives),
+    )?;
+    unpack(step, &archives, fresh.path())
+}
+
+/// Unpacks every package of a folder, lists them with their digests, and removes the folder.
+fn unpack(step: &Step, archives: &Path, into: &Path) -> Result<String> {
+    let debs = debs_in(archives)?;
+    if debs.is_empty() {
+        bail!("apt downloaded nothing");
+    }
+    for deb in &debs {
+        command::quiet(step, Command::new("dpkg-deb").arg("-x").arg(deb).arg(into))?;
+    }
+    let listing = command::output(
+        Command::new("sha256sum")
+            .args(debs.iter().filter_map(|deb| deb.file_name()))
+            .current_dir(archives),
+    )?;
+    std::fs::remove_dir_all(archives)?;
+    Ok(listing)
 }
 
 /// Fetches and unpacks one tree with all its dependencies.
@@ -69,20 +112,11 @@ pub fn tree(workspace: &Workspace, progress: &mut Progress, tree: &Tree) -> Resu
         let fresh = Staging::new(&target)?;
         let archives = fresh.beside("debs")?;
         download_closure(step, &archives, tree.packages)?;
-        let debs = debs_in(&archives)?;
-        for deb in &debs {
-            command::quiet(step, Command::new("dpkg-deb").arg("-x").arg(deb).arg(fresh.path()))?;
-        }
-        let listing = command::output(
-            Command::new("sha256sum")
-                .args(debs.iter().filter_map(|deb| deb.file_name()))
-                .current_dir(&archives),
-        )?;
-        std::fs::remove_dir_all(&archives)?;
+        let listing = unpack(step, &archives, fresh.path())?;
         trim(fresh.path())?;
         frame(fresh.path())?;
         fresh.finish(&listing)?;
-        Ok(((), format!("{} packages", debs.len())))
+        Ok(((), format!("{} packages", listing.lines().count())))
     })
 }
 

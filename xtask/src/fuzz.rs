@@ -76,7 +76,9 @@ fn tool(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Res
     let there = fuzz(workspace).arg("--version").output().is_ok_and(|o| o.status.success());
     match (there, no_install) {
         (true, _) => Ok(()),
-        (false, true) => bail!("cargo-fuzz is not installed; try: cargo install cargo-fuzz --locked"),
+        (false, true) => {
+            bail!("cargo-fuzz is not installed; try: cargo install cargo-fuzz --locked")
+        }
         (false, false) => progress.step("cargo-fuzz", |step| {
             let mut install = build::cargo(workspace);
             command::quiet(step, install.args(["install", "cargo-fuzz", "--locked"]))?;
@@ -90,7 +92,8 @@ fn targets(workspace: &Workspace) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).context("cannot list the fuzz targets")? {
         let path = entry?.path();
-        if let Some(stem) = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "rs")) {
+        if let Some(stem) = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "rs"))
+        {
             names.push(stem.to_string_lossy().into_owned());
         }
     }
@@ -108,6 +111,7 @@ fn seeds(workspace: &Workspace, target: &str) -> Vec<std::path::PathBuf> {
 }
 
 fn executions(said: &str) -> Option<u64> {
-    let line = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
+    let line =
+        said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
     line.trim().parse().ok()
 }

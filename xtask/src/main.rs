@@ -4,6 +4,7 @@
 //! demo  = setup + the story, in the lab        test  = setup + format, lints, every test
 //! bench = setup + one measurement              check = what a reviewer's machine would say, no lab
 //! setup = Debian packages, guest kernel, root file systems, build
+//! record = setup + boot loaders + recordings that tests judge
 //! ```
 //! Trusts apt's signed indexes for what it downloads. Writes below `target/` and `.coffer/` of the checkout
 //! and, unless `--no-install` is given, installs Debian packages; nothing else on the machine changes.
@@ -56,7 +57,7 @@ enum Task {
     /// Measure; prints one `figure` line per number
     Bench {
         /// Which one
-        #[arg(default_value = "launch", value_parser = ["launch"])]
+        #[arg(default_value = "launch", value_parser = ["launch", "batch", "verify"])]
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 5)]
@@ -70,8 +71,23 @@ enum Task {
         #[arg(long, default_value_t = fuzz::SHORT_RUNS)]
         runs: u64,
     },
+    /// Record anew what tests judge
+    Record {
+        /// What
+        #[command(subcommand)]
+        what: Recorded,
+    },
     /// Packages, guest kernel, root file systems and build; nothing is run
     Setup,
+}
+
+#[derive(Debug, Subcommand)]
+enum Recorded {
+    /// Event logs and quotes of several ways to boot, in the lab
+    Boots {
+        /// Which ones; all, if none is named
+        paths: Vec<String>,
+    },
 }
 
 fn main() -> std::process::ExitCode {
@@ -93,6 +109,9 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Demo => run::demo(&workspace, &mut progress, cli.no_install),
         Task::Bench { name, rounds } => {
             run::bench(&workspace, &mut progress, cli.no_install, name, *rounds)
+        }
+        Task::Record { what: Recorded::Boots { paths } } => {
+            run::record_boots(&workspace, &mut progress, cli.no_install, paths)
         }
         Task::Test { no_lab, filter } => {
             tests::all(&workspace, &mut progress, cli.no_install, !no_lab, filter.as_deref())

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{command, setup};
+use crate::{command, debs, setup};
 
 /// The story and its refusals.
 pub fn demo(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
@@ -25,15 +25,52 @@ pub fn bench(
     name: &str,
     rounds: u32,
 ) -> Result<()> {
-    setup::everything(workspace, progress, no_install)?;
+    if name == "launch" {
+        setup::everything(workspace, progress, no_install)?;
+    } else {
+        // No lab host boots: programs, but no kernel and no root file systems.
+        setup::programs(workspace, progress, no_install)?;
+    }
+    let mut bench = match name {
+        // It counts its allocations, so it is a program of its own.
+        "verify" => program(workspace, "coffer-bench-verify"),
+        _ => lab(workspace),
+    };
+    if name != "verify" {
+        bench.args(["bench", name]);
+    }
+    bench.args(["--rounds", &rounds.to_string()]);
     progress.own_output(&format!("Bench `{name}`"), || {
-        command::loud(lab(workspace).args(["bench", name, "--rounds", &rounds.to_string()]))?;
+        command::loud(&mut bench)?;
         Ok(((), String::new()))
     })
 }
 
+/// The recordings of boots that tests judge.
+pub fn record_boots(
+    workspace: &Workspace,
+    progress: &mut Progress,
+    no_install: bool,
+    paths: &[String],
+) -> Result<()> {
+    setup::everything(workspace, progress, no_install)?;
+    debs::boot_loaders(workspace, progress)?;
+    let into = workspace.root().join(BOOT_RECORDINGS);
+    progress.own_output("Record boots", || {
+        command::loud(lab(workspace).arg("record-boots").arg(&into).args(paths))?;
+        Ok(((), String::new()))
+    })
+}
+
+/// Where tests find them.
+const BOOT_RECORDINGS: &str = "attestation/verification/tests/vectors/eventlogs";
+
 fn lab(workspace: &Workspace) -> Command {
-    let mut lab = Command::new(workspace.program("coffer-lab"));
-    lab.env("COFFER_WORKSPACE", workspace.root());
-    lab
+    program(workspace, "coffer-lab")
+}
+
+fn program(workspace: &Workspace, name: &str) -> Command {
+    let mut program = Command::new(workspace.program(name));
+    program.env("COFFER_WORKSPACE", workspace.root());
+    program
 }

@@ -45,3 +45,9 @@ pub fn release_info(evidence: &Digest, nonce: &Nonce) -> Vec<u8> {
 pub fn release_aad(resource: &str, version: u64) -> Vec<u8> {
     [resource.as_bytes(), &[0], &version.to_be_bytes()].concat()
 }
+
+/// Qualifying data of TPM2_Certify of the hAK by an IAK (SPEC 7.2.2). The nonce's width is fixed, so where the
+/// host's name ends is told by the whole.
+pub fn iak_certify(host: &str, nonce: &Nonce) -> Digest {
+    Digest::of(&[b"coffer/iak-certify/v1\0", host.as_bytes(), nonce.as_bytes()])
+}

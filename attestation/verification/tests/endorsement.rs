@@ -1,61 +1,82 @@
-//! EK certificate chains: one of swtpm_setup's, and made ones with one defect each.
+//! EK certificates: one of swtpm_setup's, and made ones with one defect each.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
+mod pki;
 mod swtpm;
 
 use std::path::Path;
 use std::process::Command;
 
 use coffer_attestation::Reject;
-use coffer_attestation::endorsement::{Endorsed, Roots, verify_chain};
+use coffer_attestation::endorsement::{
+    Endorsed, Quirk, Roots, TpmSpecification, inspect, verify_chain,
+};
 use coffer_attestation::enroll::check_ek;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::template;
-use coffer_attestation::tpm::wire::Writer;
-use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SigningKey,
-};
+use pki::*;
+use proptest::prelude::*;
+use rcgen::{BasicConstraints, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use swtpm::Swtpm;
 use tempfile::TempDir;
-use time::OffsetDateTime;
-
-/// 2026-06-01, when the made chains are judged.
-const NOW: u64 = 1_780_272_000;
 
 #[test]
 fn accepts_what_swtpm_setup_makes_as_software_and_only_as_software() {
     let ca = TempDir::new().unwrap();
     let state = TempDir::new().unwrap();
-    let chain = manufacture(ca.path(), state.path());
+    let [issuer, root] = manufacture(ca.path(), state.path());
     let leaf = std::fs::read(state.path().join("ek-rsa2048.crt")).unwrap();
     let mut tpm = Swtpm::start(state);
     let ek = Public::parse(&tpm.create_primary(&template::ek_rsa2048()).1).unwrap();
     check_ek(&ek).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let [issuer, root] = chain;
+    let judge = |leaf: &[u8], sent: &[&Vec<u8>], ek: &Public, roots: &Roots| {
+        let sent: Vec<_> = sent.iter().map(|der| der.to_vec()).collect();
+        verify_chain(leaf, &sent, ek, roots, now)
+    };
 
-    let software = Roots { dangerous_software: vec![root.clone()], ..Roots::default() };
-    let endorsed = verify_chain(&leaf, std::slice::from_ref(&issuer), &ek, &software, now).unwrap();
+    let mut software = Roots::new();
+    software.add_dangerous_software(&root).unwrap();
+    let endorsed = judge(&leaf, &[&issuer], &ek, &software).unwrap();
     assert_eq!(endorsed.manufacturer, "id:00001014");
     assert_eq!(endorsed.model, "swtpm");
-    assert!(endorsed.software);
+    assert!(endorsed.software && endorsed.warnings.is_empty() && endorsed.quirks.is_empty());
+    assert_eq!(endorsed.specification.unwrap().family, "2.0");
     let padded = [leaf.clone(), vec![0; 100]].concat();
-    assert!(verify_chain(&padded, std::slice::from_ref(&issuer), &ek, &software, now).is_ok());
-    let followed = [leaf.clone(), vec![1]].concat();
-    let verdict = verify_chain(&followed, std::slice::from_ref(&issuer), &ek, &software, now);
-    assert_eq!(verdict, Err(Reject::TrailingData));
+    let quirks = judge(&padded, &[&issuer], &ek, &software).unwrap().quirks;
+    assert_eq!(quirks, [Quirk::ZeroPadding]);
+    // Unwritten NV is ff in ST's chips alone.
+    for tail in [vec![1], vec![0xff; 100]] {
+        let followed = [leaf.clone(), tail].concat();
+        assert_eq!(judge(&followed, &[&issuer], &ek, &software), Err(Reject::TrailingData));
+    }
+    // The host may send the root too, and the operator may hold the issuer.
+    assert!(judge(&leaf, &[&root, &issuer], &ek, &software).is_ok());
+    let mut held = software.clone();
+    held.add_intermediate(&issuer).unwrap();
+    assert!(judge(&leaf, &[], &ek, &held).is_ok());
 
-    // With the root in both lists, software is what counts.
-    let both = Roots { hardware: vec![root.clone()], dangerous_software: vec![root] };
-    assert!(verify_chain(&leaf, std::slice::from_ref(&issuer), &ek, &both, now).unwrap().software);
-    let none = Roots::default();
-    let verdict = verify_chain(&leaf, std::slice::from_ref(&issuer), &ek, &none, now);
-    assert_eq!(verdict, Err(Reject::UntrustedRoot));
-    assert_eq!(verify_chain(&leaf, &[], &ek, &software, now), Err(Reject::UntrustedRoot));
+    // With the root in both lists, in either order, software is what counts.
+    let mut both = hardware([&root]);
+    both.add_dangerous_software(&root).unwrap();
+    assert!(judge(&leaf, &[&issuer], &ek, &both).unwrap().software);
+    assert_eq!(both.len(), (0, 1));
+    software.add_hardware(&root).unwrap();
+    assert!(judge(&leaf, &[&issuer], &ek, &software).unwrap().software);
+
+    let untrusted = Err(Reject::UntrustedRoot);
+    assert_eq!(judge(&leaf, &[&issuer], &ek, &Roots::new()), untrusted);
+    assert_eq!(judge(&leaf, &[&issuer, &root], &ek, &Roots::new()), untrusted);
+    let maker = hardware([&Chain::good().sign().0]);
+    assert_eq!(judge(&leaf, &[&issuer], &ek, &maker), untrusted);
+    assert_eq!(judge(&leaf, &[], &ek, &software), untrusted);
     let other = Public::parse(&Swtpm::fresh().create_primary(&template::ek_rsa2048()).1).unwrap();
-    let verdict = verify_chain(&leaf, &[issuer], &other, &software, now);
-    assert_eq!(verdict, Err(Reject::EkMismatch));
+    assert_eq!(judge(&leaf, &[&issuer], &other, &software), Err(Reject::EkMismatch));
+
+    let report = inspect(&padded).unwrap();
+    assert_eq!(report.key.as_deref(), Some("RSA-2048"));
+    assert_eq!(report.tpm.unwrap().vendor, Some("swtpm (IBM)"));
+    assert_eq!((report.size, report.refused_as_ek), ((leaf.len(), 100), None));
 }
 
 /// Runs swtpm_setup with an authority of its own; returns the issuer's and the root's certificate.
@@ -90,225 +111,205 @@ fn manufacture(ca: &Path, state: &Path) -> [Vec<u8>; 2] {
     })
 }
 
-/// A certificate to be, and its key.
-struct Party {
-    params: CertificateParams,
-    key: KeyPair,
-}
-
-/// Root, intermediate and leaf; a case changes one of them before they are signed.
-struct Chain {
-    root: Party,
-    intermediate: Party,
-    leaf: Party,
-}
-
-impl Chain {
-    fn good() -> Self {
-        let authority = |name: &str| {
-            let mut params = named(name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-            params
-        };
-        let mut leaf = named("ek");
-        leaf.is_ca = IsCa::ExplicitNoCa;
-        leaf.key_usages = vec![KeyUsagePurpose::KeyAgreement];
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
-        leaf.custom_extensions = vec![alternative_name(&[1, 2, 3])];
-        let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let p256 = || KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        Self {
-            root: Party { params: authority("root"), key: p384 },
-            intermediate: Party { params: authority("intermediate"), key: p256() },
-            leaf: Party { params: leaf, key: p256() },
-        }
-    }
-
-    fn judge(&self) -> Result<Endorsed, Reject> {
-        let (root, issuer, leaf) = self.sign();
-        let roots = Roots { hardware: vec![root], ..Roots::default() };
-        verify_chain(&leaf, &[issuer], &self.ek(), &roots, NOW)
-    }
-
-    fn sign(&self) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
-        let root = self.root.params.self_signed(&self.root.key).unwrap();
-        let issuer = issue(&self.intermediate, &self.root);
-        (root.der().to_vec(), issuer, issue(&self.leaf, &self.intermediate))
-    }
-
-    /// The leaf's key as an EK of template L-2.
-    fn ek(&self) -> Public {
-        let template = template::ek_p256();
-        let (x, y) = self.leaf.key.public_key_raw()[1..].split_at(32);
-        let bytes =
-            Writer::new().bytes(&template[..template.len() - 68]).tpm2b(x).tpm2b(y).finish();
-        Public::parse(&bytes).unwrap()
-    }
-}
-
-fn issue(subject: &Party, issuer: &Party) -> Vec<u8> {
-    let issuer = Issuer::from_params(&issuer.params, &issuer.key);
-    sign_with(subject, &issuer)
-}
-
-fn sign_with(subject: &Party, issuer: &Issuer<'_, impl SigningKey>) -> Vec<u8> {
-    subject.params.signed_by(&subject.key, issuer).unwrap().der().to_vec()
-}
-
-fn named(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = at(NOW - 1_000_000);
-    params.not_after = at(NOW + 1_000_000);
-    params
-}
-
-fn at(unix: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(unix as i64).unwrap()
-}
-
-/// subjectAltName with a directory name of these TCG attributes.
-fn alternative_name(attributes: &[u8]) -> CustomExtension {
-    let der = |tag: u8, parts: &[Vec<u8>]| {
-        let content = parts.concat();
-        [vec![tag, u8::try_from(content.len()).unwrap()], content].concat()
-    };
-    let attribute = |n: &u8| {
-        let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, *n]]);
-        let value = der(12, &[format!("id:0000000{n}").into_bytes()]);
-        der(0x31, &[der(0x30, &[oid, value])])
-    };
-    let name = der(0x30, &attributes.iter().map(attribute).collect::<Vec<_>>());
-    CustomExtension::from_oid_content(&[2, 5, 29, 17], der(0x30, &[der(0xa4, &[name])]))
-}
-
 #[test]
-fn accepts_a_vendors_chain() {
+fn accepts_a_makers_chain() {
     let expected = Endorsed {
         manufacturer: "id:00000001".into(),
         model: "id:00000002".into(),
         version: "id:00000003".into(),
+        specification: None,
         software: false,
+        quirks: vec![],
+        warnings: vec![],
     };
     assert_eq!(Chain::good().judge(), Ok(expected));
 }
 
 #[test]
-fn accepts_a_leaf_past_its_end_and_an_intermediate_as_a_root() {
-    let mut chain = Chain::good();
-    chain.leaf.params.not_after = at(NOW - 1);
-    assert!(chain.judge().is_ok());
-    let (_, issuer, leaf) = chain.sign();
-    let roots = Roots { hardware: vec![issuer], ..Roots::default() };
-    assert!(verify_chain(&leaf, &[], &chain.ek(), &roots, NOW).is_ok());
-}
-
-#[test]
-fn refuses_every_defect() {
-    #[track_caller]
-    fn check(name: &str, reject: Reject, change: impl FnOnce(&mut Chain)) {
-        let mut chain = Chain::good();
-        change(&mut chain);
-        assert_eq!(chain.judge(), Err(reject), "{name}");
-    }
-    use Reject::BadEkCert as Bad;
-    let ca = |n| IsCa::Ca(n);
-    check("leaf is an authority", Bad, |c| {
-        c.leaf.params.is_ca = ca(BasicConstraints::Unconstrained);
+fn refuses_a_leaf_outside_the_profile() {
+    let bad = |name: &str, change: fn(&mut Chain)| refuses(Reject::BadEkCert, name, change);
+    bad("an authority", |c| c.leaf.params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    bad("no basic constraints", |c| c.leaf.params.is_ca = IsCa::NoCa);
+    bad("a path length without being an authority", |c| {
+        c.leaf.params.is_ca = IsCa::NoCa;
+        let content = der(0x30, &[vec![2, 1, 0]]);
+        c.leaf.params.custom_extensions.push(extension(&[2, 5, 29, 19], true, content));
     });
-    check("leaf may sign certificates", Bad, |c| {
-        c.leaf.params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+    bad("basic constraints that are not critical", |c| {
+        c.leaf.params.is_ca = IsCa::NoCa;
+        let content = der(0x30, &[]);
+        c.leaf.params.custom_extensions.push(extension(&[2, 5, 29, 19], false, content));
     });
-    check("leaf without usage", Bad, |c| c.leaf.params.extended_key_usages.clear());
-    check("leaf for servers", Bad, |c| {
+    bad("may sign certificates", |c| c.leaf.params.key_usages.push(KeyUsagePurpose::KeyCertSign));
+    bad("may sign CRLs", |c| c.leaf.params.key_usages.push(KeyUsagePurpose::CrlSign));
+    bad("an RSA key's usage", |c| {
+        c.leaf.params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+    });
+    bad("a usage that is not critical", |c| {
+        c.leaf.params.key_usages.clear();
+        let content = vec![3, 2, 3, 8];
+        c.leaf.params.custom_extensions.push(extension(&[2, 5, 29, 15], false, content));
+    });
+    bad("no purpose", |c| c.leaf.params.extended_key_usages.clear());
+    bad("for servers", |c| {
         c.leaf.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
-    check("leaf not yet valid", Bad, |c| c.leaf.params.not_before = at(NOW + 1));
-    check("leaf without names", Bad, |c| c.leaf.params.custom_extensions.clear());
-    check("leaf without a model", Bad, |c| {
-        c.leaf.params.custom_extensions = vec![alternative_name(&[1, 3])];
+    bad("for attestation", |c| {
+        c.leaf.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
     });
-    check("unknown critical extension", Bad, |c| {
-        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
-        extension.set_criticality(true);
-        c.leaf.params.custom_extensions.push(extension);
+    bad("for anything", |c| {
+        c.leaf.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
     });
-    check("a name twice", Bad, |c| {
-        c.leaf.params.custom_extensions.push(alternative_name(&[1, 2, 3]));
+    bad("no names", |c| c.leaf.params.custom_extensions.clear());
+    for missing in [[1, 2], [1, 3], [2, 3]] {
+        refuses(Reject::BadEkCert, "an attribute missing", |c| {
+            c.leaf.params.custom_extensions = vec![tpm_name("id:00000001", &missing)];
+        });
+    }
+    bad("a manufacturer twice", |c| {
+        c.leaf.params.custom_extensions = vec![tpm_name("id:00000001", &[1, 1, 2, 3])];
     });
-    check("issuer is no authority", Bad, |c| c.intermediate.params.is_ca = IsCa::ExplicitNoCa);
-    check("issuer says nothing of authority", Bad, |c| c.intermediate.params.is_ca = IsCa::NoCa);
-    check("issuer may not sign certificates", Bad, |c| {
-        c.intermediate.params.key_usages = vec![KeyUsagePurpose::CrlSign];
+    for maker in ["", "Intel", "id:INTC", "id:494e5443\n", "id:494E544"] {
+        refuses(Reject::BadEkCert, maker, |c| {
+            c.leaf.params.custom_extensions = vec![tpm_name(maker, &[1, 2, 3])];
+        });
+    }
+    bad("two directory names", |c| {
+        let name = directory_name("id:00000001", &[1, 2, 3]);
+        let content = der(0x30, &[name.clone(), name]);
+        c.leaf.params.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
     });
-    check("issuer expired", Bad, |c| c.intermediate.params.not_after = at(NOW - 1));
-    check("issuer not yet valid", Bad, |c| c.intermediate.params.not_before = at(NOW + 1));
-    check("root expired", Bad, |c| c.root.params.not_after = at(NOW - 1));
-    check("root allows no intermediate", Bad, |c| {
-        c.root.params.is_ca = ca(BasicConstraints::Constrained(0));
+    bad("a name that does not read", |c| {
+        let content = der(0x30, &[directory_name("id:00000001", &[1, 2, 3]), vec![0x82, 1, 0xff]]);
+        c.leaf.params.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
     });
-    // A path length of zero on the last authority is fine: only the leaf is below it.
+    bad("names that are not critical under an empty subject", |c| {
+        c.leaf.params.distinguished_name = DistinguishedName::new();
+    });
+    bad("names twice", |c| {
+        c.leaf.params.custom_extensions.push(tpm_name("id:00000001", &[1, 2, 3]));
+    });
+    bad("no authority key", |c| c.leaf.params.use_authority_key_identifier_extension = false);
+    bad("a critical authority key", |c| {
+        c.leaf.params.use_authority_key_identifier_extension = false;
+        let content = der(0x30, &[vec![0x80, 1, 1]]);
+        c.leaf.params.custom_extensions.push(extension(&[2, 5, 29, 35], true, content));
+    });
+    bad("an unknown critical extension", |c| {
+        c.leaf.params.custom_extensions.push(extension(&[1, 2, 3, 4], true, vec![5, 0]));
+    });
+    bad("name constraints", |c| {
+        c.leaf.params.custom_extensions.push(extension(&[2, 5, 29, 30], false, constraints()));
+    });
+    bad("a critical specification", |c| {
+        c.leaf.params.custom_extensions.push(specification(true, &[2, 1, 116]));
+    });
+    bad("a specification that does not read", |c| {
+        c.leaf.params.custom_extensions.push(specification(false, &[2, 2, 116]));
+    });
+    bad("a negative revision", |c| {
+        c.leaf.params.custom_extensions.push(specification(false, &[2, 1, 0x80]));
+    });
+    // secp256k1, and Ed25519.
+    for algorithm in [&[6, 5, 0x2b, 0x81, 4, 0, 0x0a][..], &[6, 3, 0x2b, 0x65, 0x70]] {
+        let verdict = Chain::good().judge_resigned(|f| {
+            let mut parts = inside(&f[KEY]);
+            parts[0] = match algorithm.len() {
+                7 => der(0x30, &[inside(&parts[0])[0].clone(), algorithm.to_vec()]),
+                _ => der(0x30, &[algorithm.to_vec()]),
+            };
+            f[KEY] = der(0x30, &parts);
+        });
+        assert_eq!(verdict, Err(Reject::WeakKey));
+    }
+}
+
+#[test]
+fn accepts_a_leaf_within_the_profile() {
+    accepts("without a key usage", |c| c.leaf.params.key_usages.clear());
+    accepts("with several purposes", |c| {
+        c.leaf.params.extended_key_usages.insert(0, ExtendedKeyUsagePurpose::ServerAuth);
+        let other = ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 4, 1, 311, 122, 2]);
+        c.leaf.params.extended_key_usages.push(other);
+    });
+    accepts("with an empty subject and critical names", |c| {
+        c.leaf.params.distinguished_name = DistinguishedName::new();
+        c.leaf.params.custom_extensions[0].set_criticality(true);
+    });
+    accepts("with an unknown extension", |c| {
+        c.leaf.params.custom_extensions.push(extension(&[1, 2, 3, 4], false, vec![5, 0]));
+    });
+    let endorsed = accepts("with a specification", |c| {
+        c.leaf.params.custom_extensions.push(specification(false, &[2, 1, 116]));
+    });
+    let expected = TpmSpecification { family: "2.0".into(), level: 0, revision: 116 };
+    assert_eq!(endorsed.specification, Some(expected));
+}
+
+#[test]
+fn a_report_tells_what_a_certificate_says() {
     let mut chain = Chain::good();
-    chain.intermediate.params.is_ca = ca(BasicConstraints::Constrained(0));
-    chain.root.params.is_ca = ca(BasicConstraints::Constrained(1));
-    assert!(chain.judge().is_ok());
+    chain.leaf.params = ek("id:494E5443");
+    chain.leaf.params.distinguished_name.push(rcgen::DnType::CommonName, "e\u{1b}[31mk");
+    chain.leaf.params.custom_extensions.push(specification(false, &[2, 1, 116]));
+    let report = inspect(&chain.sign().2).unwrap();
+    assert_eq!(report.tpm.as_ref().unwrap().vendor, Some("Intel"));
+    assert_eq!(report.issuer, "CN=intermediate");
+    assert!(!report.subject.contains('\u{1b}'), "{}", report.subject);
+    assert_eq!((report.serial.as_str(), report.authority), ("4217", false));
+    assert_eq!(report.key.as_deref(), Some("ECC P-256"));
+    assert_eq!(report.signature_algorithm, "ecdsa-with-SHA256");
+    assert_eq!(report.extended_key_usage, ["2.23.133.8.1"]);
+    assert_eq!(report.specification.as_ref().unwrap().revision, 116);
+    assert_eq!(report.not_after.unix, (NOW + 1_000_000) as i64);
+    assert_eq!(report.refused_as_ek, None);
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["tpm"]["manufacturer"], "id:494E5443");
+
+    let report = inspect(&chain.sign().1).unwrap();
+    assert!(report.authority && report.tpm.is_none());
+    assert_eq!(report.refused_as_ek, Some(Reject::BadEkCert));
+    assert_eq!(inspect(b"0"), Err(Reject::Malformed));
+    assert_eq!(inspect(&[0x30; 16385]), Err(Reject::LimitExceeded));
 }
 
-#[test]
-fn refuses_a_leaf_signed_by_anybody_else() {
-    let (chain, other) = (Chain::good(), Chain::good());
-    let (root, issuer, leaf) = chain.sign();
-    let (other_root, other_issuer, other_leaf) = other.sign();
-    let roots = Roots { hardware: vec![root], ..Roots::default() };
-    let judge =
-        |leaf: &[u8], chain_: &[Vec<u8>]| verify_chain(leaf, chain_, &chain.ek(), &roots, NOW);
-    assert!(judge(&leaf, std::slice::from_ref(&issuer)).is_ok());
-    // Of the same names, but another key: the signature tells.
-    assert_eq!(judge(&leaf, std::slice::from_ref(&other_issuer)), Err(Reject::BadEkCert));
-    assert!(judge(&leaf, &[other_issuer.clone(), issuer.clone()]).is_ok());
-    assert_eq!(judge(&other_leaf, std::slice::from_ref(&issuer)), Err(Reject::EkMismatch));
-    let verdict = verify_chain(&other_leaf, &[other_issuer, other_root], &other.ek(), &roots, NOW);
-    assert!(verdict.is_err(), "a chain that brings its own root: {verdict:?}");
-    let own = chain.leaf.params.self_signed(&chain.leaf.key).unwrap();
-    assert_eq!(judge(own.der(), std::slice::from_ref(&issuer)), Err(Reject::UntrustedRoot));
-    let mut flipped = leaf.clone();
-    *flipped.last_mut().unwrap() ^= 1;
-    assert_eq!(judge(&flipped, std::slice::from_ref(&issuer)), Err(Reject::BadEkCert));
-    assert_eq!(
-        judge(&leaf[..leaf.len() - 1], std::slice::from_ref(&issuer)),
-        Err(Reject::BadEkCert)
-    );
-    assert_eq!(judge(&[], std::slice::from_ref(&issuer)), Err(Reject::BadEkCert));
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    assert_eq!(judge(&leaf, &vec![issuer.clone(); 9]), Err(Reject::LimitExceeded));
-    assert_eq!(judge(&leaf, &[vec![0x30; 16385]]), Err(Reject::LimitExceeded));
-    assert_eq!(judge(&[leaf, vec![0; 16384]].concat(), &[issuer]), Err(Reject::LimitExceeded));
+    /// Whatever is changed in a leaf or an issuer, the verdict is a verdict, and not the good one.
+    #[test]
+    fn a_mutated_certificate_never_passes_nor_panics(
+        at in any::<prop::sample::Index>(),
+        with in 1u8..,
+        which in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (root, mut issuer, mut leaf, ek) = FIXED.clone();
+        let target = if which { &mut leaf } else { &mut issuer };
+        let at = at.index(target.len());
+        target[at] ^= with;
+        if let Some(cut) = cut {
+            target.truncate(cut.index(target.len()));
+        }
+        let _ = inspect(target);
+        let verdict = verify_chain(&leaf, &[issuer], &ek, &hardware([&root]), NOW);
+        prop_assert!(verdict.is_err());
+    }
+
+    #[test]
+    fn any_bytes_get_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let (root, issuer, _, ek) = FIXED.clone();
+        let _ = inspect(&bytes);
+        prop_assert!(verify_chain(&bytes, &[issuer], &ek, &hardware([&root]), NOW).is_err());
+        prop_assert!(Roots::new().add_hardware(&bytes).is_err());
+    }
 }
 
-#[test]
-fn a_root_that_cannot_be_read_stands_in_nobodys_way() {
+type Fixed = (Vec<u8>, Vec<u8>, Vec<u8>, Public);
+
+static FIXED: std::sync::LazyLock<Fixed> = std::sync::LazyLock::new(|| {
     let chain = Chain::good();
     let (root, issuer, leaf) = chain.sign();
-    let roots = Roots { hardware: vec![vec![0x30; 40], root], ..Roots::default() };
-    assert!(verify_chain(&leaf, std::slice::from_ref(&issuer), &chain.ek(), &roots, NOW).is_ok());
-    let roots = Roots { hardware: vec![vec![0x30; 40]], ..Roots::default() };
-    let verdict = verify_chain(&leaf, &[issuer], &chain.ek(), &roots, NOW);
-    assert_eq!(verdict, Err(Reject::UntrustedRoot));
-}
-
-#[test]
-fn a_loop_of_authorities_ends() {
-    let mut chain = Chain::good();
-    // Two intermediates that issued each other.
-    let mut back = Party { params: chain.root.params.clone(), key: KeyPair::generate().unwrap() };
-    back.params.distinguished_name.push(DnType::CommonName, "back");
-    chain.root = back;
-    let forward = issue(&chain.intermediate, &chain.root);
-    let backward = issue(&chain.root, &chain.intermediate);
-    let leaf = issue(&chain.leaf, &chain.intermediate);
-    let roots = Roots { hardware: vec![Chain::good().sign().0], ..Roots::default() };
-    let path = [forward.clone(), backward.clone(), forward, backward];
-    let verdict = verify_chain(&leaf, &path, &chain.ek(), &roots, NOW);
-    assert_eq!(verdict, Err(Reject::UntrustedRoot));
-}
+    (root, issuer, leaf, chain.ek())
+});

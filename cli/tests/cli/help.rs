@@ -31,6 +31,7 @@ const COMMANDS: &[&str] = &[
     "secret",
     "secret put",
     "doctor",
+    "conformance",
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a test may panic")]
 
+mod conformance;
 mod doctor;
 mod enroll;
 mod full_disk;
@@ -11,5 +12,6 @@ mod image;
 mod monitor;
 mod real_monitor;
 mod support;
+mod tpm2_tools;
 mod usage;
 mod verifier;

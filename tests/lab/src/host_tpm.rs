@@ -17,6 +17,11 @@ pub struct HostTpm {
 impl HostTpm {
     /// Makes a TPM with its EK certificates, in `folder`.
     pub fn manufacture(folder: &Path) -> Result<Self> {
+        Self::manufacture_with_banks(folder, "sha256")
+    }
+
+    /// The same with these banks active, such as `sha1,sha256`.
+    pub fn manufacture_with_banks(folder: &Path, banks: &str) -> Result<Self> {
         let (state, ca) = (folder.join("state"), folder.join("ca"));
         for path in [&state, &ca] {
             std::fs::create_dir_all(path)
@@ -40,7 +45,7 @@ impl HostTpm {
             &setup,
             format!(
                 "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\n\
-                 create_certs_tool_options = {}\nactive_pcr_banks = sha256\n",
+                 create_certs_tool_options = {}\nactive_pcr_banks = {banks}\n",
                 local.display(),
                 options.display()
             ),
@@ -48,7 +53,7 @@ impl HostTpm {
         let said = process::run(
             Command::new("swtpm_setup")
                 .args(["--tpm2", "--create-ek-cert", "--create-platform-cert", "--lock-nvram"])
-                .args(["--pcr-banks", "sha256"])
+                .args(["--pcr-banks", banks])
                 .arg("--tpmstate")
                 .arg(&state)
                 .arg("--config")

@@ -71,7 +71,7 @@ pub fn write(out: &Path, extras: &Extras) -> Result<()> {
 }
 
 /// A copy without debugging symbols, beside the initrd: firmware and kernel read and hash every byte of it.
-fn stripped(name: &str, beside: &Path) -> Result<PathBuf> {
+pub(crate) fn stripped(name: &str, beside: &Path) -> Result<PathBuf> {
     let copy = beside.with_file_name(format!("{name}.stripped"));
     let program = workspace::program(name)?;
     process::must("strip", [OsStr::new("-o"), copy.as_os_str(), program.as_os_str()])?;

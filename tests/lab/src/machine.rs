@@ -12,7 +12,7 @@ use crate::process::{self, Running};
 use crate::workspace;
 
 /// Where Debian's `ovmf` puts the firmware.
-const OVMF: &str = "/usr/share/OVMF";
+pub(crate) const OVMF: &str = "/usr/share/OVMF";
 /// Address at which the lab host finds the verifier.
 pub const VERIFIER_ADDRESS: &str = "10.0.2.100";
 

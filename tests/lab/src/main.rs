@@ -1,10 +1,12 @@
 //! `coffer-lab`: the demo, the benchmarks, and the small programs a lab needs beside it.
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use coffer_lab::{bench, demo, forward, guard, probe};
+use coffer_lab::record::{self, BootPath};
+use coffer_lab::{bench, demo, forward, guard, probe, recording};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -25,6 +27,25 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
+    /// Boot a host, let an appliance attest, and keep the evidence its verifier accepted
+    RecordEvidence {
+        /// Folder for `evidence.cmw` and `case.json`
+        folder: PathBuf,
+    },
+    /// Record event logs and quotes of several ways to boot
+    RecordBoots {
+        /// Folder that gets a folder for each
+        into: PathBuf,
+        /// Which ones; all, if none is named
+        #[arg(value_enum)]
+        paths: Vec<BootPath>,
+    },
+    /// Print a recording of this machine; runs in a guest
+    #[command(hide = true)]
+    RecordInside {
+        /// Qualifying data of the quote, in hexadecimal
+        nonce: String,
+    },
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
     Guard,
@@ -41,11 +62,17 @@ enum Command {
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
+        if Path::new(record::inside::ORDERS).exists() {
+            record::inside::as_init();
+        }
         probe::become_monitor();
     }
     let done = match Cli::parse().command {
         Command::Demo => demo::run(),
         Command::Bench { name, rounds } => bench::run(&name, rounds),
+        Command::RecordEvidence { folder } => recording::record(&folder),
+        Command::RecordBoots { into, paths } => record::run(&into, &paths),
+        Command::RecordInside { nonce } => record::inside::as_workload(&nonce),
         Command::Guard => {
             guard::run_on_stdin();
             Ok(())

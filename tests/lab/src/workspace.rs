@@ -39,6 +39,13 @@ pub fn kernel_modules() -> Result<PathBuf> {
     only_entry(kernel_package()?.join("lib/modules"), "")
 }
 
+/// Debian's boot loaders and what makes media for them, unpacked.
+pub fn boot_loaders() -> Result<PathBuf> {
+    let folder = root().join(".coffer/cache/boot-loaders");
+    ensure!(folder.exists(), "`{}` is missing; run `cargo xtask record boots`", folder.display());
+    Ok(folder)
+}
+
 /// A root file system made of Debian packages.
 pub fn rootfs(name: &str) -> Result<PathBuf> {
     existing(root().join(".coffer/cache/rootfs").join(name))

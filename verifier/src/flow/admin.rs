@@ -202,11 +202,10 @@ pub(crate) async fn log(
 
 /// Logs which policies the service starts with.
 pub(crate) async fn log_start(verifier: &Verifier, id: &str) -> Result<(), Fault> {
+    let (hardware, software) = verifier.roots.len();
     let what = format!(
-        "started with policies [{}], {} hardware and {} dangerous software EK roots",
+        "started with policies [{}], {hardware} hardware and {software} dangerous software EK roots",
         verifier.policies.ids().join(", "),
-        verifier.roots.hardware.len(),
-        verifier.roots.dangerous_software.len(),
     );
     append(verifier, id, DecisionKind::Start, what, None).await
 }

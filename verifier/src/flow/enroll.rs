@@ -6,7 +6,7 @@
 //! ```
 
 use coffer_attestation::credential::{ENTROPY, make_credential};
-use coffer_attestation::endorsement::{Endorsed, verify_chain};
+use coffer_attestation::endorsement::{CHAIN_MAX, Endorsed, verify_chain};
 use coffer_attestation::evidence::{PcrValue, QuotePart};
 use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes,
@@ -22,8 +22,6 @@ use crate::verifier::Verifier;
 
 /// A host's TPM answers within seconds; a person may carry the messages.
 const SESSION_TTL_S: u64 = 300;
-/// Certificates beside the leaf; makers use at most three.
-const CHAIN_MAX: usize = 8;
 
 /// Answers `POST /v1/enroll/start`.
 pub(crate) async fn start(
@@ -105,6 +103,7 @@ async fn begin(
             ak_public: identity.ak_public,
             ek_digest,
             ek_certificate: identity.ek_certificate,
+            endorsement_remarks: remarks(&endorsed),
             tpm_manufacturer: endorsed.manufacturer,
             tpm_model: endorsed.model,
             tpm_version: endorsed.version,
@@ -132,7 +131,15 @@ fn endorse(
         return Err(Fault::reject(Reject::LimitExceeded, "the EK certificate chain is too long"));
     }
     let chain: Vec<Vec<u8>> = chain.iter().map(|c| c.0.clone()).collect();
-    Ok(verify_chain(&certificate.0, &chain, ek, &verifier.roots, now)?)
+    let verdict = verify_chain(&certificate.0, &chain, ek, &verifier.roots, now);
+    verdict.map_err(|reject| Fault::reject(reject, format!("EK certificate: {reject}")))
+}
+
+/// What was tolerated in a host's certificates, in words.
+fn remarks(endorsed: &Endorsed) -> Vec<String> {
+    let warnings = endorsed.warnings.iter().map(|warning| warning.message());
+    let quirks = endorsed.quirks.iter().filter_map(|quirk| quirk.known());
+    warnings.chain(quirks.map(|known| known.deviates)).map(str::to_owned).collect()
 }
 
 /// Judges the answer to a session. Touches no row.
@@ -181,10 +188,17 @@ async fn enrol(
         kind: DecisionKind::Enroll,
         allowed: true,
         code: None,
-        explanation: format!(
-            "enrolled with key {}, TPM by `{}`, {tpm}",
-            identity.ak_name, identity.tpm_manufacturer
-        ),
+        explanation: [
+            format!(
+                "enrolled with key {}, TPM by `{}`, {tpm}",
+                identity.ak_name, identity.tpm_manufacturer
+            ),
+            identity.endorsement_remarks.join("; "),
+        ]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("; "),
         host: Some(identity.host.clone()),
         release: None,
     };

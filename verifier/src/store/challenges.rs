@@ -45,6 +45,9 @@ pub(crate) struct PendingIdentity {
     pub(crate) tpm_model: String,
     pub(crate) tpm_version: String,
     pub(crate) software_tpm: bool,
+    /// What the judgement of its certificates tolerated, for the log row.
+    #[serde(default)]
+    pub(crate) endorsement_remarks: Vec<String>,
 }
 
 impl Store {

@@ -4,7 +4,8 @@
 //! Lengths no TPM accepts are not checked here; the TPM refuses them (see [`super::wire::Writer::tpm2b`]).
 
 use super::alg;
-use super::pcr::{PCR_COUNT, write_selection};
+use super::hash::HashAlg;
+use super::pcr::{PCR_COUNT, Selections, write_selection};
 use super::wire::Writer;
 use crate::Digest;
 
@@ -68,7 +69,12 @@ pub fn flush_context(handle: u32) -> Vec<u8> {
 
 /// TPM2_Quote by a key with empty auth, in the key's own scheme, over the SHA-256 bank.
 pub fn quote(handle: u32, qualifying: &[u8], pcrs: &[u8]) -> Vec<u8> {
-    let body = write_selection(Writer::new().tpm2b(qualifying).u16(alg::NULL), pcrs);
+    quote_banks(handle, qualifying, &Selections::of(&[(HashAlg::Sha256, pcrs)]))
+}
+
+/// TPM2_Quote as [`quote`], over registers of any banks.
+pub fn quote_banks(handle: u32, qualifying: &[u8], selections: &Selections) -> Vec<u8> {
+    let body = selections.write(Writer::new().tpm2b(qualifying).u16(alg::NULL));
     authorised(0x0158, &[handle], body)
 }
 

@@ -1,31 +1,50 @@
-//! Endorsement: is this EK the EK of a TPM some vendor vouches for? (TCG EK Credential Profile 2.6;
-//! RFC 5280 section 6; SPEC 7.2.)
+//! Endorsement: is this EK the EK of a TPM some maker vouches for? (TCG EK Credential Profile 2.6;
+//! RFC 5280 sections 5 and 6; SPEC 7.2.1.)
 //!
-//! Two lists of roots that never mix: TPM vendors, and software roots that an operator loaded as dangerous.
-//! swtpm's certificates look like real ones in every field, so only the list tells them apart.
-//! Nothing a certificate points to (AIA, CRL) is fetched. A leaf past its notAfter is accepted: the key is
-//! in the chip for life, and vendors' dates differ; authorities must be valid now.
+//! ```text
+//! leaf   profile, maker's quirks          bad-ek-cert       leaf.rs, quirk.rs
+//! key    certified = the TPM's            ek-mismatch
+//! path   signatures, authorities, roots   bad-ek-chain, untrusted-root, limit-exceeded   path.rs
+//! CRLs   those the operator brought       revoked, crl-unusable                          crl.rs
+//! ```
+//!
+//! The second way to know a TPM, by an IAK certificate, is [`device`] (SPEC 7.2.2).
+//! Nothing a certificate points to is fetched: this crate has no network code to call, and URLs in AIA and CRL
+//! distribution points are data to [`inspect`] and to compare.
+//!
+//! Time: a leaf past its notAfter is accepted with a warning, since the key is in the chip for life and makers'
+//! dates differ. An authority's validity must touch the time from the leaf's notBefore until now: it
+//! vouched while it was valid, and makers do not reissue certificates of chips in the field. One that has
+//! expired since is a warning; what ends trust in it is its removal or a CRL.
 
+mod authority;
 mod certificate;
+mod certify;
+mod crl;
+mod der;
+pub mod device;
+mod inspect;
+mod key;
+mod leaf;
+mod path;
+mod quirk;
+mod roots;
+mod vendor;
 
-use certificate::Certificate;
+use authority::{Authority, Demand};
+use certificate::Issued;
+pub use certify::verify_certified_ak;
+pub use crl::CrlPolicy;
+pub use inspect::{CertificateReport, inspect};
+pub use leaf::TpmSpecification;
+pub use quirk::{Known, QUIRKS, Quirk};
+pub use roots::Roots;
 
 use crate::Reject;
 use crate::tpm::public::Public;
 
-/// Most certificates beside the leaf; vendors' chains have two or three.
-const CHAIN_MAX: usize = 8;
-/// Most bytes of one certificate; EK certificates are about 1.5 KiB.
-const CERTIFICATE_MAX: usize = 16 << 10;
-
-/// Certificates a chain may end in, DER. A certificate in both lists counts as software.
-#[derive(Debug, Clone, Default)]
-pub struct Roots {
-    /// Authorities of TPM vendors.
-    pub hardware: Vec<Vec<u8>>,
-    /// Authorities of software TPMs: for development, and said so in every verdict.
-    pub dangerous_software: Vec<Vec<u8>>,
-}
+/// Most certificates beside the leaf.
+pub const CHAIN_MAX: usize = path::INTERMEDIATES_MAX;
 
 /// What a trusted authority says of a TPM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +55,58 @@ pub struct Endorsed {
     pub model: String,
     /// tcg-at-tpmVersion.
     pub version: String,
+    /// tpmSpecification, if the certificate has it.
+    pub specification: Option<TpmSpecification>,
     /// True if the chain ends in a dangerous software root.
     pub software: bool,
+    /// Where the certificate deviates from DER or the profile, as its maker's are known to.
+    pub quirks: Vec<Quirk>,
+    /// What does not refuse the TPM and an operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// What does not refuse a certificate and should be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Warning {
+    /// The leaf is past its notAfter.
+    LeafExpired,
+    /// An authority of the chain has expired since the leaf was made.
+    AuthorityExpired,
+    /// The CRL for a certificate is out of date; it does not list it.
+    StaleCrl,
+    /// There are CRLs of the issuer's name and none verifies by its key.
+    UnverifiedCrl,
+}
+
+impl Warning {
+    /// One clause for people.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::LeafExpired => "the certificate of the TPM has expired",
+            Self::AuthorityExpired => "an authority of the chain has expired",
+            Self::StaleCrl => "a CRL is out of date",
+            Self::UnverifiedCrl => "a CRL is not signed by the issuer it names",
+        }
+    }
+}
+
+/// Warnings, each once.
+#[derive(Debug, Default)]
+struct Warnings(Vec<Warning>);
+
+impl Warnings {
+    fn add(&mut self, warning: Warning) {
+        if !self.0.contains(&warning) {
+            self.0.push(warning);
+        }
+    }
 }
 
 /// Verifies that `leaf` certifies `ek` and that a path leads from it to a root.
 ///
-/// Trailing zero bytes after the leaf are dropped: vendors pad the NV index they store it in.
+/// `leaf` is as read from NV: padding after the certificate is dropped. `chain` is what the host sent
+/// beside it, in any order; what is not on the way does no harm.
 pub fn verify_chain(
     leaf: &[u8],
     chain: &[Vec<u8>],
@@ -50,77 +114,79 @@ pub fn verify_chain(
     roots: &Roots,
     now_unix: u64,
 ) -> Result<Endorsed, Reject> {
-    let sizes = chain.iter().map(Vec::len).chain([leaf.len()]);
-    if chain.len() > CHAIN_MAX || sizes.max() > Some(CERTIFICATE_MAX) {
-        return Err(Reject::LimitExceeded);
-    }
-    let leaf = Certificate::parse_padded(leaf)?;
-    leaf.check_endorsement_leaf(now_unix)?;
-    if leaf.key()? != *ek.key() {
+    let now = timestamp(now_unix)?;
+    let sent = read_chain(chain)?;
+    let leaf = leaf::read(leaf)?;
+    if leaf.key != *ek.key() {
         return Err(Reject::EkMismatch);
     }
-    let (manufacturer, model, version) = leaf.tpm_attributes()?;
-    let chain = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<_, _>>()?;
-    let software = find_root(leaf, chain, roots, now_unix)?;
-    Ok(Endorsed { manufacturer, model, version, software })
+    let vouched = vouch(&leaf.issued, leaf.validity, leaf::EK_CERTIFICATE, &sent?, roots, now)?;
+    let leaf::Tpm { manufacturer, model, version, .. } = leaf.tpm;
+    Ok(Endorsed {
+        manufacturer,
+        model,
+        version,
+        specification: leaf.specification,
+        software: vouched.software,
+        quirks: leaf.quirks,
+        warnings: vouched.warnings.0,
+    })
 }
 
-/// Walks from the leaf to a root; true if it is a software root. Each round ends the path or uses up one
-/// certificate of the chain, so loops and unused certificates do no harm.
-fn find_root(
-    leaf: Certificate<'_>,
-    mut chain: Vec<Certificate<'_>>,
+/// Reads what a host sent. A chain too long or too large is refused before anything is looked at; one that
+/// does not read only after the leaf was, so that the leaf's fault is told first.
+fn read_chain(chain: &[Vec<u8>]) -> Result<Result<Vec<Authority>, Reject>, Reject> {
+    if chain.len() > CHAIN_MAX
+        || chain.iter().any(|certificate| certificate.len() > certificate::CERTIFICATE_MAX)
+    {
+        return Err(Reject::LimitExceeded);
+    }
+    Ok(chain.iter().map(|der| Authority::read(der)).collect())
+}
+
+/// notBefore and notAfter of a leaf.
+#[derive(Debug, Clone, Copy)]
+struct Validity {
+    not_before: i64,
+    not_after: i64,
+}
+
+/// What the authorities above a leaf come to.
+struct Vouched {
+    software: bool,
+    warnings: Warnings,
+}
+
+/// Path and revocation, the same for EK and IAK certificates.
+fn vouch(
+    leaf: &Issued,
+    validity: Validity,
+    purpose: &str,
+    sent: &[Authority],
     roots: &Roots,
-    now: u64,
-) -> Result<bool, Reject> {
-    let mut subject = leaf;
-    for authorities_below in 0..=CHAIN_MAX {
-        for (list, software) in [(&roots.dangerous_software, true), (&roots.hardware, false)] {
-            if is_issued_by_one_of(&subject, list, authorities_below, now)? {
-                return Ok(software);
-            }
-        }
-        let issuer = take_issuer(&subject, &mut chain)?;
-        issuer.check_authority(authorities_below, now)?;
-        subject = issuer;
+    now: i64,
+) -> Result<Vouched, Reject> {
+    if validity.not_before > now {
+        return Err(Reject::BadEkChain);
     }
-    Err(Reject::LimitExceeded)
+    let demand = Demand { since: validity.not_before, now, purpose };
+    let path = path::find(leaf, sent, roots, demand)?;
+    let mut warnings = Warnings::default();
+    if validity.not_after < now {
+        warnings.add(Warning::LeafExpired);
+    }
+    let mut below = leaf;
+    for (n, authority) in path.authorities.iter().enumerate() {
+        if authority.has_expired(now) {
+            warnings.add(Warning::AuthorityExpired);
+        }
+        let (lists, policy) = (roots.crls(&below.issuer), roots.crl_policy());
+        crl::check(below, n == 0, authority, lists, policy, now, &mut warnings)?;
+        below = &authority.issued;
+    }
+    Ok(Vouched { software: path.software, warnings })
 }
 
-/// The certificate of the chain that issued `subject`. Several may bear its name: the signature tells.
-fn take_issuer<'a>(
-    subject: &Certificate<'_>,
-    chain: &mut Vec<Certificate<'a>>,
-) -> Result<Certificate<'a>, Reject> {
-    let mut otherwise = Reject::UntrustedRoot;
-    for (index, authority) in chain.iter().enumerate() {
-        if authority.issued(subject) {
-            match subject.check_signature(authority) {
-                Ok(()) => return Ok(chain.swap_remove(index)),
-                Err(reject) => otherwise = reject,
-            }
-        }
-    }
-    Err(otherwise)
-}
-
-fn is_issued_by_one_of(
-    subject: &Certificate<'_>,
-    roots: &[Vec<u8>],
-    authorities_below: usize,
-    now: u64,
-) -> Result<bool, Reject> {
-    let mut otherwise = Ok(false);
-    for der in roots {
-        // A root this build cannot judge endorses nobody, and must not keep others from endorsing.
-        let Ok(root) = Certificate::parse(der) else { continue };
-        // Vendors have several roots of one name, and renew roots with their key.
-        if root.issued(subject) && subject.check_signature(&root).is_ok() {
-            match root.check_authority(authorities_below, now) {
-                Ok(()) => return Ok(true),
-                Err(reject) => otherwise = Err(reject),
-            }
-        }
-    }
-    otherwise
+fn timestamp(unix: u64) -> Result<i64, Reject> {
+    i64::try_from(unix).map_err(|_| Reject::LimitExceeded)
 }

@@ -1,0 +1,281 @@
+//! One structure that says what a log tells, what of it is backed, and what a verdict makes of it.
+//!
+//! The verdict here comes from the functions that appraisal asks, over the rows that are shown; no text is
+//! made apart from them. The values it is given are whatever the caller holds: signed or not is not its
+//! matter, and it is no [`crate::appraisal::Appraisal`].
+
+use serde::Serialize;
+
+use super::body::{Body, Variable};
+use super::boot::Boot;
+use super::secure_boot::SecureBoot;
+use super::{Content, Event, Format, Log, Quirk, parse_bank, show, subject};
+use crate::Reject;
+use crate::host_reference::HostReference;
+use crate::report::Row;
+use crate::tpm::hash::{Ha, HashAlg};
+use crate::tpm::pcr::PCR_COUNT;
+
+/// A log explained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// `crypto-agile` or `tpm-1.2`.
+    pub format: &'static str,
+    /// The bank that digests below are of.
+    pub bank: &'static str,
+    /// Every bank of the log that this build computes.
+    pub banks: Vec<&'static str>,
+    /// What is irregular, and why the log is shown all the same.
+    pub notes: Vec<Note>,
+    /// Why reading ended before the end.
+    pub broken: Option<Reject>,
+    /// The events.
+    pub events: Vec<Found>,
+    /// The registers: `digest` is what is quoted, or what the log replays to if nothing is; `expected` what
+    /// the log replays to, if something is quoted.
+    pub registers: Vec<Row>,
+    /// Secure Boot, by backed events of PCR 7; none if the log does not say, or lies.
+    pub secure_boot: Option<bool>,
+    /// What was booted.
+    pub boot: Vec<Booted>,
+    /// The rows of each reference.
+    pub references: Vec<Judged>,
+    /// What a verdict makes of it.
+    pub verdict: Verdict,
+}
+
+/// An irregularity.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Note {
+    /// Number of the event, if it is one's.
+    pub event: Option<u32>,
+    /// What.
+    pub quirk: Quirk,
+    /// The code a verdict refuses with; none if it does not.
+    pub refusal: Option<Reject>,
+    /// Why it is safe to read on.
+    pub why_safe: &'static str,
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// Number, from 0.
+    pub event: u32,
+    /// Register; none for an EV_NO_ACTION that names none there is.
+    pub pcr: Option<u8>,
+    /// Type; always claimed.
+    pub kind: String,
+    /// Digest, hex; none where nothing was measured.
+    pub digest: Option<String>,
+    /// `whole`, `part`, `respelt`: the digest is of the data; `claimed`: of something else; `unmeasured`.
+    pub data: &'static str,
+    /// What the digest is of, by the type.
+    pub subject: &'static str,
+    /// The data in a few words, if it has a structure.
+    pub text: Option<String>,
+    /// Set if the data has not the structure of its type.
+    pub malformed: Option<Reject>,
+}
+
+/// Something that was booted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Booted {
+    /// `application`, `section`, `command-line`, `initrd` or `file`.
+    pub what: &'static str,
+    /// Register.
+    pub pcr: u8,
+    /// Number of the event.
+    pub event: u32,
+    /// Digest, hex.
+    pub digest: String,
+    /// True if what it is was measured; false if only claimed.
+    pub role_backed: bool,
+    /// Name or path.
+    pub name: Option<String>,
+    /// The text itself, if it was measured.
+    pub text: Option<String>,
+}
+
+/// A log against a reference.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Judged {
+    /// Name of the reference.
+    pub reference: String,
+    /// What was measured and expected.
+    pub rows: Vec<Row>,
+}
+
+/// What a verdict makes of a log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The first refusal; none if there is nothing to refuse.
+    pub reject: Option<Reject>,
+    /// The register at fault, if it is one's.
+    pub pcr: Option<u8>,
+    /// One line: what was found and expected.
+    pub why: String,
+}
+
+/// Explains a log, in the bank of the quoted values, or the one asked for, or its best. Fails only if the
+/// bytes are no log or the bank is not there.
+pub fn explain(
+    bytes: &[u8],
+    bank: Option<HashAlg>,
+    quoted: Option<&[(u8, Ha)]>,
+    references: &[HostReference],
+) -> Result<Explanation, Reject> {
+    let quoted_bank = quoted.and_then(|values| values.first()).map(|(_, value)| value.hash());
+    let log = show(bytes, quoted_bank.or(bank))?;
+    let registers = registers(&log, quoted);
+    let judged = judge(bytes, &log, quoted, references);
+    let note = |(event, quirk): &(Option<u32>, Quirk)| Note {
+        event: *event,
+        quirk: *quirk,
+        refusal: quirk.refusal(),
+        why_safe: quirk.why_safe(),
+    };
+    Ok(Explanation {
+        format: match log.format() {
+            Format::Legacy => "tpm-1.2",
+            Format::CryptoAgile => "crypto-agile",
+        },
+        bank: log.bank().name(),
+        banks: log.banks().iter().map(|bank| bank.name()).collect(),
+        notes: log.quirks().iter().map(note).collect(),
+        broken: log.broken(),
+        events: log.events().iter().map(|event| found(event, log.bank())).collect(),
+        secure_boot: SecureBoot::unauthenticated(&log).ok().and_then(|state| state.enabled()),
+        boot: booted(&Boot::extract(&log)),
+        verdict: verdict(bytes, &log, &registers, &judged),
+        registers,
+        references: judged,
+    })
+}
+
+/// Every register the log extends or the quote covers.
+fn registers(log: &Log<'_>, quoted: Option<&[(u8, Ha)]>) -> Vec<Row> {
+    let Some(replayed) = log.registers(log.bank()) else { return vec![] };
+    let mut rows = Vec::new();
+    for pcr in 0..PCR_COUNT {
+        let Some(replayed) = replayed.get(pcr) else { continue };
+        let value = quoted.and_then(|values| values.iter().find(|(index, _)| *index == pcr));
+        match value {
+            Some((_, value)) => rows.push(Row::judged(pcr, "-", "register", *value, replayed)),
+            None if log.of_pcr(pcr).next().is_some() => {
+                rows.push(Row::noted(pcr, "-", "register, not quoted", replayed));
+            }
+            None => {}
+        }
+    }
+    rows
+}
+
+fn judge(
+    bytes: &[u8],
+    log: &Log<'_>,
+    quoted: Option<&[(u8, Ha)]>,
+    references: &[HostReference],
+) -> Vec<Judged> {
+    let Ok(strict) = parse_bank(bytes, log.bank()) else { return vec![] };
+    let replayed = |pcr| Some((pcr, strict.registers(strict.bank())?.get(pcr)?));
+    let values: Vec<(u8, Ha)> = match quoted {
+        Some(values) => values.to_vec(),
+        None => (0..PCR_COUNT).filter_map(replayed).collect(),
+    };
+    let judged = |reference: &HostReference| Judged {
+        reference: reference.name.clone(),
+        rows: reference.judge_values(&strict, &values),
+    };
+    references.iter().map(judged).collect()
+}
+
+/// The checks of SPEC 7.3, steps 12 and 13, in their order.
+fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) -> Verdict {
+    let refuse = |reject: Reject, pcr, why| Verdict { reject: Some(reject), pcr, why };
+    if let Err(reject) = parse_bank(bytes, log.bank()) {
+        return refuse(reject, None, reject.message().into());
+    }
+    if let Some(row) = registers.iter().find(|row| !row.ok) {
+        return refuse(Reject::ReplayMismatch, Some(row.pcr), row.to_string());
+    }
+    if let Err((pcr, reject)) = log.separators() {
+        return refuse(reject, Some(pcr), reject.message().into());
+    }
+    let faults = |judged: &Judged| judged.rows.iter().filter(|row| !row.ok).count();
+    let closest = judged.iter().min_by_key(|judged| faults(judged));
+    if let Some(row) = closest.and_then(|judged| judged.rows.iter().find(|row| !row.ok)) {
+        return refuse(Reject::HostNotRecognised, Some(row.pcr), row.to_string());
+    }
+    Verdict { reject: None, pcr: None, why: "nothing to refuse".into() }
+}
+
+fn found(event: &Event<'_>, bank: HashAlg) -> Found {
+    let data = match event.content(bank) {
+        Content::Whole(_) => "whole",
+        Content::Part(_) => "part",
+        Content::Respelt(_) => "respelt",
+        Content::Claimed(_) => "claimed",
+        Content::Unmeasured => "unmeasured",
+    };
+    let body = Body::read(event);
+    Found {
+        event: event.number,
+        pcr: (event.pcr != Event::NO_PCR).then_some(event.pcr),
+        kind: event.kind.to_string(),
+        digest: event.is_measured().then(|| event.digest.to_string()),
+        data,
+        subject: subject(event.kind).text(),
+        malformed: body.as_ref().err().copied(),
+        text: body.ok().and_then(|body| describe(&body)),
+    }
+}
+
+/// The data in a few words.
+fn describe(body: &Body<'_>) -> Option<String> {
+    Some(match body {
+        Body::Variable(variable) => variable_text(variable),
+        Body::Image(image) => image.path.to_string(),
+        Body::Gpt(gpt) => format!("disk {}, {} partitions", gpt.disk, gpt.partitions.len()),
+        Body::Firmware(blob) => format!("{} bytes at {:#x}", blob.length, blob.base),
+        Body::Tables(tables) => format!("{} tables", tables.tables.len()),
+        Body::Tagged(tagged) => match super::body::text(tagged.data) {
+            Some(text) => format!("{:#x}: {text}", tagged.tag),
+            None => format!("{:#x}", tagged.tag),
+        },
+        Body::Separator(separator) => separator.text().into(),
+        Body::StartupLocality(locality) => format!("startup locality {locality}"),
+        Body::Text(text) => text.clone(),
+        Body::Opaque(_) => return None,
+    })
+}
+
+fn variable_text(variable: &Variable<'_>) -> String {
+    let size = variable.data.len();
+    match variable.data {
+        [value] => format!("{} = {value}", variable.name),
+        _ => format!("{}, {size} bytes", variable.name),
+    }
+}
+
+fn booted(boot: &Boot) -> Vec<Booted> {
+    let lists = [
+        ("application", &boot.applications),
+        ("section", &boot.sections),
+        ("command-line", &boot.command_lines),
+        ("initrd", &boot.initrds),
+        ("file", &boot.files),
+    ];
+    let items =
+        lists.into_iter().flat_map(|(what, list)| list.iter().map(move |item| (what, item)));
+    let booted = |(what, item): (&'static str, &super::boot::Item)| Booted {
+        what,
+        pcr: item.pcr,
+        event: item.event,
+        digest: item.digest.to_string(),
+        role_backed: item.role == super::boot::Role::Backed,
+        name: item.name.clone(),
+        text: item.text.clone(),
+    };
+    items.map(booted).collect()
+}

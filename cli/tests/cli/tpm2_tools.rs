@@ -1,0 +1,302 @@
+//! Quotes, keys and credentials between this program and tpm2-tools, in both directions, on a real TPM 2.0.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Place, Refusal, succeeds};
+
+/// A TPM of our own, and the tools that speak to it.
+struct Tpm {
+    child: Child,
+    place: Place,
+}
+
+impl Tpm {
+    fn start() -> Self {
+        let place = Place::new();
+        std::fs::create_dir(place.path("tpm")).unwrap();
+        // tpm2-tss finds the control channel beside the data channel, by this name.
+        let (data, control) = (place.path("tpm/s"), place.path("tpm/s.ctrl"));
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--tpmstate")
+            .arg(format!("dir={}", place.path("tpm").display()))
+            .arg("--server")
+            .arg(format!("type=unixio,path={}", data.display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={}", control.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("these tests need Debian's `swtpm`");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !(data.exists() && control.exists()) {
+            assert!(Instant::now() < deadline, "swtpm does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, place }
+    }
+
+    /// Runs one of tpm2-tools in the folder; arguments split at spaces.
+    #[track_caller]
+    fn tool(&self, line: &str) -> Output {
+        let mut words = line.split_ascii_whitespace();
+        let output = Command::new(words.next().unwrap())
+            .args(words)
+            .current_dir(self.place.path(""))
+            .env("TPM2TOOLS_TCTI", format!("swtpm:path={}", self.place.path("tpm/s").display()))
+            .output()
+            .expect("these tests need Debian's `tpm2-tools`");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Frees what the last tool loaded: there is no resource manager here.
+    fn flush(&self) {
+        self.tool("tpm2_flushcontext -t");
+    }
+
+    fn coffer(&self, line: &str) -> Result<String, Refusal> {
+        let mut command = self.place.coffer();
+        command.args(line.split_ascii_whitespace());
+        let output = command.output().unwrap();
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout).unwrap());
+        }
+        Err(Refusal::of(&output))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path(name)
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const NONCE: &str = "8a1f00ff8a1f00ff8a1f00ff8a1f00ff";
+
+/// An EK, an AK below it, and a register that something was measured into.
+fn with_keys(kind: &str) -> Tpm {
+    let tpm = Tpm::start();
+    tpm.tool("tpm2_createek -c ek.ctx -G rsa -u ek.pub");
+    tpm.flush();
+    tpm.tool(&format!("tpm2_createak -C ek.ctx -c ak.ctx {kind} -u ak.pub -n ak.name -f tss"));
+    tpm.flush();
+    tpm.tool("tpm2_readpublic -c ak.ctx -f pem -o ak.pem");
+    tpm.flush();
+    tpm.tool(&format!("tpm2_pcrextend 4:sha256={}", "ab".repeat(32)));
+    tpm
+}
+
+#[test]
+fn quotes_of_tpm2_tools_verify_in_every_form_they_have() {
+    for (kind, scheme) in [
+        ("-G ecc -g sha256 -s ecdsa", "ecdsa-sha256"),
+        ("-G rsa -g sha256 -s rsassa", "rsassa-sha256"),
+        ("-G rsa -g sha256 -s rsapss", "rsapss-sha256"),
+    ] {
+        let tpm = with_keys(kind);
+        for (banks, form) in
+            [("sha256:0,4,7", ""), ("sha256:0,4+sha384:7", ""), ("sha256:4", "-F values -f plain")]
+        {
+            tpm.tool(&format!(
+                "tpm2_quote -c ak.ctx -l {banks} -q {NONCE} -m q.msg -s q.sig -o q.pcrs -g sha256 {form}"
+            ));
+            tpm.flush();
+            let verify = "quote verify --attest q.msg --signature q.sig --pcrs q.pcrs";
+            let named = tpm
+                .coffer(&format!("{verify} --key ak.pub --parent ek.pub --nonce {NONCE} --json"))
+                .unwrap();
+            let named: serde_json::Value = serde_json::from_str(&named).unwrap();
+            assert_eq!(named["qualified_signer_checked"], true, "{kind} {banks}");
+            assert_eq!(named["not_checked"].as_array().unwrap().len(), 0);
+            let four = named["registers"].as_array().unwrap().iter().find(|r| r["pcr"] == 4);
+            assert_ne!(four.unwrap()["value"], "0".repeat(64));
+            // A PEM key brings neither name nor scheme.
+            let pem = tpm
+                .coffer(&format!("{verify} --key ak.pem --scheme {scheme} --nonce {NONCE}"))
+                .unwrap();
+            assert!(pem.contains("not checked: whether the key is a restricted key"), "{pem}");
+        }
+    }
+}
+
+#[test]
+fn near_misses_of_a_good_quote_are_refused_by_name() {
+    let tpm = with_keys("-G ecc -g sha256 -s ecdsa");
+    tpm.tool(&format!(
+        "tpm2_quote -c ak.ctx -l sha256:0,4,7 -q {NONCE} -m q.msg -s q.sig -o q.pcrs -g sha256"
+    ));
+    tpm.flush();
+    let verify = |changes: &str| {
+        let mut line = format!(
+            "quote verify --attest q.msg --signature q.sig --pcrs q.pcrs --key ak.pub --parent ek.pub --nonce {NONCE}"
+        );
+        for change in changes.split(';').filter(|c| !c.is_empty()) {
+            let (from, to) = change.split_once("=>").unwrap();
+            assert!(line.contains(from));
+            line = line.replace(from, to);
+        }
+        tpm.coffer(&line)
+    };
+    verify("").unwrap();
+    let flip = |name: &str, to: &str, at: usize| {
+        let mut bytes = std::fs::read(tpm.path(name)).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(tpm.path(to), bytes).unwrap();
+    };
+    flip("q.msg", "bad.msg", 60);
+    flip("q.sig", "bad.sig", 20);
+    flip("q.pcrs", "bad.pcrs", 170);
+    flip("q.msg", "magic.msg", 0);
+    let unrestricted = "tpm2_create -C ek2.ctx -G ecc256:ecdsa-sha256 -u sk.pub -r sk.priv";
+    tpm.tool("tpm2_createprimary -C e -c ek2.ctx");
+    tpm.flush();
+    tpm.tool(unrestricted);
+    tpm.flush();
+    let cases = [
+        (format!("{NONCE}=>{NONCE}00"), "nonce-mismatch"),
+        ("q.msg=>bad.msg".into(), "bad-signature"),
+        ("q.sig=>bad.sig".into(), "bad-signature"),
+        ("q.pcrs=>bad.pcrs".into(), "pcr-digest-mismatch"),
+        ("q.msg=>magic.msg".into(), "bad-signature"),
+        ("--parent ek.pub=>--primary endorsement".into(), "signer-name-mismatch"),
+        ("--parent ek.pub=>--parent ak.pub".into(), "signer-name-mismatch"),
+        ("ak.pub=>sk.pub".into(), "bad-ak-attributes"),
+    ];
+    for (change, code) in cases {
+        let refusal = verify(&change).unwrap_err();
+        refusal.says(1, code, "");
+    }
+    verify("ak.pub --parent=>ak.pem --parent").unwrap_err().says(
+        2,
+        "PEM key has no name",
+        "--parent",
+    );
+    verify(&format!("{NONCE}=>xyz")).unwrap_err().says(2, "nonce is not hex", "tpm2_quote -q");
+}
+
+#[test]
+fn a_credential_made_here_is_opened_by_tpm2_activatecredential() {
+    let tpm = with_keys("-G ecc -g sha256 -s ecdsa");
+    std::fs::write(tpm.path("secret"), b"thirty-two bytes of some secret.").unwrap();
+    let line = "ek make-credential --ek ek.pub --name ak.name --secret secret -o cred";
+    assert_eq!(tpm.coffer(line).unwrap().trim(), "cred");
+    let open = |credential: &str, out: &str| {
+        tpm.tool("tpm2_startauthsession --policy-session -S session.ctx");
+        tpm.tool("tpm2_policysecret -S session.ctx -c e");
+        let opened = Command::new("tpm2_activatecredential")
+            .args(["-c", "ak.ctx", "-C", "ek.ctx", "-i", credential, "-o", out])
+            .args(["-P", "session:session.ctx"])
+            .current_dir(tpm.path(""))
+            .env("TPM2TOOLS_TCTI", format!("swtpm:path={}", tpm.path("tpm/s").display()))
+            .output()
+            .unwrap();
+        tpm.tool("tpm2_flushcontext session.ctx");
+        tpm.flush();
+        opened.status.success()
+    };
+    assert!(open("cred", "opened"));
+    assert_eq!(std::fs::read(tpm.path("opened")).unwrap(), b"thirty-two bytes of some secret.");
+    // For another key's name it does not open.
+    let other = format!("000b{}", "11".repeat(32));
+    tpm.coffer(&format!("ek make-credential --ek ek.pub --name {other} --secret secret -o other"))
+        .unwrap();
+    assert!(!open("other", "not-opened"));
+
+    let refused = |line: &str| tpm.coffer(line).unwrap_err();
+    refused("ek make-credential --ek ak.pub --name ak.name --secret secret -o x").says(
+        1,
+        "bad-ek-template",
+        "",
+    );
+    refused("ek make-credential --ek ak.pem --name ak.name --secret secret -o x").says(
+        1,
+        "public area",
+        "",
+    );
+    assert!(!Path::exists(&tpm.path("x")));
+}
+
+#[test]
+fn a_log_of_any_machine_is_shown_replayed_and_explained() {
+    let place = Place::new();
+    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/verification/tests/vectors");
+    let log = format!("{vectors}/lab-ovmf-direct-kernel.bin");
+    let shown = succeeds(place.coffer().args(["eventlog", "show", &log]));
+    assert!(
+        shown.contains("EV_EFI_BOOT_SERVICES_APPLICATION") && shown.contains("claimed"),
+        "{shown}"
+    );
+    let replayed = succeeds(place.coffer().args(["eventlog", "replay", &log, "--json"]));
+    let replayed: serde_json::Value = serde_json::from_str(&replayed).unwrap();
+    let four = replayed["registers"].as_array().unwrap().iter().find(|r| r["pcr"] == 4).unwrap();
+    let four = four["value"].as_str().unwrap();
+    // What `tpm2_pcrread` said in that boot (recorded_log.rs).
+    assert_eq!(four, "3cbfcae7ae3531d3769b86a71f67f42aaf59c7c4df1691357562b77b130f24a1");
+    let explained =
+        succeeds(place.coffer().args(["eventlog", "explain", &log, "--pcr", &format!("4={four}")]));
+    assert!(explained.contains("secure boot") && explained.contains("initrd"), "{explained}");
+    let wrong = format!("4={}", "00".repeat(32));
+    let output =
+        place.coffer().args(["eventlog", "explain", &log, "--pcr", &wrong]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("replay-mismatch"));
+    let truncated = place.write("cut.bin", &std::fs::read(&log).unwrap()[..900]);
+    place.refused(&["eventlog", "replay", truncated.to_str().unwrap()]).says(1, "malformed", "");
+    let nothing = place.write("nothing.bin", b"");
+    place.refused(&["eventlog", "show", nothing.to_str().unwrap()]).says(1, "malformed", "");
+    place.refused(&["eventlog", "show", &log, "--bank", "md5"]).says(2, "no bank", "sha256");
+}
+
+#[test]
+fn evidence_is_shown_and_explained() {
+    let place = Place::new();
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../attestation/verification/tests/vectors/evidence/lab-ovmf-sealed"
+    );
+    let evidence = format!("{folder}/evidence.cmw");
+    let case: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{folder}/case.json")).unwrap())
+            .unwrap();
+    let shown = succeeds(place.coffer().args(["evidence", "show", &evidence]));
+    assert!(
+        shown.contains("closed") && shown.contains("nothing of this is believed yet"),
+        "{shown}"
+    );
+
+    let key =
+        place.write("hak.pub", hex::decode(case["host"]["ak_public"].as_str().unwrap()).unwrap());
+    let reference_path = place.write("reference.json", case["reference"].to_string());
+    let audience = case["audience"].as_str().unwrap();
+    let explain = |audience: &str, reference: bool| {
+        let mut command = place.coffer();
+        command.args(["evidence", "explain", &evidence, "--audience", audience]);
+        command.args(["--host-key", key.to_str().unwrap()]);
+        if reference {
+            command.args(["--reference", reference_path.to_str().unwrap()]);
+        }
+        command.output().unwrap()
+    };
+    let accepted = explain(audience, true);
+    let said = String::from_utf8_lossy(&accepted.stdout).into_owned();
+    assert!(
+        accepted.status.success() && said.contains("not judged: whether the challenge"),
+        "{said}"
+    );
+    for (audience, reference, code) in [
+        ("https://elsewhere.example", true, "audience-mismatch"),
+        (audience, false, "host-not-recognised"),
+    ] {
+        let refused = explain(audience, reference);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(code));
+    }
+}

@@ -1,0 +1,61 @@
+//! An event log over registers that count as quoted (SPEC 7.3, step 12).
+//!
+//! Registers come from nowhere but a verified quote, so the judge signs one with a test key.
+
+use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Digest, Reject, event_log};
+use serde::Deserialize;
+
+use super::{Judged, Refused, context, file, pcrs};
+use crate::attester::attest::{Attest, selection};
+use crate::attester::keys::Key;
+use crate::case::Files;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Context {
+    /// True for a PC's firmware log: PCR 0 to 7 must have their separators.
+    firmware: bool,
+}
+
+pub(super) fn judge(files: &Files) -> Judged {
+    let context: Context = context(files)?;
+    let quoted = quoted(files)?;
+    let log = event_log::parse(file(files, "log.bin"))?;
+    log.check_replay(&quoted).map_err(|(_, reject)| reject)?;
+    if context.firmware {
+        log.check_separators().map_err(|(_, reject)| reject)?;
+    }
+    Ok(())
+}
+
+/// The registers under a signature.
+fn quoted(files: &Files) -> Result<QuotedPcrs, Refused> {
+    let sent = pcrs::of_sha256(files)?;
+    let indices: Vec<u8> = sent.iter().map(|value| value.index).collect();
+    let digests: Vec<&[u8]> = sent.iter().map(|value| value.digest.as_bytes()).collect();
+    let key = Key::p256(1);
+    let extra = Digest::ZERO;
+    let attest = Attest {
+        magic: 0xff54_4347,
+        kind: 0x8018,
+        signer: key.qualified_name(),
+        extra: extra.0.to_vec(),
+        clock: 0,
+        resets: 0,
+        restarts: 0,
+        safe: 1,
+        firmware: 0,
+        selection: selection(&[(0x000b, &indices)]),
+        digest: Digest::of(&digests).0.to_vec(),
+        body: None,
+        tail: vec![],
+    }
+    .encode();
+    let public = Public::parse(&key.public())?;
+    let bound = ReceivedQuote::new(&attest, &key.sign(&attest))
+        .authenticate(&QuoteKey::endorsement_primary(&public))?
+        .bind(extra.as_bytes(), Reject::NonceMismatch)?;
+    Ok(bound.pcrs(&indices, &sent)?)
+}
