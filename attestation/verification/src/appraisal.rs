@@ -5,6 +5,8 @@
 //! vTPM key); then the VM's quote under that key; then images, logs and reference values. An [`Appraisal`]
 //! can only be made here, takes a [`ConsumedNonce`], and is what releasing a secret asks for.
 
+use std::borrow::Cow;
+
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
@@ -15,6 +17,7 @@ pub use crate::host_reference::{HostProfile, HostReference};
 use crate::host_reference::{Unrecognised, recognise};
 use crate::launch::{BoxKind, LaunchRecord};
 use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use crate::report::word;
 pub use crate::report::{Report, Row};
 use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
@@ -230,7 +233,7 @@ struct Case<'a> {
     descriptors: &'a dyn DescriptorReader,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// SPEC 7.3, step by step.
     fn judge(self, report: &mut Report) -> Result<(Facts, ClockInfo), Fault> {
         // 2. The challenge consumed is the one answered.
@@ -266,7 +269,7 @@ impl Case<'_> {
             host_claims,
             vm_claims,
             launch_record: record,
-            descriptor: self.received.evidence.host.descriptor.clone(),
+            descriptor: self.received.evidence.host.descriptor,
             runtime,
         };
         Ok((facts, host_pcrs.clock_info()))
@@ -445,7 +448,7 @@ impl Case<'_> {
         pcrs: &QuotedPcrs,
         claims: &HostClaims,
         report: &mut Report,
-    ) -> Result<&HostReference, Fault> {
+    ) -> Result<&'a HostReference, Fault> {
         match recognise(self.references, log, pcrs, claims) {
             Ok((reference, rows)) => {
                 report.host = rows;
@@ -473,21 +476,21 @@ fn compare<'a>(
     std::iter::from_fn(|| match (found.next(), expected.next()) {
         (None, None) => None,
         (None, Some((_, kind, digest, data))) => {
-            Some(Row::missing(pcr, &describe(*kind, data), *digest))
+            Some(Row::missing(pcr, describe(*kind, data), *digest))
         }
         (Some(event), None) => {
-            Some(Row::refused(pcr, event.kind, "unexpected event", event.digest))
+            Some(Row::refused(pcr, word(event.kind), "unexpected event", event.digest))
         }
         (Some(event), Some((_, kind, digest, data))) => {
             let what = describe(*kind, data);
-            Some(Row::judged(pcr, event.kind, &what, event.digest, *digest))
+            Some(Row::judged(pcr, word(event.kind), what, event.digest, *digest))
         }
     })
     .collect()
 }
 
 /// What a predicted event stands for; predicted data is ours, so it may be shown.
-fn describe(kind: event_log::EventType, data: &[u8]) -> String {
+fn describe(kind: event_log::EventType, data: &[u8]) -> Cow<'static, str> {
     use event_log::EventType;
     match kind {
         EventType::S_CRTM_VERSION => "monitor version".into(),
@@ -496,7 +499,7 @@ fn describe(kind: event_log::EventType, data: &[u8]) -> String {
         _ => {
             let text = data.strip_suffix(b"\0").unwrap_or(data);
             let text = String::from_utf8_lossy(text);
-            text.strip_prefix("coffer:").unwrap_or(&text).to_owned()
+            Cow::Owned(text.strip_prefix("coffer:").unwrap_or(&text).to_owned())
         }
     }
 }

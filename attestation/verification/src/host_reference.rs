@@ -13,7 +13,7 @@ use crate::claims::HostClaims;
 use crate::event_log::boot::ACTIONS;
 use crate::event_log::{Event, EventLog, EventType, SEPARATOR, values};
 use crate::quote::QuotedPcrs;
-use crate::report::Row;
+use crate::report::{Row, word};
 use crate::tpm::hash::{Ha, HashAlg};
 use crate::{Digest, Reject, predict};
 
@@ -121,7 +121,7 @@ impl HostReference {
                 Some(expected) => Row::judged(pcr, "-", register(pcr), value, *expected),
                 None if REQUIRED_FIRMWARE.contains(&pcr) => {
                     let what = format!("{}: no reference value in `{}`", register(pcr), self.name);
-                    Row::refused(pcr, "-", &what, value)
+                    Row::refused(pcr, "-", what, value)
                 }
                 // Judged event by event below.
                 None if matches!(pcr, BOOT_PCR | STUB_PCR) => continue,
@@ -141,11 +141,11 @@ impl HostReference {
         for event in log.of_pcr(BOOT_PCR) {
             rows.push(if event.kind == EventType::EFI_BOOT_SERVICES_APPLICATION {
                 started = true;
-                Row::judged(BOOT_PCR, event.kind, "host kernel", event.digest, self.kernel)
+                Row::judged(BOOT_PCR, word(event.kind), "host kernel", event.digest, self.kernel)
             } else if is_separator(event) || is_boot_action(event) {
-                Row::noted(BOOT_PCR, event.kind, "boot manager", event.digest)
+                Row::noted(BOOT_PCR, word(event.kind), "boot manager", event.digest)
             } else {
-                Row::refused(BOOT_PCR, event.kind, "unexpected event", event.digest)
+                Row::refused(BOOT_PCR, word(event.kind), "unexpected event", event.digest)
             });
         }
         if !started {
@@ -166,16 +166,16 @@ impl HostReference {
             rows.push(match slot {
                 Some((_, what, expected, seen)) => {
                     *seen = true;
-                    Row::judged(STUB_PCR, event.kind, what, event.digest, *expected)
+                    Row::judged(STUB_PCR, word(event.kind), *what, event.digest, *expected)
                 }
                 None if is_separator(event) => {
-                    Row::noted(STUB_PCR, event.kind, "separator", event.digest)
+                    Row::noted(STUB_PCR, word(event.kind), "separator", event.digest)
                 }
-                None => Row::refused(STUB_PCR, event.kind, "unexpected event", event.digest),
+                None => Row::refused(STUB_PCR, word(event.kind), "unexpected event", event.digest),
             });
         }
         let missing = slots.iter().filter(|(.., seen)| !seen);
-        rows.extend(missing.map(|(_, what, digest, _)| Row::missing(STUB_PCR, what, *digest)));
+        rows.extend(missing.map(|(_, what, digest, _)| Row::missing(STUB_PCR, *what, *digest)));
         rows
     }
 }

@@ -1,12 +1,14 @@
 //! What was measured and what was expected: the rows a decision is made of (SPEC 7.3, steps 12 and 13).
 //!
 //! The verdict and the text for people come from the same rows, so a report cannot say other than what
-//! decided.
+//! decided. Words of ours are borrowed: an accepted evidence has some forty rows, and few need text made for them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event_log::EventType;
 use crate::tpm::hash::{Ha, HashAlg};
 
 /// One thing measured.
@@ -16,11 +18,11 @@ pub struct Row {
     /// Register.
     pub pcr: u8,
     /// Bank, such as `sha256`.
-    pub bank: String,
+    pub bank: Cow<'static, str>,
     /// Event type, or `-` for a whole register or a missing event.
-    pub event: String,
+    pub event: Cow<'static, str>,
     /// What it is, in a few words.
-    pub what: String,
+    pub what: Cow<'static, str>,
     /// What was found; none if the event is missing.
     #[serde(with = "as_hex")]
     pub digest: Option<Ha>,
@@ -31,12 +33,20 @@ pub struct Row {
     pub ok: bool,
 }
 
+/// An event type as rows show it.
+pub(crate) fn word(kind: EventType) -> Cow<'static, str> {
+    match kind.name() {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(kind.to_string()),
+    }
+}
+
 impl Row {
     /// A digest that has to be the expected one.
     pub(crate) fn judged(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         found: impl Into<Ha>,
         expected: impl Into<Ha>,
     ) -> Self {
@@ -47,8 +57,8 @@ impl Row {
     /// A digest shown for information; nothing is asked of it here.
     pub(crate) fn noted(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         found: impl Into<Ha>,
     ) -> Self {
         Self::new(pcr, event, what, Some(found.into()), None, true)
@@ -57,30 +67,34 @@ impl Row {
     /// Something that must not be there, or that no reference value exists for.
     pub(crate) fn refused(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         found: impl Into<Ha>,
     ) -> Self {
         Self::new(pcr, event, what, Some(found.into()), None, false)
     }
 
     /// Something that had to be there.
-    pub(crate) fn missing(pcr: u8, what: &str, expected: impl Into<Ha>) -> Self {
+    pub(crate) fn missing(
+        pcr: u8,
+        what: impl Into<Cow<'static, str>>,
+        expected: impl Into<Ha>,
+    ) -> Self {
         Self::new(pcr, "-", what, None, Some(expected.into()), false)
     }
 
     fn new(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
         digest: Option<Ha>,
         expected: Option<Ha>,
         ok: bool,
     ) -> Self {
         // Without either there is nothing to be of a bank.
         let hash = digest.or(expected).map_or(HashAlg::Sha256, |value| value.hash());
-        let (bank, event) = (hash.name().to_owned(), event.to_string());
-        Self { pcr, bank, event, what: what.to_owned(), digest, expected, ok }
+        let (bank, event, what) = (Cow::Borrowed(hash.name()), event.into(), what.into());
+        Self { pcr, bank, event, what, digest, expected, ok }
     }
 }
 
