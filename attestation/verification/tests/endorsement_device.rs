@@ -261,8 +261,10 @@ fn a_statement_the_iak_signed_is_read_strictly() {
     };
     assert_eq!(judge(&|_| ()), Ok(()));
     assert_eq!(judge(&|d| d.magic ^= 1), Err(Reject::BadMagic));
-    // TPMS_CREATION_INFO would read the same bytes.
-    assert_eq!(judge(&|d| d.kind = 0x801a), Err(Reject::WrongAttestType));
+    // TPMS_CREATION_INFO: a name and a hash, of an object that need not be loaded any more.
+    let creation = |d: &mut Draft| (d.kind, d.qualified) = (0x801a, vec![7; 32]);
+    assert_eq!(judge(&creation), Err(Reject::WrongAttestType));
+    assert_eq!(judge(&|d| d.kind = 0x801a), Err(Reject::Malformed), "no hash has this length");
     assert_eq!(judge(&|d| d.tail = vec![0]), Err(Reject::TrailingData));
     assert_eq!(judge(&|d| d.signer[9] ^= 1), Err(Reject::SignerNameMismatch));
     assert_eq!(
