@@ -1,5 +1,4 @@
 //! Every case against this library, with the exact code; and the files are what the generator makes.
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
