@@ -19,3 +19,9 @@ pub fn machine(workspace: &Workspace, progress: &mut Progress, no_install: bool)
     debs::kernel(workspace, progress)?;
     debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))
 }
+
+/// Packages and the build, for what boots no lab host.
+pub fn programs(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
+    packages::ensure(progress, no_install)?;
+    build::everything(workspace, progress)
+}

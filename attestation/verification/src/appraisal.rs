@@ -5,6 +5,8 @@
 //! vTPM key); then the VM's quote under that key; then images, logs and reference values. An [`Appraisal`]
 //! can only be made here, takes a [`ConsumedNonce`], and is what releasing a secret asks for.
 
+use std::borrow::Cow;
+
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
@@ -15,6 +17,7 @@ pub use crate::host_reference::{HostProfile, HostReference};
 use crate::host_reference::{Unrecognised, recognise};
 use crate::launch::{BoxKind, LaunchRecord};
 use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use crate::report::word;
 pub use crate::report::{Report, Row};
 use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
@@ -230,7 +233,7 @@ struct Case<'a> {
     descriptors: &'a dyn DescriptorReader,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// SPEC 7.3, step by step.
     fn judge(self, report: &mut Report) -> Result<(Facts, ClockInfo), Fault> {
         // 2. The challenge consumed is the one answered.
@@ -266,7 +269,7 @@ impl Case<'_> {
             host_claims,
             vm_claims,
             launch_record: record,
-            descriptor: self.received.evidence.host.descriptor.clone(),
+            descriptor: self.received.evidence.host.descriptor,
             runtime,
         };
         Ok((facts, host_pcrs.clock_info()))
@@ -401,7 +404,7 @@ impl Case<'_> {
         Ok(record)
     }
 
-    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog, Fault> {
+    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog<'_>, Fault> {
         let bytes = &self.received.evidence.host.quote.event_log;
         let log = event_log::parse(bytes).map_err(at("host event log"))?;
         replays(&log, pcrs, "host event log")?;
@@ -441,11 +444,11 @@ impl Case<'_> {
 
     fn recognise(
         &self,
-        log: &EventLog,
+        log: &EventLog<'_>,
         pcrs: &QuotedPcrs,
         claims: &HostClaims,
         report: &mut Report,
-    ) -> Result<&HostReference, Fault> {
+    ) -> Result<&'a HostReference, Fault> {
         match recognise(self.references, log, pcrs, claims) {
             Ok((reference, rows)) => {
                 report.host = rows;
@@ -466,28 +469,28 @@ impl Case<'_> {
 /// Events of one register beside the predicted ones, one row each.
 fn compare<'a>(
     pcr: u8,
-    found: impl Iterator<Item = &'a event_log::Event>,
+    found: impl Iterator<Item = &'a event_log::Event<'a>>,
     expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
 ) -> Vec<Row> {
     let (mut found, mut expected) = (found.fuse(), expected.fuse());
     std::iter::from_fn(|| match (found.next(), expected.next()) {
         (None, None) => None,
         (None, Some((_, kind, digest, data))) => {
-            Some(Row::missing(pcr, &describe(*kind, data), *digest))
+            Some(Row::missing(pcr, describe(*kind, data), *digest))
         }
         (Some(event), None) => {
-            Some(Row::refused(pcr, event.kind, "unexpected event", event.digest))
+            Some(Row::refused(pcr, word(event.kind), "unexpected event", event.digest))
         }
         (Some(event), Some((_, kind, digest, data))) => {
             let what = describe(*kind, data);
-            Some(Row::judged(pcr, event.kind, &what, event.digest, *digest))
+            Some(Row::judged(pcr, word(event.kind), what, event.digest, *digest))
         }
     })
     .collect()
 }
 
 /// What a predicted event stands for; predicted data is ours, so it may be shown.
-fn describe(kind: event_log::EventType, data: &[u8]) -> String {
+fn describe(kind: event_log::EventType, data: &[u8]) -> Cow<'static, str> {
     use event_log::EventType;
     match kind {
         EventType::S_CRTM_VERSION => "monitor version".into(),
@@ -496,14 +499,16 @@ fn describe(kind: event_log::EventType, data: &[u8]) -> String {
         _ => {
             let text = data.strip_suffix(b"\0").unwrap_or(data);
             let text = String::from_utf8_lossy(text);
-            text.strip_prefix("coffer:").unwrap_or(&text).to_owned()
+            Cow::Owned(text.strip_prefix("coffer:").unwrap_or(&text).to_owned())
         }
     }
 }
 
-fn replays(log: &EventLog, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
+fn replays(log: &EventLog<'_>, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
     log.check_replay(pcrs).map_err(|(pcr, reject)| {
-        let (replayed, quoted) = (log.replay(pcr), pcrs.get(pcr).copied().unwrap_or(Digest::ZERO));
+        let replayed = log.replay(pcr);
+        let quoted =
+            pcrs.get(pcr).map_or_else(|reject| reject.to_string(), |value| value.to_string());
         let explanation =
             format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
         Fault { reject, explanation }

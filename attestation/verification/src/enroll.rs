@@ -83,23 +83,23 @@ pub fn verify_proof(
 
 /// The first quote of a host, verified: source of the clock values an enrolled host starts with.
 #[derive(Debug)]
-pub struct FirstQuote {
+pub struct FirstQuote<'a> {
     /// Quoted registers and the TPM's clock.
     pub pcrs: QuotedPcrs,
     /// The log that replays to them.
-    pub log: EventLog,
+    pub log: EventLog<'a>,
     /// What the monitor said of the host.
     pub claims: HostClaims,
 }
 
 /// Verifies the quote that completes an enrolment: by this AK, for this nonce, over these claims, with a
 /// log that replays. Whether the host's build is a known one is appraised later, at each attestation.
-pub fn verify_first_quote(
+pub fn verify_first_quote<'a>(
     ak: &Public,
     nonce: &Nonce,
     host_claims: &[u8],
-    quote: &QuotePart,
-) -> Result<FirstQuote, Reject> {
+    quote: &'a QuotePart,
+) -> Result<FirstQuote<'a>, Reject> {
     let root = binding::enroll_leaf(nonce);
     let pcrs = ReceivedQuote::of(quote)
         .authenticate(&QuoteKey::endorsement_primary(ak))?

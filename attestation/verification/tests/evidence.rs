@@ -60,7 +60,8 @@ fn log_of(events: &[Event]) -> Vec<u8> {
 }
 
 fn reference() -> HostReference {
-    let log = coffer_attestation::event_log::parse(&log_of(&host_boot())).unwrap();
+    let log = log_of(&host_boot());
+    let log = coffer_attestation::event_log::parse(&log).unwrap();
     HostReference {
         name: "lab-1".into(),
         svn: 3,
@@ -69,7 +70,7 @@ fn reference() -> HostReference {
         kernel: HOST_KERNEL,
         initrd: HOST_INITRD,
         cmdline: predict::load_options(HOST_CMDLINE),
-        firmware: [0, 2, 3, 7].map(|pcr| (pcr, log.replay(pcr))).into(),
+        firmware: HostReference::firmware_of(&log).unwrap(),
     }
 }
 
