@@ -86,11 +86,7 @@ pub const IDS: &[(&str, &str, &str)] = &[
     ("D32", "SessionGone", ""),
     ("D33", "SessionMismatch", ""),
     ("D34", "fails in the TPM", ""),
-    (
-        "D35",
-        "IdentityImmutable",
-        "needs a verifier with a memory; shown by verifier/tests/enrolment.rs",
-    ),
+    ("D35", "IdentityImmutable", ""),
     ("D36", "EkInUse", ""),
     ("D37", "NotEnrolled", ""),
     ("D38", "TokenInvalid", ""),

@@ -145,13 +145,13 @@ fn signers(book: &mut Book) {
         refuse(book, P256, "signer-name-mismatch", &about, |q| q.attest.signer = signer);
     }
     let title = "qualifiedSigner is no name of an object";
-    for (slug, signer) in [
-        ("signer-empty", vec![]),
-        ("signer-handle", vec![0x80, 0, 0, 1]),
-        ("signer-sha1", [&[0, 4], &Digest::ZERO.0[..20]].concat()),
+    for (slug, code, signer) in [
+        ("signer-empty", "malformed", vec![]),
+        ("signer-handle", "malformed", vec![0x80, 0, 0, 1]),
+        ("signer-sha1", "weak-hash", [&[0, 4], &Digest::ZERO.0[..20]].concat()),
     ] {
         let about = resigned("A11", slug, title, slug);
-        refuse(book, P256, "malformed", &about, |q| q.attest.signer = signer);
+        refuse(book, P256, code, &about, |q| q.attest.signer = signer);
     }
 }
 

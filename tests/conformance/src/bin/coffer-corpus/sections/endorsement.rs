@@ -171,7 +171,7 @@ fn roots(book: &mut Book) {
         "the chain ends in an authority of a trusted one's name",
         "another key under the name of the trusted root",
     );
-    refuse_sent(book, "bad-ek-chain", &about, |chain| {
+    refuse_sent(book, "untrusted-root", &about, |chain| {
         let mut sent = Sent::of(chain);
         chain.root.signer = Signer::new(Key::p384(21));
         sent.roots = vec![chain.root.self_signed()];
