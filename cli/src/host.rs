@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use coffer_attestation::host_reference::{HostReference, REQUIRED_FIRMWARE};
+use coffer_attestation::host_reference::HostReference;
 use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HostIdentity,
 };
@@ -143,7 +143,8 @@ fn predict_reference(args: &ReferenceArgs) -> Result<HostReference, Error> {
             "give the `vmlinuz` or UKI that the host boots",
         )
     };
-    let firmware = REQUIRED_FIRMWARE.iter().map(|&pcr| (pcr, log.replay(pcr))).collect();
+    // `parse` asks for the SHA-256 bank, so there is one.
+    let firmware = HostReference::firmware_of(&log).unwrap_or_default();
     let (kernel, cmdline) = match memory {
         Some(mib) => under_qemu(&kernel, initrd.len(), mib, &args.cmdline).map_err(bad_kernel)?,
         None => {

@@ -191,8 +191,8 @@ fn print_rows(side: &str, rows: &[Row]) -> Result<(), Error> {
         rows.iter().map(|row| {
             [
                 row.pcr.to_string(),
-                row.event.clone(),
-                row.what.clone(),
+                row.event.to_string(),
+                row.what.to_string(),
                 dash(row.digest),
                 expected_text(row),
                 if row.ok { "ok" } else { "refused" }.to_owned(),

@@ -40,6 +40,8 @@ files! {
     admin_token_hash = "admin-token.sha256";
     /// The database.
     database = "verifier.db";
+    /// TPM firmware versions that are refused, one in hex a line; need not exist.
+    revoked_tpm_firmware = "revoked-tpm-firmware";
     /// EK roots of TPM makers: PEM or DER files.
     ek_roots = "ek-roots";
     /// EK roots of software TPMs: PEM or DER files.

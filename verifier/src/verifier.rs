@@ -33,6 +33,7 @@ pub(crate) struct Verifier {
     pub(crate) at_rest: Box<dyn AtRest>,
     pub(crate) admin_token_hash: Digest,
     pub(crate) roots: Roots,
+    pub(crate) revoked_firmware: Vec<u64>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) strangers: Strangers,
     /// Turns to work: a request keeps its turn until its work is done, whether or not its peer still waits.
@@ -133,11 +134,28 @@ impl Verifier {
             at_rest: Box::new(at_rest),
             admin_token_hash,
             roots,
+            revoked_firmware: revoked_firmware(dir)?,
             clock,
             strangers: Strangers::default(),
             turns: Arc::new(Semaphore::new(TURNS)),
         })
     }
+}
+
+/// firmwareVersion of TPMs that nobody's host may have any more, as quotes sign it: 1 to 16 hex digits a
+/// line, `#` starts a comment. A line that is neither refuses the start: it may be the one that matters.
+fn revoked_firmware(dir: &DataDir) -> Result<Vec<u64>, OpenError> {
+    let path = dir.revoked_tpm_firmware();
+    if !path.try_exists().map_err(|source| OpenError::Io { path: path.clone(), source })? {
+        return Ok(Vec::new());
+    }
+    let text = String::from_utf8(read(&path)?).map_err(|_| OpenError::Damaged(path.clone()))?;
+    text.lines()
+        .map(|line| line.split_once('#').map_or(line, |(version, _)| version).trim())
+        .filter(|version| !version.is_empty())
+        .map(|version| u64::from_str_radix(version, 16))
+        .collect::<Result<_, _>>()
+        .map_err(|_| OpenError::Damaged(path))
 }
 
 /// Holds the data folder for this process; the lock goes with the file.

@@ -17,11 +17,11 @@ fn a_host_enrols_and_is_listed() {
     let mut scene = Scene::not_enrolled(POLICIES);
     let enrolled: Enrolled = scene.enroll().ok();
     assert_eq!(enrolled.host, "rack-7");
-    assert_eq!(enrolled.ak_name, scene.host.ak.name());
+    assert_eq!(enrolled.ak_name, scene.host.ak.object_name().unwrap());
     assert!(enrolled.software_tpm, "its root lies among the dangerous ones");
     let hosts = scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts;
     assert_eq!(hosts.len(), 1);
-    assert_eq!(hosts[0].ak_name, scene.host.ak.name());
+    assert_eq!(hosts[0].ak_name, scene.host.ak.object_name().unwrap());
     let row = scene.last_decision();
     assert_eq!((row.kind, row.allowed), (api::DecisionKind::Enroll, true));
 }

@@ -319,7 +319,7 @@ fn box_network_and_incarnation_are_the_descriptors() {
         ("interfaces: found 1, expected 0", Shape { nics: 1, ..Shape::default() }),
         ("interfaces: found 0, expected 1", Shape { nics: 0, ..nat.clone() }),
         ("interfaces: found 2, expected 1", Shape { nics: 2, ..nat.clone() }),
-        ("incarnation: found 2, expected 1", Shape { incarnation: 2, ..Shape::default() }),
+        ("incarnation 1 of a VM not seen", Shape { incarnation: 2, ..Shape::default() }),
     ];
     for (says, shape) in refused {
         scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::LaunchMismatch);
@@ -331,6 +331,37 @@ fn box_network_and_incarnation_are_the_descriptors() {
     // An image for open boxes in an open box is a matter of policy.
     let open = Shape { launched_as: BoxKind::Open, ..open_image };
     scene.attest(&mut Vm::launch(&open)).1.refused(Reject::PolicyDenied);
+}
+
+#[test]
+fn of_two_holders_of_one_identity_the_ledger_knows_one() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    scene.attest(&mut vm).1.bytes();
+    scene.attest(&mut vm).1.bytes();
+    // A copy of the launch on another vTPM.
+    let instance = Some(vm.record.instance_id);
+    let mut copy = Vm::launch(&Shape { instance, ..Shape::default() });
+    scene.attest(&mut copy).1.refused(Reject::DuplicateVmIdentity);
+    assert!(scene.last_decision().explanation.contains("VM identity: found incarnation 1 of"));
+
+    // The ledger's row is the defence: without it the copy is as good as the original.
+    scene.service.sql(&["DELETE FROM vms"]);
+    scene.attest(&mut copy).1.bytes();
+    scene.attest(&mut vm).1.refused(Reject::DuplicateVmIdentity);
+
+    // What a move or a restored snapshot will leave in the ledger.
+    let cases = [
+        ("UPDATE vms SET incarnation = 2", Reject::IncarnationRollback),
+        ("UPDATE vms SET hak_name = zeroblob(34)", Reject::VmMoved),
+        ("UPDATE vms SET incarnation = 1", Reject::DuplicateVmIdentity),
+        ("UPDATE vms SET incarnation = 0", Reject::LaunchMismatch),
+        ("UPDATE vms SET instance_id = zeroblob(16)", Reject::DuplicateVmIdentity),
+    ];
+    for (change, reject) in cases {
+        scene.service.sql(&[change]);
+        scene.attest(&mut copy).1.refused(reject);
+    }
 }
 
 #[test]

@@ -25,15 +25,33 @@ pub fn bench(
     name: &str,
     rounds: u32,
 ) -> Result<()> {
-    setup::everything(workspace, progress, no_install)?;
+    if name == "launch" {
+        setup::everything(workspace, progress, no_install)?;
+    } else {
+        // No lab host boots: programs, but no kernel and no root file systems.
+        setup::programs(workspace, progress, no_install)?;
+    }
+    let mut bench = match name {
+        // It counts its allocations, so it is a program of its own.
+        "verify" => program(workspace, "coffer-bench-verify"),
+        _ => lab(workspace),
+    };
+    if name != "verify" {
+        bench.args(["bench", name]);
+    }
+    bench.args(["--rounds", &rounds.to_string()]);
     progress.own_output(&format!("Bench `{name}`"), || {
-        command::loud(lab(workspace).args(["bench", name, "--rounds", &rounds.to_string()]))?;
+        command::loud(&mut bench)?;
         Ok(((), String::new()))
     })
 }
 
 fn lab(workspace: &Workspace) -> Command {
-    let mut lab = Command::new(workspace.program("coffer-lab"));
-    lab.env("COFFER_WORKSPACE", workspace.root());
-    lab
+    program(workspace, "coffer-lab")
+}
+
+fn program(workspace: &Workspace, name: &str) -> Command {
+    let mut program = Command::new(workspace.program(name));
+    program.env("COFFER_WORKSPACE", workspace.root());
+    program
 }

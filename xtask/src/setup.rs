@@ -1,5 +1,7 @@
 //! Set-up in order: packages, kernel, root file systems, build. Each part is reused when it is there.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 
 use crate::progress::Progress;
@@ -21,7 +23,7 @@ pub fn machine(
     lints: bool,
 ) -> Result<()> {
     if no_install {
-        return nothing_missing(workspace, progress, lints);
+        return nothing_missing(progress, &debs::missing(&workspace.cache()), lints);
     }
     packages::ensure(progress)?;
     packages::ensure_indexes(progress)?;
@@ -29,15 +31,24 @@ pub fn machine(
     debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))
 }
 
-fn nothing_missing(workspace: &Workspace, progress: &mut Progress, lints: bool) -> Result<()> {
+/// Packages and the build, for what boots no lab host.
+pub fn programs(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
+    if no_install {
+        nothing_missing(progress, &[], false)?;
+    } else {
+        packages::ensure(progress)?;
+    }
+    build::everything(workspace, progress)
+}
+
+fn nothing_missing(progress: &mut Progress, cached: &[(&str, PathBuf)], lints: bool) -> Result<()> {
     progress.step("Nothing is missing", |_| {
         let packages = packages::missing()?;
-        let cached = debs::missing(&workspace.cache());
         let deny = lints && !check::deny_is_there();
         for (name, why) in &packages {
             eprintln!("      missing    {name:<22} {why}");
         }
-        for (name, path) in &cached {
+        for (name, path) in cached {
             eprintln!("      missing    {name:<22} in `{}`", path.display());
         }
         if deny {

@@ -23,8 +23,24 @@ where
         return Err(Reject::LimitExceeded);
     }
     let value: T = minicbor::decode(bytes).map_err(|_| Reject::Malformed)?;
-    if encode(&value) != bytes {
-        return Err(Reject::NotCanonical);
-    }
-    Ok(value)
+    let mut expected = Expected(bytes);
+    minicbor::encode(&value, &mut expected).map_err(|_| Reject::NotCanonical)?;
+    if expected.0.is_empty() { Ok(value) } else { Err(Reject::NotCanonical) }
 }
+
+/// The rest of the bytes that an encoding has to be. It is compared as it is written, and not kept.
+struct Expected<'a>(&'a [u8]);
+
+impl minicbor::encode::Write for Expected<'_> {
+    type Error = Differs;
+
+    fn write_all(&mut self, written: &[u8]) -> Result<(), Differs> {
+        self.0 = self.0.strip_prefix(written).ok_or(Differs)?;
+        Ok(())
+    }
+}
+
+/// The encoding is another one.
+#[derive(Debug, thiserror::Error)]
+#[error("not canonical")]
+struct Differs;

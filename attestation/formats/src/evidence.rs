@@ -124,26 +124,26 @@ pub struct Evidence {
 
 /// CMW record (draft-ietf-rats-msg-wrap): `[media type, bytes]`.
 #[derive(Encode, Decode)]
-struct Cmw {
+struct Cmw<'a> {
     #[n(0)]
-    media_type: String,
+    media_type: &'a str,
     #[cbor(n(1), with = "minicbor::bytes")]
-    value: Vec<u8>,
+    value: &'a [u8],
 }
 
 impl Evidence {
     /// Encodes and wraps.
     pub fn to_cmw(&self) -> Vec<u8> {
-        cbor::encode(&Cmw { media_type: EVIDENCE_MEDIA_TYPE.into(), value: cbor::encode(self) })
+        cbor::encode(&Cmw { media_type: EVIDENCE_MEDIA_TYPE, value: &cbor::encode(self) })
     }
 
     /// Unwraps and decodes strictly.
     pub fn from_cmw(bytes: &[u8]) -> Result<Self, Reject> {
-        let cmw: Cmw = cbor::decode(bytes, EVIDENCE_MAX)?;
+        let cmw: Cmw<'_> = cbor::decode(bytes, EVIDENCE_MAX)?;
         if cmw.media_type != EVIDENCE_MEDIA_TYPE {
             return Err(Reject::UnsupportedVersion);
         }
-        let evidence: Self = cbor::decode(&cmw.value, EVIDENCE_MAX)?;
+        let evidence: Self = cbor::decode(cmw.value, EVIDENCE_MAX)?;
         if evidence.version != 1 {
             return Err(Reject::UnsupportedVersion);
         }

@@ -2,7 +2,7 @@
 //!
 //! Leaves come hashed, with the prefix 0x00 inside ([`crate::binding::vm_leaf`]); nodes are hashed with the
 //! prefix 0x01, so neither can pass for the other. An inclusion proof tells a VM nothing of its neighbours
-//! but digests.
+//! but their number and digests, each over a nonce that only the neighbour and its verifier know.
 
 use crate::evidence::Inclusion;
 use crate::{Digest, Reject};
@@ -10,26 +10,22 @@ use crate::{Digest, Reject};
 /// Most siblings in a proof: no batch has more than 2^32 leaves.
 const PATH_MAX: usize = 32;
 
-/// Root of the tree over `leaves`; none for an empty batch, which nobody quotes.
+/// Root of the tree over `leaves`, and the proof of each; none for an empty batch, which nobody quotes.
+pub fn tree(leaves: &[Digest]) -> Option<(Digest, Vec<Inclusion>)> {
+    let size = u64::try_from(leaves.len()).ok()?;
+    let mut proofs: Vec<_> =
+        (0..size).map(|index| Inclusion { index, size, path: Vec::new() }).collect();
+    Some((grow(leaves, &mut proofs)?, proofs))
+}
+
+/// Root of the tree over `leaves`.
 pub fn root(leaves: &[Digest]) -> Option<Digest> {
-    match leaves {
-        [] => None,
-        [leaf] => Some(*leaf),
-        _ => {
-            let (left, right) = leaves.split_at_checked(split(leaves.len()))?;
-            Some(node(&root(left)?, &root(right)?))
-        }
-    }
+    tree(leaves).map(|(root, _)| root)
 }
 
 /// Proof that the leaf at `index` is in the tree over `leaves`; none if there is no such leaf.
 pub fn prove(leaves: &[Digest], index: usize) -> Option<Inclusion> {
-    leaves.get(index)?;
-    Some(Inclusion {
-        index: u64::try_from(index).ok()?,
-        size: u64::try_from(leaves.len()).ok()?,
-        path: path(leaves, index)?,
-    })
+    tree(leaves)?.1.into_iter().nth(index)
 }
 
 /// The root that a leaf and its proof lead to. The caller holds it against a signed root.
@@ -63,19 +59,18 @@ pub fn root_from(leaf: &Digest, proof: &Inclusion) -> Result<Digest, Reject> {
     if last == 0 { Ok(hash) } else { Err(Reject::BadInclusion) }
 }
 
-fn path(leaves: &[Digest], index: usize) -> Option<Vec<Digest>> {
-    if leaves.len() <= 1 {
-        return Some(Vec::new());
+/// Hashes a subtree once and tells each half of the other: the paths grow from the leaves up.
+fn grow(leaves: &[Digest], proofs: &mut [Inclusion]) -> Option<Digest> {
+    if let [] | [_] = leaves {
+        return leaves.first().copied();
     }
     let middle = split(leaves.len());
     let (left, right) = leaves.split_at_checked(middle)?;
-    let (mut path, sibling) = if index < middle {
-        (path(left, index)?, root(right)?)
-    } else {
-        (path(right, index - middle)?, root(left)?)
-    };
-    path.push(sibling);
-    Some(path)
+    let (left_proofs, right_proofs) = proofs.split_at_mut_checked(middle)?;
+    let (left, right) = (grow(left, left_proofs)?, grow(right, right_proofs)?);
+    left_proofs.iter_mut().for_each(|proof| proof.path.push(right));
+    right_proofs.iter_mut().for_each(|proof| proof.path.push(left));
+    Some(node(&left, &right))
 }
 
 /// The largest power of two below `n`, which is at least 2.

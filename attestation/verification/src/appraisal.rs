@@ -5,6 +5,8 @@
 //! vTPM key); then the VM's quote under that key; then images, logs and reference values. An [`Appraisal`]
 //! can only be made here, takes a [`ConsumedNonce`], and is what releasing a secret asks for.
 
+use std::borrow::Cow;
+
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
@@ -14,13 +16,14 @@ use crate::evidence::Evidence;
 pub use crate::host_reference::{HostProfile, HostReference};
 use crate::host_reference::{Unrecognised, recognise};
 use crate::launch::{BoxKind, LaunchRecord};
-use crate::quote::{QuotedPcrs, ReceivedQuote};
+use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use crate::report::word;
 pub use crate::report::{Report, Row};
 use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
 use crate::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use crate::tpm::public::Public;
-use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, enroll, merkle};
+use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, clock, enroll, merkle};
 
 /// Evidence that passed size limits and strict decoding; nothing in it is believed.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub struct EnrolledHost {
     pub last_restart_count: u32,
     /// Clock of the last accepted quote.
     pub last_clock: u64,
+    /// TPM firmware versions that nobody's host may have any more.
+    pub revoked_firmware: Vec<u64>,
 }
 
 /// Digests of the blobs a descriptor names.
@@ -228,7 +233,7 @@ struct Case<'a> {
     descriptors: &'a dyn DescriptorReader,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// SPEC 7.3, step by step.
     fn judge(self, report: &mut Report) -> Result<(Facts, ClockInfo), Fault> {
         // 2. The challenge consumed is the one answered.
@@ -264,7 +269,7 @@ impl Case<'_> {
             host_claims,
             vm_claims,
             launch_record: record,
-            descriptor: self.received.evidence.host.descriptor.clone(),
+            descriptor: self.received.evidence.host.descriptor,
             runtime,
         };
         Ok((facts, host_pcrs.clock_info()))
@@ -275,9 +280,9 @@ impl Case<'_> {
     fn host_quote(&self) -> Result<(QuotedPcrs, HostClaims), Fault> {
         let part = &self.received.evidence.host;
         let here = at("host quote");
-        let authentic =
-            ReceivedQuote::new(&part.quote).authenticate(&self.host.ak_public).map_err(&here)?;
-        let name = self.host.ak_public.name();
+        let key = QuoteKey::endorsement_primary(&self.host.ak_public);
+        let authentic = ReceivedQuote::of(&part.quote).authenticate(&key).map_err(&here)?;
+        let name = self.host.ak_public.object_name().map_err(at("host key"))?;
         if part.hak_name != name {
             return Err(differ(Reject::HostMismatch, "host key", &part.hak_name, &name));
         }
@@ -285,9 +290,17 @@ impl Case<'_> {
         let root = merkle::root_from(&leaf, &part.inclusion).map_err(at("inclusion proof"))?;
         let expected = binding::host_quote(part.inclusion.size, &root, &part.host_claims);
         let pcrs = authentic
-            .bind(&expected, Reject::HostBindingMismatch)
-            .and_then(|bound| bound.pcrs(HOST_SELECTION))
+            .bind(expected.as_bytes(), Reject::HostBindingMismatch)
+            .and_then(|bound| bound.pcrs(HOST_SELECTION, &part.quote.pcrs))
+            .and_then(|pcrs| pcrs.check_reliable().map(|()| pcrs))
             .map_err(&here)?;
+        clock::check_firmware(pcrs.signed(), &self.host.revoked_firmware).map_err(|reject| {
+            let explanation = format!(
+                "host TPM: firmware version {:016x} is revoked",
+                pcrs.signed().firmware_version
+            );
+            Fault { reject, explanation }
+        })?;
         self.clock(&pcrs.clock_info())?;
         let claims = HostClaims::decode(&part.host_claims).map_err(at("host claims"))?;
         if claims.hak_name != name {
@@ -296,19 +309,22 @@ impl Case<'_> {
         Ok((pcrs, claims))
     }
 
-    /// resetCount never falls; while it stays, neither restartCount nor clock does.
     fn clock(&self, now: &ClockInfo) -> Result<(), Fault> {
-        let last = (self.host.last_reset_count, self.host.last_restart_count, self.host.last_clock);
-        let (resets, restarts, clock) = last;
-        let same_boot_back =
-            now.reset_count == resets && (now.restart_count < restarts || now.clock < clock);
-        if now.reset_count < resets || same_boot_back {
-            let found = (now.reset_count, now.restart_count, now.clock);
-            let explanation =
-                format!("host TPM (resets, restarts, clock): found {found:?}, last seen {last:?}");
-            return Err(Fault { reject: Reject::ClockRegress, explanation });
-        }
-        Ok(())
+        let last = ClockInfo {
+            clock: self.host.last_clock,
+            reset_count: self.host.last_reset_count,
+            restart_count: self.host.last_restart_count,
+            safe: true,
+        };
+        clock::judge(now, &last).map_err(|reject| {
+            let shown = |info: &ClockInfo| (info.reset_count, info.restart_count, info.clock);
+            let explanation = format!(
+                "host TPM (resets, restarts, clock): found {:?}, last seen {:?}",
+                shown(now),
+                shown(&last)
+            );
+            Fault { reject, explanation }
+        })
     }
 
     /// What the monitor says of the VM answers for this runtime data, and that is meant for us.
@@ -342,12 +358,13 @@ impl Case<'_> {
         if name != claims.vak_name {
             return Err(differ(Reject::VmNotVouched, "vTPM key", &name, &claims.vak_name));
         }
-        enroll::check_ak(&vak).map_err(at("vTPM key"))?;
+        enroll::check_vak(&vak).map_err(at("vTPM key"))?;
         let expected = binding::vm_quote(&self.nonce, &claims.report_data);
-        ReceivedQuote::new(&part.quote)
-            .authenticate(&vak)
-            .and_then(|quote| quote.bind(&expected, Reject::NonceMismatch))
-            .and_then(|quote| quote.pcrs(VM_SELECTION))
+        ReceivedQuote::of(&part.quote)
+            .authenticate(&QuoteKey::endorsement_primary(&vak))
+            .and_then(|quote| quote.bind(expected.as_bytes(), Reject::NonceMismatch))
+            .and_then(|quote| quote.pcrs(VM_SELECTION, &part.quote.pcrs))
+            .and_then(|pcrs| pcrs.check_reliable().map(|()| pcrs))
             .map_err(at("VM quote"))
     }
 
@@ -387,7 +404,7 @@ impl Case<'_> {
         Ok(record)
     }
 
-    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog, Fault> {
+    fn host_log(&self, pcrs: &QuotedPcrs) -> Result<EventLog<'_>, Fault> {
         let bytes = &self.received.evidence.host.quote.event_log;
         let log = event_log::parse(bytes).map_err(at("host event log"))?;
         replays(&log, pcrs, "host event log")?;
@@ -427,11 +444,11 @@ impl Case<'_> {
 
     fn recognise(
         &self,
-        log: &EventLog,
+        log: &EventLog<'_>,
         pcrs: &QuotedPcrs,
         claims: &HostClaims,
         report: &mut Report,
-    ) -> Result<&HostReference, Fault> {
+    ) -> Result<&'a HostReference, Fault> {
         match recognise(self.references, log, pcrs, claims) {
             Ok((reference, rows)) => {
                 report.host = rows;
@@ -452,28 +469,28 @@ impl Case<'_> {
 /// Events of one register beside the predicted ones, one row each.
 fn compare<'a>(
     pcr: u8,
-    found: impl Iterator<Item = &'a event_log::Event>,
+    found: impl Iterator<Item = &'a event_log::Event<'a>>,
     expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
 ) -> Vec<Row> {
     let (mut found, mut expected) = (found.fuse(), expected.fuse());
     std::iter::from_fn(|| match (found.next(), expected.next()) {
         (None, None) => None,
         (None, Some((_, kind, digest, data))) => {
-            Some(Row::missing(pcr, &describe(*kind, data), *digest))
+            Some(Row::missing(pcr, describe(*kind, data), *digest))
         }
         (Some(event), None) => {
-            Some(Row::refused(pcr, event.kind, "unexpected event", event.digest))
+            Some(Row::refused(pcr, word(event.kind), "unexpected event", event.digest))
         }
         (Some(event), Some((_, kind, digest, data))) => {
             let what = describe(*kind, data);
-            Some(Row::judged(pcr, event.kind, &what, event.digest, *digest))
+            Some(Row::judged(pcr, word(event.kind), what, event.digest, *digest))
         }
     })
     .collect()
 }
 
 /// What a predicted event stands for; predicted data is ours, so it may be shown.
-fn describe(kind: event_log::EventType, data: &[u8]) -> String {
+fn describe(kind: event_log::EventType, data: &[u8]) -> Cow<'static, str> {
     use event_log::EventType;
     match kind {
         EventType::S_CRTM_VERSION => "monitor version".into(),
@@ -482,14 +499,16 @@ fn describe(kind: event_log::EventType, data: &[u8]) -> String {
         _ => {
             let text = data.strip_suffix(b"\0").unwrap_or(data);
             let text = String::from_utf8_lossy(text);
-            text.strip_prefix("coffer:").unwrap_or(&text).to_owned()
+            Cow::Owned(text.strip_prefix("coffer:").unwrap_or(&text).to_owned())
         }
     }
 }
 
-fn replays(log: &EventLog, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
+fn replays(log: &EventLog<'_>, pcrs: &QuotedPcrs, what: &str) -> Result<(), Fault> {
     log.check_replay(pcrs).map_err(|(pcr, reject)| {
-        let (replayed, quoted) = (log.replay(pcr), pcrs.get(pcr).copied().unwrap_or(Digest::ZERO));
+        let replayed = log.replay(pcr);
+        let quoted =
+            pcrs.get(pcr).map_or_else(|reject| reject.to_string(), |value| value.to_string());
         let explanation =
             format!("{what}, pcr {pcr}: log replays to {replayed}, quoted is {quoted}");
         Fault { reject, explanation }

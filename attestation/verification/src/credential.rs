@@ -4,15 +4,16 @@
 //! beside it, an object of exactly the name given: it ties an attestation key to an endorsement key.
 
 use aes::cipher::KeyIvInit as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rsa::rand_core::{TryCryptoRng, TryRng};
 use rsa::traits::RandomizedEncryptor as _;
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::proof::hmac;
+use crate::Reject;
+use crate::tpm::hash::HashAlg;
+use crate::tpm::name::Name;
 use crate::tpm::public::{Key, Public, Symmetric};
 use crate::tpm::wire::Writer;
-use crate::{Digest, ObjectName, Reject};
 
 /// What a host gets to prove that its AK and EK are in one TPM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,84 +24,155 @@ pub struct Credential {
     pub encrypted_secret: Vec<u8>,
 }
 
-/// Makes a credential for `secret`. `entropy` is fresh randomness of the caller, used for nothing else.
+/// Makes a credential for `secret`, which is no longer than a digest of the EK's nameAlg. `entropy` is fresh
+/// randomness of the caller, used for nothing else.
 ///
-/// The EK must be a storage key under SHA-256 with AES-128-CFB, RSA or P-256: the TCG low-range templates.
+/// The EK is a storage key with AES in CFB mode, RSA, P-256 or P-384, under SHA-256 or SHA-384: the TCG
+/// templates that [`crate::enroll::check_ek`] tells.
 pub fn make_credential(
     ek: &Public,
-    ak_name: &ObjectName,
-    secret: &[u8; 32],
-    entropy: &[u8; 64],
+    ak_name: &Name,
+    secret: &[u8],
+    entropy: &[u8; ENTROPY],
 ) -> Result<Credential, Reject> {
-    if ek.symmetric() != Symmetric::AesCfb(128) {
-        return Err(Reject::BadEkTemplate);
+    let hash = ek.name_alg();
+    let Symmetric::AesCfb(bits) = ek.symmetric() else { return Err(Reject::BadEkTemplate) };
+    if secret.is_empty() || secret.len() > hash.size() {
+        return Err(Reject::LimitExceeded);
     }
     let (seed, encrypted_secret) = match ek.key() {
-        Key::Rsa(key) => rsa_seed(key, entropy)?,
-        Key::P256(key) => p256_seed(key, entropy)?,
-        Key::P384(_) => return Err(Reject::BadEkTemplate),
+        Key::Rsa(key) => rsa_seed(hash, key, entropy)?,
+        Key::P256(key) => p256_seed(hash, key, entropy)?,
+        Key::P384(key) => p384_seed(hash, key, entropy)?,
     };
-    let storage = kdfa(&seed, b"STORAGE\0", ak_name.as_bytes(), 128);
-    let integrity = kdfa(&seed, b"INTEGRITY\0", &[], 256);
+    let name = ak_name.to_bytes();
+    let storage = kdfa(hash, &seed, b"STORAGE\0", &name, u32::from(bits));
+    let integrity = kdfa(hash, &seed, b"INTEGRITY\0", &[], wide(hash.size()) * 8);
 
     let mut identity = Zeroizing::new(Writer::new().tpm2b(secret).finish());
-    let key: [u8; 16] = *storage.first_chunk().ok_or(Reject::BadKey)?;
-    cfb_mode::Encryptor::<aes::Aes128>::new(&key.into(), &[0; 16].into()).encrypt(&mut identity);
-    let mac = hmac(integrity.as_slice(), &[&identity, ak_name.as_bytes()]);
+    encrypt(bits, &storage, &mut identity)?;
+    let mac = hmac(hash, &integrity, &[&identity, &name]);
 
-    let id_object = Writer::new().tpm2b(mac.as_slice()).bytes(&identity).finish();
+    let id_object = Writer::new().tpm2b(&mac).bytes(&identity).finish();
     Ok(Credential {
         blob: Writer::new().tpm2b(&id_object).finish(),
         encrypted_secret: Writer::new().tpm2b(&encrypted_secret).finish(),
     })
 }
 
-type Seed = Zeroizing<[u8; 32]>;
+/// Bytes of entropy that a credential takes: a seed and OAEP's, under SHA-384.
+pub const ENTROPY: usize = 96;
 
-/// Part 1, B.10.4: a random seed under RSAES-OAEP, hash SHA-256, label "IDENTITY" with its NUL.
-fn rsa_seed(key: &rsa::PublicKey, entropy: &[u8; 64]) -> Result<(Seed, Vec<u8>), Reject> {
-    let (seed, masking) = entropy.split_first_chunk::<32>().ok_or(Reject::BadKey)?;
-    let oaep = rsa::oaep::EncryptingKey::<Sha256>::new_with_label(key.clone(), IDENTITY);
-    let encrypted =
-        oaep.encrypt_with_rng(&mut GivenBytes(masking), seed).map_err(|_| Reject::BadKey)?;
-    Ok((Zeroizing::new(*seed), encrypted))
+/// Bytes that are wiped: seeds and what is derived from them.
+type Secret = Zeroizing<Vec<u8>>;
+
+/// AES-CFB with an IV of zeros (Part 1, 24.4).
+fn encrypt(bits: u16, key: &[u8], data: &mut [u8]) -> Result<(), Reject> {
+    let iv = [0; 16].into();
+    match bits {
+        128 => {
+            let key: [u8; 16] = *key.first_chunk().ok_or(Reject::BadKey)?;
+            cfb_mode::Encryptor::<aes::Aes128>::new(&key.into(), &iv).encrypt(data);
+        }
+        256 => {
+            let key: [u8; 32] = *key.first_chunk().ok_or(Reject::BadKey)?;
+            cfb_mode::Encryptor::<aes::Aes256>::new(&key.into(), &iv).encrypt(data);
+        }
+        _ => return Err(Reject::BadEkTemplate),
+    }
+    Ok(())
+}
+
+/// Part 1, B.10.4: a random seed under RSAES-OAEP, hash nameAlg, label "IDENTITY" with its NUL.
+fn rsa_seed(
+    hash: HashAlg,
+    key: &rsa::PublicKey,
+    entropy: &[u8; ENTROPY],
+) -> Result<(Secret, Vec<u8>), Reject> {
+    use rsa::oaep::EncryptingKey;
+    let (seed, masking) = entropy.split_at_checked(hash.size()).ok_or(Reject::BadKey)?;
+    let (key, masking) = (key.clone(), &mut GivenBytes(masking));
+    let encrypted = match hash {
+        HashAlg::Sha256 => EncryptingKey::<sha2::Sha256>::new_with_label(key, IDENTITY)
+            .encrypt_with_rng(masking, seed),
+        HashAlg::Sha384 => EncryptingKey::<sha2::Sha384>::new_with_label(key, IDENTITY)
+            .encrypt_with_rng(masking, seed),
+        HashAlg::Sha1 | HashAlg::Sha512 => return Err(Reject::BadEkTemplate),
+    };
+    Ok((Zeroizing::new(seed.to_vec()), encrypted.map_err(|_| Reject::BadKey)?))
 }
 
 /// Part 1, C.6.4: ECDH with an ephemeral key, then KDFe.
-fn p256_seed(key: &p256::PublicKey, entropy: &[u8; 64]) -> Result<(Seed, Vec<u8>), Reject> {
-    let ephemeral = p256_ephemeral(entropy)?;
+fn p256_seed(
+    hash: HashAlg,
+    key: &p256::PublicKey,
+    entropy: &[u8; ENTROPY],
+) -> Result<(Secret, Vec<u8>), Reject> {
+    let candidate = |n: &[u8]| HashAlg::Sha256.digest(&[EPHEMERAL, n, entropy]);
+    let ephemeral = CANDIDATES
+        .iter()
+        .find_map(|n| p256::SecretKey::from_slice(candidate(&[*n]).as_bytes()).ok())
+        .ok_or(Reject::BadKey)?;
     let z = p256::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), key.as_affine());
-    let point = ephemeral.public_key().to_sec1_bytes();
-    let (own_x, own_y) = coordinates(&point)?;
-    let peer = key.to_sec1_bytes();
-    let (peer_x, _) = coordinates(&peer)?;
-    // KDFe (Part 1, 11.4.10.3); one block suffices for 256 bits.
-    let seed = Digest::of(&[&[0, 0, 0, 1], z.raw_secret_bytes(), IDENTITY, own_x, peer_x]);
-    let point = Writer::new().tpm2b(own_x).tpm2b(own_y).finish();
-    Ok((Zeroizing::new(seed.0), point))
+    let (own, peer) = (ephemeral.public_key().to_sec1_bytes(), key.to_sec1_bytes());
+    kdfe(hash, z.raw_secret_bytes(), &own, &peer)
 }
 
-/// A scalar from the entropy. A candidate is out of range once in 2^32 times; eight never all are.
-fn p256_ephemeral(entropy: &[u8; 64]) -> Result<p256::SecretKey, Reject> {
-    (0u8..8)
-        .find_map(|n| {
-            let candidate = Zeroizing::new(Digest::of(&[EPHEMERAL, &[n], entropy]).0);
-            p256::SecretKey::from_slice(candidate.as_slice()).ok()
-        })
-        .ok_or(Reject::BadKey)
+/// As [`p256_seed`], on P-384.
+fn p384_seed(
+    hash: HashAlg,
+    key: &p384::PublicKey,
+    entropy: &[u8; ENTROPY],
+) -> Result<(Secret, Vec<u8>), Reject> {
+    let candidate = |n: &[u8]| HashAlg::Sha384.digest(&[EPHEMERAL, n, entropy]);
+    let ephemeral = CANDIDATES
+        .iter()
+        .find_map(|n| p384::SecretKey::from_slice(candidate(&[*n]).as_bytes()).ok())
+        .ok_or(Reject::BadKey)?;
+    let z = p384::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), key.as_affine());
+    let (own, peer) = (ephemeral.public_key().to_sec1_bytes(), key.to_sec1_bytes());
+    kdfe(hash, z.raw_secret_bytes(), &own, &peer)
+}
+
+/// KDFe (Part 1, 11.4.10.3) to a seed of nameAlg's width, which one block gives; beside it the ephemeral
+/// point as TPMS_ECC_POINT.
+fn kdfe(hash: HashAlg, z: &[u8], own: &[u8], peer: &[u8]) -> Result<(Secret, Vec<u8>), Reject> {
+    let ((own_x, own_y), (peer_x, _)) = (coordinates(own)?, coordinates(peer)?);
+    let seed = hash.digest(&[&[0, 0, 0, 1], z, IDENTITY, own_x, peer_x]);
+    let point = Writer::new().tpm2b(own_x).tpm2b(own_y).finish();
+    Ok((Zeroizing::new(seed.as_bytes().to_vec()), point))
 }
 
 /// x and y of an uncompressed SEC1 point.
 fn coordinates(point: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     match point.split_first() {
-        Some((4, xy)) if xy.len() == 64 => xy.split_at_checked(32).ok_or(Reject::BadKey),
+        Some((4, xy)) => xy.split_at_checked(xy.len() / 2).ok_or(Reject::BadKey),
         _ => Err(Reject::BadKey),
     }
 }
 
-/// KDFa (Part 1, 11.4.10.2) with SHA-256; one block suffices for up to 256 bits. `label` has its NUL.
-fn kdfa(key: &Seed, label: &[u8], context: &[u8], bits: u32) -> Seed {
-    hmac(key.as_slice(), &[&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()])
+/// KDFa (Part 1, 11.4.10.2); one block suffices for up to as many bits as the hash has. `label` has its NUL.
+fn kdfa(hash: HashAlg, key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Secret {
+    hmac(hash, key, &[&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()])
+}
+
+fn hmac(hash: HashAlg, key: &[u8], parts: &[&[u8]]) -> Secret {
+    /// A key of any length is one (RFC 2104).
+    macro_rules! with {
+        ($hash:ty) => {{
+            let mut mac = Hmac::<$hash>::new_from_slice(key).expect("any length is a key");
+            parts.iter().for_each(|part| mac.update(part));
+            Zeroizing::new(mac.finalize().into_bytes().to_vec())
+        }};
+    }
+    match hash {
+        HashAlg::Sha384 => with!(sha2::Sha384),
+        _ => with!(sha2::Sha256),
+    }
+}
+
+fn wide(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Hands out the caller's bytes as OAEP's seed; asked for more than there are, it fails.
@@ -135,6 +207,8 @@ impl TryRng for GivenBytes<'_> {
 
 impl TryCryptoRng for GivenBytes<'_> {}
 
+/// A candidate scalar is out of range once in 2^32 times; eight never all are.
+const CANDIDATES: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 /// Label of credential seeds (Part 1, 24.4).
 const IDENTITY: &[u8] = b"IDENTITY\0";
 const EPHEMERAL: &[u8] = b"coffer/credential-ephemeral/v1\0";

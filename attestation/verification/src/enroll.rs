@@ -3,6 +3,7 @@
 //! The order is the caller's: EK chain ([`crate::endorsement`]), [`check_ek`], [`check_ak`], a credential
 //! ([`crate::credential`]), and after the host's one answer [`verify_proof`] and [`verify_first_quote`].
 
+use rsa::traits::PublicKeyParts as _;
 use subtle::ConstantTimeEq as _;
 
 use crate::binding;
@@ -10,35 +11,58 @@ use crate::claims::HostClaims;
 use crate::event_log::{self, EventLog};
 use crate::evidence::QuotePart;
 pub use crate::proof::proof;
-use crate::quote::{QuotedPcrs, ReceivedQuote};
+use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use crate::tpm::hash::HashAlg;
 use crate::tpm::pcr::HOST_SELECTION;
-use crate::tpm::public::{Hash, Key, Public, Scheme, Symmetric};
-use crate::tpm::template::{AK_ATTRIBUTES, EK_ATTRIBUTES, EK_POLICY};
+use crate::tpm::public::{Key, Public, Scheme, Symmetric, attributes};
+use crate::tpm::template::{
+    AK_ATTRIBUTES, EK_ATTRIBUTES, EK_HIGH_ATTRIBUTES, EK_HIGH_POLICY_SHA256, EK_HIGH_POLICY_SHA384,
+    EK_POLICY,
+};
 use crate::{Nonce, ObjectName, Reject};
 
-/// Checks that an EK is made from TCG template L-1 (RSA-2048) or L-2 (ECC P-256): a key of other attributes
-/// could activate credentials without being the TPM's endorsement key.
+/// Checks that an EK is made from a TCG template: L-1 or L-2 of the low range, H-1, H-2, H-3, H-6 or H-7 of
+/// the high range (EK Credential Profile 2.6, annex B). A key of other attributes could activate credentials
+/// without being the TPM's endorsement key.
 pub fn check_ek(ek: &Public) -> Result<(), Reject> {
-    let key = match ek.key() {
-        Key::Rsa(_) => ek.as_bytes().len() == RSA_2048_PUBLIC_SIZE,
-        Key::P256(_) => true,
-        Key::P384(_) => false,
+    let (name_alg, aes) = match ek.key() {
+        Key::Rsa(key) if key.size() == RSA_2048_BYTES => (HashAlg::Sha256, 128),
+        Key::P256(_) => (HashAlg::Sha256, 128),
+        Key::Rsa(_) | Key::P384(_) => (HashAlg::Sha384, 256),
     };
-    let template = ek.attributes() == EK_ATTRIBUTES
-        && ek.auth_policy() == EK_POLICY
-        && ek.symmetric() == Symmetric::AesCfb(128)
+    let low = ek.attributes() == EK_ATTRIBUTES && ek.auth_policy() == EK_POLICY;
+    let high = ek.attributes() == EK_HIGH_ATTRIBUTES
+        && match name_alg {
+            HashAlg::Sha256 => ek.auth_policy() == EK_HIGH_POLICY_SHA256,
+            _ => ek.auth_policy() == EK_HIGH_POLICY_SHA384,
+        };
+    let template = (low || high)
+        && ek.name_alg() == name_alg
+        && ek.symmetric() == Symmetric::AesCfb(aes)
         && ek.scheme() == Scheme::Null;
-    if key && template { Ok(()) } else { Err(Reject::BadEkTemplate) }
+    if template { Ok(()) } else { Err(Reject::BadEkTemplate) }
 }
 
-/// Checks that an AK is a restricted signing key that was made in its TPM and cannot leave it, ECDSA P-256
-/// with SHA-256. An unrestricted key would sign a forged quote for anyone who may use it.
+/// Checks that an AK is a restricted signing key that was made in its TPM and cannot leave it, with scheme
+/// and hash fixed. An unrestricted key would sign a forged quote for anyone who may use it. How its use is
+/// authorised, and whether failures count, is its owner's affair.
 pub fn check_ak(ak: &Public) -> Result<(), Reject> {
-    let right = ak.attributes() == AK_ATTRIBUTES
-        && ak.auth_policy().is_empty()
+    let has = |bits: u32| ak.attributes() & bits == bits;
+    let right = has(AK_REQUIRED)
+        && ak.attributes() & AK_FORBIDDEN == 0
         && ak.symmetric() == Symmetric::Null
-        && ak.scheme() == Scheme::Ecdsa(Hash::Sha256)
-        && matches!(ak.key(), Key::P256(_));
+        && ak.scheme().hash().is_some();
+    if right { Ok(()) } else { Err(Reject::BadAkAttributes) }
+}
+
+/// Checks that a vTPM's AK is made from the template every Coffer VM uses, ECDSA P-256 with SHA-256.
+pub fn check_vak(vak: &Public) -> Result<(), Reject> {
+    let right = vak.attributes() == AK_ATTRIBUTES
+        && vak.name_alg() == HashAlg::Sha256
+        && vak.auth_policy().is_empty()
+        && vak.symmetric() == Symmetric::Null
+        && vak.scheme() == Scheme::Ecdsa(HashAlg::Sha256)
+        && matches!(vak.key(), Key::P256(_));
     if right { Ok(()) } else { Err(Reject::BadAkAttributes) }
 }
 
@@ -59,30 +83,31 @@ pub fn verify_proof(
 
 /// The first quote of a host, verified: source of the clock values an enrolled host starts with.
 #[derive(Debug)]
-pub struct FirstQuote {
+pub struct FirstQuote<'a> {
     /// Quoted registers and the TPM's clock.
     pub pcrs: QuotedPcrs,
     /// The log that replays to them.
-    pub log: EventLog,
+    pub log: EventLog<'a>,
     /// What the monitor said of the host.
     pub claims: HostClaims,
 }
 
 /// Verifies the quote that completes an enrolment: by this AK, for this nonce, over these claims, with a
 /// log that replays. Whether the host's build is a known one is appraised later, at each attestation.
-pub fn verify_first_quote(
+pub fn verify_first_quote<'a>(
     ak: &Public,
     nonce: &Nonce,
     host_claims: &[u8],
-    quote: &QuotePart,
-) -> Result<FirstQuote, Reject> {
+    quote: &'a QuotePart,
+) -> Result<FirstQuote<'a>, Reject> {
     let root = binding::enroll_leaf(nonce);
-    let pcrs = ReceivedQuote::new(quote)
-        .authenticate(ak)?
-        .bind(&binding::host_quote(1, &root, host_claims), Reject::NonceMismatch)?
-        .pcrs(HOST_SELECTION)?;
+    let pcrs = ReceivedQuote::of(quote)
+        .authenticate(&QuoteKey::endorsement_primary(ak))?
+        .bind(binding::host_quote(1, &root, host_claims).as_bytes(), Reject::NonceMismatch)?
+        .pcrs(HOST_SELECTION, &quote.pcrs)?;
+    pcrs.check_reliable()?;
     let claims = HostClaims::decode(host_claims)?;
-    if claims.hak_name != ak.name() {
+    if claims.hak_name != ak.object_name()? {
         return Err(Reject::HostMismatch);
     }
     let log = event_log::parse(&quote.event_log)?;
@@ -90,13 +115,20 @@ pub fn verify_first_quote(
     Ok(FirstQuote { pcrs, log, claims })
 }
 
-/// TPMT_PUBLIC of template L-1: 8 fixed bytes, policy 34, AES-128-CFB 6, scheme 2, bits 2, exponent 4, modulus 258.
-const RSA_2048_PUBLIC_SIZE: usize = 314;
+/// Bytes of an RSA-2048 modulus.
+const RSA_2048_BYTES: usize = 256;
+/// Made in the TPM, bound to it, and signing nothing but what the TPM itself says.
+const AK_REQUIRED: u32 = attributes::FIXED_TPM
+    | attributes::FIXED_PARENT
+    | attributes::SENSITIVE_DATA_ORIGIN
+    | attributes::RESTRICTED
+    | attributes::SIGN;
+/// A decrypting key is for storage; one that may be duplicated is nobody's identity.
+const AK_FORBIDDEN: u32 = attributes::DECRYPT | attributes::ENCRYPTED_DUPLICATION;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tpm::public::attributes;
     use crate::tpm::template;
     use crate::tpm::testing::{SoftAk, with_point};
 
@@ -116,23 +148,33 @@ mod tests {
             attributes::FIXED_TPM,
             attributes::FIXED_PARENT,
             attributes::SENSITIVE_DATA_ORIGIN,
-            attributes::USER_WITH_AUTH,
             attributes::RESTRICTED,
             attributes::SIGN,
             attributes::DECRYPT,
-            attributes::ADMIN_WITH_POLICY,
             attributes::ENCRYPTED_DUPLICATION,
         ] {
             let changed = (AK_ATTRIBUTES ^ bit).to_be_bytes();
             let ak = key(template::host_ak(), 4, &changed);
             assert_eq!(check_ak(&ak), Err(Reject::BadAkAttributes), "bit {bit:#x}");
+            assert_eq!(check_vak(&ak), Err(Reject::BadAkAttributes), "bit {bit:#x}");
+        }
+        // What its owner may choose; a vTPM's key has no owner but the monitor.
+        for bit in [attributes::USER_WITH_AUTH, attributes::ADMIN_WITH_POLICY, attributes::NO_DA] {
+            let changed = (AK_ATTRIBUTES ^ bit).to_be_bytes();
+            let ak = key(template::host_ak(), 4, &changed);
+            assert_eq!(check_ak(&ak), Ok(()), "bit {bit:#x}");
+            assert_eq!(check_vak(&ak), Err(Reject::BadAkAttributes), "bit {bit:#x}");
         }
     }
 
     #[test]
     fn an_ak_of_another_scheme_is_refused() {
         let sha384 = key(template::host_ak(), 14, &[0, 0x0c]);
-        assert_eq!(check_ak(&sha384), Err(Reject::BadAkAttributes));
+        assert_eq!(check_ak(&sha384), Ok(()));
+        assert_eq!(check_vak(&sha384), Err(Reject::BadAkAttributes));
+        let wide_name = key(template::host_ak(), 2, &[0, 0x0c]);
+        assert_eq!(check_vak(&wide_name), Err(Reject::BadAkAttributes));
+        assert_eq!(check_vak(&SoftAk::new(1).public), Ok(()));
         let ek = key(template::ek_p256(), 0, &[]);
         assert_eq!(check_ak(&ek), Err(Reject::BadAkAttributes));
     }
@@ -154,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_for_one_session_one_nonce_one_key_one_secret() {
-        let (nonce, name) = (Nonce([1; 32]), SoftAk::new(1).public.name());
+        let (nonce, name) = (Nonce([1; 32]), SoftAk::new(1).public.object_name().unwrap());
         let good = proof(&[2; 32], "session", &nonce, &name);
         let verify =
             |received: &[u8], secret: u8, session: &str, nonce: &Nonce, name: &ObjectName| {
@@ -165,7 +207,10 @@ mod tests {
         assert_eq!(verify(&good, 3, "session", &nonce, &name), failed);
         assert_eq!(verify(&good, 2, "other", &nonce, &name), failed);
         assert_eq!(verify(&good, 2, "session", &Nonce([0; 32]), &name), failed);
-        assert_eq!(verify(&good, 2, "session", &nonce, &SoftAk::new(2).public.name()), failed);
+        assert_eq!(
+            verify(&good, 2, "session", &nonce, &SoftAk::new(2).public.object_name().unwrap()),
+            failed
+        );
         assert_eq!(verify(&good[..31], 2, "session", &nonce, &name), failed);
         assert_eq!(verify(&[], 2, "session", &nonce, &name), failed);
     }

@@ -10,9 +10,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::claims::HostClaims;
+use crate::event_log::boot::ACTIONS;
 use crate::event_log::{Event, EventLog, EventType, SEPARATOR};
 use crate::quote::QuotedPcrs;
-use crate::report::Row;
+use crate::report::{Row, word};
+use crate::tpm::hash::HashAlg;
 use crate::{Digest, Reject, predict};
 
 /// Registers every reference must give: firmware code, option ROM code and configuration, Secure Boot.
@@ -76,9 +78,16 @@ impl HostReference {
         predict::authenticode_sha256(pe)
     }
 
+    /// The register values a reference must give, of a boot that is trusted at this moment. None in a log
+    /// of another bank.
+    pub fn firmware_of(log: &EventLog<'_>) -> Option<BTreeMap<u8, Digest>> {
+        let registers = log.registers(HashAlg::Sha256)?;
+        REQUIRED_FIRMWARE.iter().map(|&pcr| Some((pcr, registers.get(pcr)?.sha256()?))).collect()
+    }
+
     /// Judges a replayed log and the registers it replayed to. The host matches if every row is ok.
-    pub fn judge(&self, log: &EventLog, quoted: &QuotedPcrs) -> Vec<Row> {
-        let mut rows = self.firmware(quoted);
+    pub fn judge(&self, log: &EventLog<'_>, quoted: &QuotedPcrs) -> Vec<Row> {
+        let mut rows = self.registers(quoted);
         rows.extend(self.applications(log));
         rows.extend(self.stub(log));
         rows
@@ -100,14 +109,14 @@ impl HostReference {
             .then(|| differs("monitor svn", &claims.monitor_svn, &self.monitor_svn))
     }
 
-    fn firmware(&self, quoted: &QuotedPcrs) -> Vec<Row> {
+    fn registers(&self, quoted: &QuotedPcrs) -> Vec<Row> {
         let mut rows = Vec::new();
         for (pcr, value) in quoted.iter() {
             rows.push(match self.firmware.get(&pcr) {
                 Some(expected) => Row::judged(pcr, "-", register(pcr), *value, *expected),
                 None if REQUIRED_FIRMWARE.contains(&pcr) => {
                     let what = format!("{}: no reference value in `{}`", register(pcr), self.name);
-                    Row::refused(pcr, "-", &what, *value)
+                    Row::refused(pcr, "-", what, *value)
                 }
                 // Judged event by event below.
                 None if matches!(pcr, BOOT_PCR | STUB_PCR) => continue,
@@ -120,17 +129,17 @@ impl HostReference {
         rows
     }
 
-    fn applications(&self, log: &EventLog) -> Vec<Row> {
+    fn applications(&self, log: &EventLog<'_>) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut started = false;
         for event in log.of_pcr(BOOT_PCR) {
             rows.push(if event.kind == EventType::EFI_BOOT_SERVICES_APPLICATION {
                 started = true;
-                Row::judged(BOOT_PCR, event.kind, "host kernel", event.digest, self.kernel)
+                Row::judged(BOOT_PCR, word(event.kind), "host kernel", event.digest, self.kernel)
             } else if is_separator(event) || is_boot_action(event) {
-                Row::noted(BOOT_PCR, event.kind, "boot manager", event.digest)
+                Row::noted(BOOT_PCR, word(event.kind), "boot manager", event.digest)
             } else {
-                Row::refused(BOOT_PCR, event.kind, "unexpected event", event.digest)
+                Row::refused(BOOT_PCR, word(event.kind), "unexpected event", event.digest)
             });
         }
         if !started {
@@ -139,28 +148,28 @@ impl HostReference {
         rows
     }
 
-    fn stub(&self, log: &EventLog) -> Vec<Row> {
+    fn stub(&self, log: &EventLog<'_>) -> Vec<Row> {
         let mut slots = [
             (LOAD_OPTIONS_TAG, "host command line", self.cmdline, false),
             (INITRD_TAG, "host initrd", self.initrd, false),
         ];
         let mut rows = Vec::new();
         for event in log.of_pcr(STUB_PCR) {
-            let tagged = |tag: &[u8]| event.kind == EventType::EVENT_TAG && event.data == tag;
+            let tagged = |tag: &[u8]| event.kind == EventType::EVENT_TAG && *event.data == *tag;
             let slot = slots.iter_mut().find(|(tag, .., seen)| tagged(tag) && !*seen);
             rows.push(match slot {
                 Some((_, what, expected, seen)) => {
                     *seen = true;
-                    Row::judged(STUB_PCR, event.kind, what, event.digest, *expected)
+                    Row::judged(STUB_PCR, word(event.kind), *what, event.digest, *expected)
                 }
                 None if is_separator(event) => {
-                    Row::noted(STUB_PCR, event.kind, "separator", event.digest)
+                    Row::noted(STUB_PCR, word(event.kind), "separator", event.digest)
                 }
-                None => Row::refused(STUB_PCR, event.kind, "unexpected event", event.digest),
+                None => Row::refused(STUB_PCR, word(event.kind), "unexpected event", event.digest),
             });
         }
         let missing = slots.iter().filter(|(.., seen)| !seen);
-        rows.extend(missing.map(|(_, what, digest, _)| Row::missing(STUB_PCR, what, *digest)));
+        rows.extend(missing.map(|(_, what, digest, _)| Row::missing(STUB_PCR, *what, *digest)));
         rows
     }
 }
@@ -178,7 +187,7 @@ pub(crate) struct Unrecognised {
 /// claims: of two that state different things of one build the host must not be the one to choose.
 pub(crate) fn recognise<'a>(
     references: &'a [HostReference],
-    log: &EventLog,
+    log: &EventLog<'_>,
     quoted: &QuotedPcrs,
     claims: &HostClaims,
 ) -> Result<(&'a HostReference, Vec<Row>), Unrecognised> {
@@ -205,16 +214,14 @@ pub(crate) fn recognise<'a>(
     })
 }
 
-fn is_separator(event: &Event) -> bool {
+fn is_separator(event: &Event<'_>) -> bool {
     event.kind == EventType::SEPARATOR && event.data == SEPARATOR && event.data_is_measured()
 }
 
 /// The boot manager's own announcements, letter by letter: a digest-backed event with free text could be
 /// an application's image passed off as an action.
-fn is_boot_action(event: &Event) -> bool {
-    event.kind == EventType::EFI_ACTION
-        && BOOT_ACTIONS.contains(&event.data.as_slice())
-        && event.data_is_measured()
+fn is_boot_action(event: &Event<'_>) -> bool {
+    event.kind == EventType::EFI_ACTION && ACTIONS.contains(&event.data) && event.data_is_measured()
 }
 
 fn register(pcr: u8) -> &'static str {
@@ -236,12 +243,6 @@ fn register(pcr: u8) -> &'static str {
 const BOOT_PCR: u8 = 4;
 /// What the kernel's EFI stub measures.
 const STUB_PCR: u8 = 9;
-
-/// PFP 1.06, table 30.
-const BOOT_ACTIONS: [&[u8]; 2] = [
-    b"Calling EFI Application from Boot Option",
-    b"Returning from EFI Application from Boot Option",
-];
 
 /// TCG_PCClientTaggedEvent of the stub: tag, size, text (Linux `efi-stub-helper.c`).
 const LOAD_OPTIONS_TAG: &[u8] = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0";

@@ -12,11 +12,13 @@
 )]
 
 pub mod appraisal;
+pub mod clock;
 pub mod credential;
 pub mod endorsement;
 pub mod enroll;
 pub mod event_log;
 pub mod host_reference;
+pub mod ledger;
 pub mod predict;
 pub mod quote;
 pub mod report;

@@ -1,13 +1,15 @@
 //! What was measured and what was expected: the rows a decision is made of (SPEC 7.3, steps 12 and 13).
 //!
 //! The verdict and the text for people come from the same rows, so a report cannot say other than what
-//! decided.
+//! decided. Words of ours are borrowed: an accepted evidence has some forty rows, and few need text made for them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::event_log::EventType;
+use crate::tpm::hash::{Ha, HashAlg};
 
 /// One thing measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,57 +17,84 @@ use crate::Digest;
 pub struct Row {
     /// Register.
     pub pcr: u8,
-    /// Bank: `sha256`.
-    pub bank: String,
+    /// Bank, such as `sha256`.
+    pub bank: Cow<'static, str>,
     /// Event type, or `-` for a whole register or a missing event.
-    pub event: String,
+    pub event: Cow<'static, str>,
     /// What it is, in a few words.
-    pub what: String,
+    pub what: Cow<'static, str>,
     /// What was found; none if the event is missing.
-    pub digest: Option<Digest>,
+    #[serde(with = "as_hex")]
+    pub digest: Option<Ha>,
     /// What had to be found; none if nothing had to be, or if no reference value exists.
-    pub expected: Option<Digest>,
+    #[serde(with = "as_hex")]
+    pub expected: Option<Ha>,
     /// False if this row refuses.
     pub ok: bool,
+}
+
+/// An event type as rows show it.
+pub(crate) fn word(kind: EventType) -> Cow<'static, str> {
+    match kind.name() {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(kind.to_string()),
+    }
 }
 
 impl Row {
     /// A digest that has to be the expected one.
     pub(crate) fn judged(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
-        found: Digest,
-        expected: Digest,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        found: impl Into<Ha>,
+        expected: impl Into<Ha>,
     ) -> Self {
+        let (found, expected) = (found.into(), expected.into());
         Self::new(pcr, event, what, Some(found), Some(expected), found == expected)
     }
 
     /// A digest shown for information; nothing is asked of it here.
-    pub(crate) fn noted(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
-        Self::new(pcr, event, what, Some(found), None, true)
+    pub(crate) fn noted(
+        pcr: u8,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        found: impl Into<Ha>,
+    ) -> Self {
+        Self::new(pcr, event, what, Some(found.into()), None, true)
     }
 
     /// Something that must not be there, or that no reference value exists for.
-    pub(crate) fn refused(pcr: u8, event: impl fmt::Display, what: &str, found: Digest) -> Self {
-        Self::new(pcr, event, what, Some(found), None, false)
+    pub(crate) fn refused(
+        pcr: u8,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        found: impl Into<Ha>,
+    ) -> Self {
+        Self::new(pcr, event, what, Some(found.into()), None, false)
     }
 
     /// Something that had to be there.
-    pub(crate) fn missing(pcr: u8, what: &str, expected: Digest) -> Self {
-        Self::new(pcr, "-", what, None, Some(expected), false)
+    pub(crate) fn missing(
+        pcr: u8,
+        what: impl Into<Cow<'static, str>>,
+        expected: impl Into<Ha>,
+    ) -> Self {
+        Self::new(pcr, "-", what, None, Some(expected.into()), false)
     }
 
     fn new(
         pcr: u8,
-        event: impl fmt::Display,
-        what: &str,
-        digest: Option<Digest>,
-        expected: Option<Digest>,
+        event: impl Into<Cow<'static, str>>,
+        what: impl Into<Cow<'static, str>>,
+        digest: Option<Ha>,
+        expected: Option<Ha>,
         ok: bool,
     ) -> Self {
-        let (bank, event) = ("sha256".to_owned(), event.to_string());
-        Self { pcr, bank, event, what: what.to_owned(), digest, expected, ok }
+        // Without either there is nothing to be of a bank.
+        let hash = digest.or(expected).map_or(HashAlg::Sha256, |value| value.hash());
+        let (bank, event, what) = (Cow::Borrowed(hash.name()), event.into(), what.into());
+        Self { pcr, bank, event, what, digest, expected, ok }
     }
 }
 
@@ -89,4 +118,28 @@ pub struct Report {
     pub host: Vec<Row>,
     /// The VM's launch.
     pub vm: Vec<Row>,
+}
+
+/// Digests as hex; the length tells the algorithm.
+mod as_hex {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::tpm::hash::{Ha, HashAlg};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Ha>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => s.collect_str(value),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Ha>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let bytes = hex::decode(&text).map_err(D::Error::custom)?;
+        let value = HashAlg::ALL.into_iter().find_map(|hash| Ha::new(hash, &bytes));
+        // One spelling: what is written here is lower case.
+        let value = value.filter(|value| value.to_string() == text);
+        value.map(Some).ok_or_else(|| D::Error::custom("not a digest in lower-case hex"))
+    }
 }

@@ -60,7 +60,8 @@ fn log_of(events: &[Event]) -> Vec<u8> {
 }
 
 fn reference() -> HostReference {
-    let log = coffer_attestation::event_log::parse(&log_of(&host_boot())).unwrap();
+    let log = log_of(&host_boot());
+    let log = coffer_attestation::event_log::parse(&log).unwrap();
     HostReference {
         name: "lab-1".into(),
         svn: 3,
@@ -69,7 +70,7 @@ fn reference() -> HostReference {
         kernel: HOST_KERNEL,
         initrd: HOST_INITRD,
         cmdline: predict::load_options(HOST_CMDLINE),
-        firmware: [0, 2, 3, 7].map(|pcr| (pcr, log.replay(pcr))).into(),
+        firmware: HostReference::firmware_of(&log).unwrap(),
     }
 }
 
@@ -161,15 +162,15 @@ impl Scene {
                 box_kind: record.box_kind,
                 image_id: record.image_id,
                 launch_digest: LaunchRecord::digest(&record.encode()),
-                vak_name: self.vak.1.name(),
-                vek_name: self.vak.1.name(),
+                vak_name: self.vak.1.object_name().unwrap(),
+                vek_name: self.vak.1.object_name().unwrap(),
                 incarnation: record.incarnation,
                 report_data: RuntimeData::report_data(&encode(&runtime)),
                 debug: false,
             },
             host_claims: HostClaims {
                 version: 1,
-                hak_name: self.hak.1.name(),
+                hak_name: self.hak.1.object_name().unwrap(),
                 profile: "sealed".into(),
                 monitor_version: "0.1.0".into(),
                 monitor_svn: 1,
@@ -225,7 +226,7 @@ impl Scene {
                 quote: quote(&mut self.vm, self.vak.0, &vm_extra, &draft.vm_pcrs, vm_log),
             },
             host: HostPart {
-                hak_name: self.hak.1.name(),
+                hak_name: self.hak.1.object_name().unwrap(),
                 quote: quote(
                     &mut self.host,
                     self.hak.0,
@@ -250,6 +251,7 @@ impl Scene {
             last_reset_count: 0,
             last_restart_count: 0,
             last_clock: 0,
+            revoked_firmware: vec![],
         }
     }
 
@@ -366,7 +368,10 @@ fn refuses_what_the_tpms_signed_wrongly() {
 fn refuses_claims_that_do_not_belong_together() {
     let scene = &mut Scene::good();
     let d = Digest([0x55; 32]);
-    let other = Public::parse(&scene.host.create_primary(&template::vm_ak()).1).unwrap().name();
+    let other = Public::parse(&scene.host.create_primary(&template::vm_ak()).1)
+        .unwrap()
+        .object_name()
+        .unwrap();
     scene.refuses("another vTPM key vouched for", Reject::VmNotVouched, |s| {
         s.vm_claims.vak_name = other
     });
@@ -686,7 +691,10 @@ fn refuses_replayed_consumption() {
     let mut scene = Scene::good();
     let evidence = scene.evidence(&scene.draft());
     let received = ReceivedEvidence::receive(&evidence.to_cmw()).unwrap();
-    assert_eq!((received.nonce(), received.hak_name()), (&NONCE, &scene.hak.1.name()));
+    assert_eq!(
+        (received.nonce(), received.hak_name()),
+        (&NONCE, &scene.hak.1.object_name().unwrap())
+    );
     let other = ConsumedNonce::assert_consumed(Nonce([0; 32]));
     let reader = |_: &[u8]| Ok(IMAGE);
     let verdict = appraise(received, other, &scene.enrolled(), AUDIENCE, &[reference()], &reader);
@@ -715,7 +723,7 @@ fn the_first_quote_of_an_enrolment_verifies_and_nothing_else_does() {
     let verify = |nonce: &Nonce, claims: &[u8], part: &QuotePart| {
         enroll::verify_first_quote(ak, nonce, claims, part).map(|quote| quote.claims.hak_name)
     };
-    assert_eq!(verify(&NONCE, &claims, &part), Ok(ak.name()));
+    assert_eq!(verify(&NONCE, &claims, &part), Ok(ak.object_name().unwrap()));
     assert_eq!(verify(&Nonce([0; 32]), &claims, &part), Err(Reject::NonceMismatch));
     assert_eq!(
         verify(&NONCE, &[claims.clone(), vec![0]].concat(), &part),

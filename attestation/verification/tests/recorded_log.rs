@@ -26,7 +26,7 @@ fn replays_to_what_the_tpm_held() {
     assert_eq!(log.events().len(), 25);
     assert_eq!(log.check_separators(), Ok(()));
     for (pcr, expected) in (0..).zip(REGISTERS) {
-        assert_eq!(log.replay(pcr).to_hex(), expected, "pcr {pcr}");
+        assert_eq!(log.replay(pcr).to_string(), expected, "pcr {pcr}");
     }
 }
 
@@ -36,8 +36,8 @@ fn the_command_line_is_predicted() {
     let options = log.of_pcr(9).next().unwrap();
     assert_eq!(options.kind, EventType::EVENT_TAG);
     assert!(options.data.ends_with(b"LOADED_IMAGE::LoadOptions\0"));
-    assert_eq!(options.digest, predict::qemu::load_options(CMDLINE));
-    assert_ne!(options.digest, predict::load_options(CMDLINE));
+    assert_eq!(options.digest.sha256(), Some(predict::qemu::load_options(CMDLINE)));
+    assert_ne!(options.digest.sha256(), Some(predict::load_options(CMDLINE)));
 }
 
 #[test]

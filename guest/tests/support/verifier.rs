@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use coffer_attestation::quote::ReceivedQuote;
+use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_formats::evidence::Evidence;
 use coffer_formats::release::{Release, SealedSecret, SignedRelease};
 use coffer_formats::runtime::RuntimeData;
@@ -198,12 +198,12 @@ fn release(deceit: Deceit, cmw: &[u8], nonce: &Nonce) -> Vec<u8> {
     assert_eq!(evidence.nonce, *nonce);
     let report_data = RuntimeData::report_data(&evidence.runtime_data);
     let key = Public::parse(&evidence.vm.vak_public).unwrap();
-    let quoted = ReceivedQuote::new(&evidence.vm.quote)
-        .authenticate(&key)
+    let quoted = ReceivedQuote::of(&evidence.vm.quote)
+        .authenticate(&QuoteKey::endorsement_primary(&key))
         .unwrap()
-        .bind(&binding::vm_quote(nonce, &report_data), Reject::NonceMismatch)
+        .bind(binding::vm_quote(nonce, &report_data).as_bytes(), Reject::NonceMismatch)
         .unwrap()
-        .pcrs(VM_SELECTION)
+        .pcrs(VM_SELECTION, &evidence.vm.quote.pcrs)
         .unwrap();
     assert_eq!(*quoted.get(4).unwrap(), Digest::ZERO.extend(&Digest::of(&[b"kernel"])));
     assert_eq!(evidence.vm.quote.event_log, b"an event log");

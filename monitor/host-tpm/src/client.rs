@@ -2,36 +2,62 @@
 //!
 //! A hardware TPM makes 2 to 10 quotes a second. While one is being made, further requests queue up; the
 //! next quote covers all of them as leaves of one tree, each with its own nonce and its own inclusion proof.
+//! Who waits how long is the queue's affair (`queue.rs`). What goes wrong with a quote goes wrong for everybody
+//! in it, and for nobody else: the next one starts with a fresh keeper if need be.
+//!
+//! A VM gets the digests of some neighbours' leaves in its proof, and their number. A leaf is
+//! `H(00 | label | nonce | H(claims))`, and the nonce is 32 random bytes that the neighbour's verifier drew for
+//! this one quote and sent under TLS: whoever wants to confirm a guess at the claims has to guess the nonce as
+//! well. A neighbour that lets its nonce be known gives away nobody's claims but its own. So leaves are not
+//! blinded further. The number of neighbours who asked says less than the number of live VMs, which the host
+//! claims tell everybody.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use coffer_formats::evidence::{Inclusion, QuotePart};
 use coffer_formats::tpm::public::Public;
-use coffer_formats::{Digest, ObjectName, binding, merkle};
+use coffer_formats::{Digest, InstanceId, ObjectName, binding, merkle};
 
-use crate::wire::{self, Answer, Identity, Quoted, Request};
+use crate::desk::{Asker, Desk, Operation, Reply, Waiting};
+use crate::link::Link;
+use crate::queue::{Leaf, Work};
+use crate::wire::{Answer, Identity, Quoted, Request};
 use crate::{HostTpmError, Tcti, event_log};
 
-/// Most requests one quote answers: an inclusion path may have 32 steps, a tree of 1024 needs 10.
-const BATCH_MAX: usize = 1024;
-/// How long the keeper may think: RSA key generation on a slow hardware TPM takes tens of seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How long the first leaf that waits is given for others to join it, so that VMs that ask together (a host that starts
+    /// all its appliances) share the first quote rather than wait for the second. 5 ms: a twentieth of the fastest
+    /// hardware quote (100 ms), which is what it costs a VM that asks alone; a hundred threads woken together
+    /// have asked by then on two idle cores.
+    pub gather: Duration,
+    /// How long the keeper may take for a quote: hardware needs half a second, and a quote is tried four times
+    /// while PCRs change.
+    pub quote: Duration,
+    /// How long it may take for anything else: making an RSA key takes a slow TPM tens of seconds.
+    pub operation: Duration,
+    /// How long a request may take in all: a challenge is worthless after 120 s (SPEC 7.6).
+    pub request: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { gather: Duration::from_millis(5), quote: s(30), operation: s(120), request: s(120) }
+    }
+}
 
 /// One VM's share of a host quote.
 #[derive(Debug, Clone)]
 pub struct Batched {
-    /// The quote; the same for everybody in the batch.
-    pub quote: QuotePart,
+    /// The quote; the same for everybody in the batch, and kept once: a log may be half a megabyte.
+    pub quote: Arc<QuotePart>,
     /// Encoded host claims it covers.
-    pub host_claims: Vec<u8>,
+    pub host_claims: Arc<[u8]>,
     /// Proof that the leaf is in the quoted tree.
     pub inclusion: Inclusion,
 }
@@ -39,53 +65,59 @@ pub struct Batched {
 /// Encodes the host claims as they are now; called once for each quote.
 pub type Claims = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
 
-/// A handle to the host's TPM. Clones share one queue.
+/// A handle to the host's TPM. Clones share one queue; the keeper ends with the last of them.
 #[derive(Clone)]
 pub struct HostTpm {
-    queue: Sender<Job>,
-    ak_public: Vec<u8>,
+    handle: Arc<Handle>,
+    timing: Timing,
+    ak_public: Arc<[u8]>,
     ak_name: ObjectName,
 }
 
-type Reply<T> = Sender<Result<T, HostTpmError>>;
+/// Closes the desk when nobody can ask any more.
+struct Handle(Arc<Desk>);
 
-enum Job {
-    Claims(Claims),
-    Attest(Digest, Reply<Batched>),
-    AttestAlone(Digest, Reply<Batched>),
-    Identity(Reply<Identity>),
-    Activate(Vec<u8>, Vec<u8>, Reply<Vec<u8>>),
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl HostTpm {
     /// Starts `program host-tpm --tcti TCTI` as the keeper and asks it for the host attestation key.
     /// `event_log` is read anew for each quote.
     pub fn start(program: &Path, tcti: &Tcti, event_log: &Path) -> Result<Self, HostTpmError> {
-        let mut link = Link { program: program.to_owned(), tcti: tcti.clone(), running: None };
-        let ak_public = match link.ask(&Request::AkPublic)? {
+        Self::start_timed(program, tcti, event_log, Timing::default())
+    }
+
+    /// As [`HostTpm::start`], with other limits of time.
+    pub fn start_timed(
+        program: &Path,
+        tcti: &Tcti,
+        event_log: &Path,
+        timing: Timing,
+    ) -> Result<Self, HostTpmError> {
+        let mut link = Link::new(program.to_owned(), tcti.clone());
+        let ak_public = match link.ask(&Request::AkPublic, timing.operation)? {
             Answer::AkPublic(public) => public,
             other => return Err(unexpected(&other)),
         };
-        let ak_name = Public::parse(&ak_public)
-            .map_err(|e| HostTpmError::Tpm {
-                what: "making the host key".into(),
-                reason: e.to_string(),
-            })?
-            .name();
-        let (queue, jobs) = channel();
+        let ak_name = Public::parse(&ak_public).and_then(|ak| ak.object_name()).map_err(|e| {
+            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
+        })?;
+        let desk = Arc::new(Desk::open());
         let owner =
-            Owner { link, jobs, event_log: event_log.to_owned(), claims: Arc::new(Vec::new) };
+            Owner { link, desk: Arc::clone(&desk), event_log: event_log.to_owned(), timing };
         thread::Builder::new()
             .name("host-tpm".into())
             .spawn(move || owner.run())
             .map_err(HostTpmError::keeper)?;
-        Ok(Self { queue, ak_public, ak_name })
+        Ok(Self { handle: Arc::new(Handle(desk)), timing, ak_public: ak_public.into(), ak_name })
     }
 
     /// Sets the source of host claims. Until then quotes cover empty claims, which no verifier accepts.
     pub fn set_claims(&self, claims: Claims) {
-        // The owner lives as long as a handle does.
-        let _ = self.queue.send(Job::Claims(claims));
+        self.handle.0.set_claims(claims);
     }
 
     /// Name of the host attestation key.
@@ -98,86 +130,107 @@ impl HostTpm {
         &self.ak_public
     }
 
-    /// A host quote over a tree that holds `leaf`. Blocks.
-    pub fn attest(&self, leaf: Digest) -> Result<Batched, HostTpmError> {
-        self.call(|reply| Job::Attest(leaf, reply))
+    /// Asks for a host quote over a tree that holds `leaf`, for a VM that may not have many of them at once
+    /// ([`HostTpmError::Busy`]). Who drops the answer before its quote starts is not in the quote.
+    pub fn request(&self, vm: InstanceId, leaf: Digest) -> Result<Waiting<Batched>, HostTpmError> {
+        self.handle.0.leaf(vm, leaf, self.timing.request)
     }
 
-    /// As [`HostTpm::attest`], in a tree of its own: enrolment has no place for an inclusion proof.
+    /// As [`HostTpm::request`]; blocks.
+    pub fn attest(&self, vm: InstanceId, leaf: Digest) -> Result<Batched, HostTpmError> {
+        self.request(vm, leaf)?.finish()
+    }
+
+    /// A quote with a tree of its own: enrolment has no place for an inclusion proof. Blocks.
     pub fn attest_alone(&self, leaf: Digest) -> Result<Batched, HostTpmError> {
-        self.call(|reply| Job::AttestAlone(leaf, reply))
+        self.operate(|reply| Operation::AttestAlone(leaf, reply))
     }
 
     /// What the TPM says of itself. Blocks; on hardware this makes an RSA key and takes a while.
     pub fn identity(&self) -> Result<Identity, HostTpmError> {
-        self.call(Job::Identity)
+        self.operate(Operation::Identity)
     }
 
-    /// Activates a credential: contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+    /// Activates a credential: contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET. Blocks.
     pub fn activate(&self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, HostTpmError> {
-        self.call(|reply| Job::Activate(blob, secret, reply))
+        self.operate(|reply| Operation::Activate(blob, secret, reply))
     }
 
-    fn call<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, HostTpmError> {
-        let gone = || HostTpmError::Keeper("its thread ended".into());
-        let (reply, answer) = channel();
-        self.queue.send(job(reply)).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
+    fn operate<T>(&self, operation: impl FnOnce(Reply<T>) -> Operation) -> Result<T, HostTpmError> {
+        self.handle.0.operation(operation, self.timing.request)?.finish()
     }
 }
 
 /// The one thread that talks to the keeper.
 struct Owner {
     link: Link,
-    jobs: Receiver<Job>,
+    desk: Arc<Desk>,
     event_log: PathBuf,
-    claims: Claims,
+    timing: Timing,
 }
 
 impl Owner {
     fn run(mut self) {
-        while let Ok(first) = self.jobs.recv() {
-            let mut batch = Vec::new();
-            self.take(first, &mut batch);
-            while batch.len() < BATCH_MAX {
-                match self.jobs.try_recv() {
-                    Ok(job) => self.take(job, &mut batch),
-                    Err(_) => break,
-                }
+        while let Some(task) = self.desk.take(self.timing.gather) {
+            match task {
+                Work::Quote(leaves) => self.attest(leaves),
+                Work::Operation(operation) => self.operate(operation),
             }
-            self.attest(batch);
         }
     }
 
-    /// Queues a request for a quote; answers any other at once. A caller who went away is no loss.
-    fn take(&mut self, job: Job, batch: &mut Vec<(Digest, Reply<Batched>)>) {
-        match job {
-            Job::Claims(claims) => self.claims = claims,
-            Job::Attest(leaf, reply) => batch.push((leaf, reply)),
-            Job::AttestAlone(leaf, reply) => self.attest(vec![(leaf, reply)]),
-            Job::Identity(reply) => drop(reply.send(self.identity())),
-            Job::Activate(blob, secret, reply) => drop(reply.send(self.activate(blob, secret))),
+    fn attest(&mut self, leaves: Vec<Leaf<Asker>>) {
+        let digests: Vec<Digest> = leaves.iter().map(|leaf| leaf.digest).collect();
+        let shares = self.shares(&digests);
+        self.desk.finished();
+        match shares {
+            Ok(shares) => {
+                leaves
+                    .into_iter()
+                    .zip(shares)
+                    .for_each(|(leaf, share)| leaf.waiter.answer(Ok(share)));
+            }
+            Err(error) => {
+                leaves.into_iter().for_each(|leaf| leaf.waiter.answer(Err(error.clone())));
+            }
         }
     }
 
-    fn attest(&mut self, batch: Vec<(Digest, Reply<Batched>)>) {
-        let leaves: Vec<Digest> = batch.iter().map(|(leaf, _)| *leaf).collect();
-        let Some(root) = merkle::root(&leaves) else { return };
-        let host_claims = (self.claims)();
-        let quoted = self.quote(&binding::host_quote(leaves.len() as u64, &root, &host_claims));
-        for (index, (_, reply)) in batch.into_iter().enumerate() {
-            let share = quoted.clone().and_then(|quote| {
-                let inclusion = merkle::prove(&leaves, index)
-                    .ok_or_else(|| HostTpmError::Keeper("a leaf has no proof".into()))?;
-                Ok(Batched { quote, host_claims: host_claims.clone(), inclusion })
-            });
-            let _ = reply.send(share);
+    fn operate(&mut self, operation: Operation) {
+        match operation {
+            Operation::AttestAlone(leaf, reply) => {
+                let alone = self.shares(&[leaf]).and_then(|mut shares| {
+                    shares.pop().ok_or_else(|| HostTpmError::Keeper("a leaf has no proof".into()))
+                });
+                let _ = reply.send(alone);
+            }
+            Operation::Identity(reply) => drop(reply.send(self.identity())),
+            Operation::Activate(blob, secret, reply) => {
+                drop(reply.send(self.activate(blob, secret)));
+            }
         }
+        self.desk.finished();
+    }
+
+    /// One quote, shared: one share for each leaf, in order.
+    fn shares(&mut self, leaves: &[Digest]) -> Result<Vec<Batched>, HostTpmError> {
+        let (root, proofs) = merkle::tree(leaves)
+            .ok_or_else(|| HostTpmError::Keeper("there is nothing to quote".into()))?;
+        let host_claims: Arc<[u8]> = (self.desk.claims())().into();
+        let qualifying = binding::host_quote(leaves.len() as u64, &root, &host_claims);
+        let quote = Arc::new(self.quote(&qualifying)?);
+        let share = |inclusion| Batched {
+            quote: Arc::clone(&quote),
+            host_claims: Arc::clone(&host_claims),
+            inclusion,
+        };
+        Ok(proofs.into_iter().map(share).collect())
     }
 
     fn quote(&mut self, qualifying: &Digest) -> Result<QuotePart, HostTpmError> {
         let event_log = event_log::read(&self.event_log)?;
-        match self.link.ask(&Request::Quote { qualifying: *qualifying })? {
+        let request = Request::Quote { qualifying: *qualifying };
+        match self.link.ask(&request, self.timing.quote)? {
             Answer::Quoted(Quoted { attest, signature, pcrs }) => {
                 Ok(QuotePart { attest, signature, pcrs, event_log })
             }
@@ -186,84 +239,24 @@ impl Owner {
     }
 
     fn identity(&mut self) -> Result<Identity, HostTpmError> {
-        match self.link.ask(&Request::Identity)? {
+        match self.link.ask(&Request::Identity, self.timing.operation)? {
             Answer::Identity(identity) => Ok(identity),
             other => Err(unexpected(&other)),
         }
     }
 
     fn activate(&mut self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, HostTpmError> {
-        match self.link.ask(&Request::Activate { blob, secret })? {
+        match self.link.ask(&Request::Activate { blob, secret }, self.timing.operation)? {
             Answer::Activated(secret) => Ok(secret),
             other => Err(unexpected(&other)),
         }
     }
 }
 
-/// The keeper process; started when needed, and again if it died.
-struct Link {
-    program: PathBuf,
-    tcti: Tcti,
-    running: Option<Running>,
-}
-
-struct Running {
-    stream: UnixStream,
-    child: Child,
-}
-
-impl Link {
-    fn ask(&mut self, request: &Request) -> Result<Answer, HostTpmError> {
-        let answer = self.exchange(request).map_err(HostTpmError::keeper);
-        if answer.is_err() {
-            self.running = None;
-        }
-        answer
-    }
-
-    fn exchange(&mut self, request: &Request) -> io::Result<Answer> {
-        let running = match &mut self.running {
-            Some(running) => running,
-            None => {
-                let running = Running::start(&self.program, &self.tcti)?;
-                self.running.insert(running)
-            }
-        };
-        wire::write(&running.stream, request)?;
-        wire::read(&running.stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-impl Running {
-    fn start(program: &Path, tcti: &Tcti) -> io::Result<Self> {
-        let (stream, theirs) = UnixStream::pair()?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let child = Command::new(program)
-            .args(["host-tpm", "--tcti", tcti.as_str()])
-            .env_clear()
-            // tpm2-tss prints its own account of every failure; ours names the operation and is enough.
-            .env("TSS2_LOG", "all+none")
-            .current_dir("/")
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self { stream, child })
-    }
-}
-
-impl Drop for Running {
+impl Drop for Owner {
     fn drop(&mut self) {
-        // Given the end of its stream the keeper flushes its keys and ends; a hung TPM must not hang us.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        for _ in 0..50 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Whatever ended this thread, nobody is left waiting for it.
+        self.desk.close();
     }
 }
 

@@ -37,6 +37,12 @@ pub enum HostTpmError {
         /// Why.
         reason: String,
     },
+    /// No room to wait; nothing was begun.
+    #[error("busy: {0}")]
+    Busy(&'static str),
+    /// The answer did not come while it was worth waiting for.
+    #[error("the host TPM did not answer in time")]
+    TooLate,
 }
 
 impl HostTpmError {
@@ -51,7 +57,8 @@ impl HostTpmError {
             Self::EventLog { .. } => {
                 "boot with UEFI measured boot and mount securityfs, or name the log with --host-event-log"
             }
-            Self::Tpm { .. } | Self::UnstablePcrs | Self::Keeper(_) => {
+            Self::Busy(_) => "try again in a few seconds",
+            Self::Tpm { .. } | Self::UnstablePcrs | Self::Keeper(_) | Self::TooLate => {
                 "see the monitor's log; restart the monitor if it persists"
             }
         }

@@ -6,7 +6,7 @@
 //! through which every request goes, where requests that wait together share one quote.
 //!
 //! ```text
-//! many VMs --> HostTpm (thread: batch, RFC 6962 tree) --socket pair--> keeper process --TCTI--> TPM
+//! many VMs --> HostTpm --> queue --> thread: batch, RFC 6962 tree --socket pair--> keeper process --TCTI--> TPM
 //! ```
 //!
 //! It trusts the TPM to be a TPM (enrolment proves which one) and nothing else. It refuses TCTIs it cannot
@@ -14,14 +14,18 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod desk;
 mod error;
 pub mod event_log;
 pub mod keeper;
+mod link;
+mod queue;
 mod tcti;
 mod tpm;
 mod wire;
 
-pub use client::{Batched, HostTpm};
+pub use client::{Batched, HostTpm, Timing};
+pub use desk::Waiting;
 pub use error::HostTpmError;
 pub use tcti::Tcti;
 pub use wire::{Identity, Quoted};

@@ -88,8 +88,8 @@ impl OpenTpm {
             let pcrs = self.read_pcrs()?;
             let (attest, signature) = self.quote_once(qualifying)?;
             let values: Vec<&[u8]> = pcrs.iter().map(|pcr| pcr.digest.as_bytes()).collect();
-            let quoted = Attest::parse(&attest).at("Quote")?;
-            if quoted.pcr_digest == Digest::of(&values) {
+            let (_, quoted) = Attest::parse_quote(&attest).at("Quote")?;
+            if quoted.pcr_digest == Digest::of(&values).as_bytes() {
                 return Ok(Quoted { attest, signature, pcrs });
             }
         }

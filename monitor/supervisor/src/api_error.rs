@@ -67,8 +67,11 @@ impl From<LaunchError> for ApiError {
 
 impl From<HostTpmError> for ApiError {
     fn from(error: HostTpmError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, Reject::HostTpmFailed.code(), error.to_string())
-            .hint(error.hint())
+        let code = match error {
+            HostTpmError::Busy(_) => "busy",
+            _ => Reject::HostTpmFailed.code(),
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string()).hint(error.hint())
     }
 }
 

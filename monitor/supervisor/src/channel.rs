@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coffer_formats::cbor;
 use coffer_formats::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
+use coffer_formats::{Digest, Nonce, cbor};
 use coffer_host_tpm::HostTpm;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::evidence;
 use crate::guest_log::GuestLog;
@@ -63,24 +64,19 @@ impl Channels {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         while let Some(request) = read(stream)? {
-            write(stream, &self.answer(vm, request))?;
+            match self.answer(vm, stream, request) {
+                Some(answer) => write(stream, &answer)?,
+                None => break,
+            }
         }
         Ok(())
     }
 
-    fn answer(&self, vm: &Vm, request: Request) -> Answer {
-        match request {
+    /// None if nobody is there to hear it.
+    fn answer(&self, vm: &Vm, stream: &UnixStream, request: Request) -> Option<Answer> {
+        Some(match request {
             Request::Attest { nonce, report_data } => {
-                let Some(host_tpm) = &self.host_tpm else {
-                    return Answer::Refused("this host has no TPM".into());
-                };
-                match evidence::host_part(&vm.identity, host_tpm, &nonce, report_data) {
-                    Ok(part) => Answer::Evidence(Box::new(part)),
-                    Err(error) => {
-                        self.log.warn(&vm.name, &format!("no evidence: {error}"));
-                        Answer::Refused(error.to_string())
-                    }
-                }
+                return self.attest(vm, stream, &nonce, report_data);
             }
             Request::Status { detail, .. } if detail.len() > DETAIL_MAX => {
                 Answer::Refused("the status detail is too long".into())
@@ -96,8 +92,36 @@ impl Channels {
                     Answer::Refused("the VM is gone".into())
                 }
             }
+        })
+    }
+
+    /// A guest that hung up, or is gone, need not be quoted.
+    fn attest(
+        &self,
+        vm: &Vm,
+        stream: &UnixStream,
+        nonce: &Nonce,
+        report_data: Digest,
+    ) -> Option<Answer> {
+        let Some(host_tpm) = &self.host_tpm else {
+            return Some(Answer::Refused("this host has no TPM".into()));
+        };
+        let wanted = || !vm.has_ended() && !hung_up(stream);
+        match evidence::host_part(&vm.identity, host_tpm, nonce, report_data, wanted) {
+            Ok(part) => part.map(|part| Answer::Evidence(Box::new(part))),
+            Err(error) => {
+                self.log.warn(&vm.name, &format!("no evidence: {error}"));
+                Some(Answer::Refused(error.to_string()))
+            }
         }
     }
+}
+
+/// True if the peer has closed the connection both ways. What it sent before that is not looked at.
+fn hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+        && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
 /// One of [`CONNECTIONS_MAX`].

@@ -1,5 +1,7 @@
 //! The host's side of enrolment (SPEC 7.2): show the TPM, activate the credential, make the first quote.
 
+use std::sync::Arc;
+
 use coffer_formats::proof::proof;
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson};
 use coffer_formats::{Reject, binding};
@@ -39,15 +41,16 @@ pub fn activate(tpm: &HostTpm, challenge: &EnrollChallenge) -> Result<EnrollComp
     let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_| EnrollError::NotForUs)?;
     let proof = proof(secret, &challenge.session, &challenge.nonce, &tpm.ak_name());
     let first = tpm.attest_alone(binding::enroll_leaf(&challenge.nonce))?;
-    let pcrs = first.quote.pcrs.iter().map(|pcr| PcrJson { index: pcr.index, digest: pcr.digest });
+    let quote = Arc::unwrap_or_clone(first.quote);
+    let pcrs = quote.pcrs.iter().map(|pcr| PcrJson { index: pcr.index, digest: pcr.digest });
     Ok(EnrollComplete {
         session: challenge.session.clone(),
         proof: HexBytes(proof.to_vec()),
-        host_claims: HexBytes(first.host_claims),
-        attest: HexBytes(first.quote.attest),
-        signature: HexBytes(first.quote.signature),
+        host_claims: HexBytes(first.host_claims.to_vec()),
+        attest: HexBytes(quote.attest),
+        signature: HexBytes(quote.signature),
         pcrs: pcrs.collect(),
-        event_log: HexBytes(first.quote.event_log),
+        event_log: HexBytes(quote.event_log),
     })
 }
 
@@ -60,6 +63,7 @@ impl EnrollError {
                 Reject::ActivationFailed.code()
             }
             Self::NotForUs => Reject::ActivationFailed.code(),
+            Self::Tpm(HostTpmError::Busy(_)) => "busy",
             Self::Tpm(_) => Reject::HostTpmFailed.code(),
         }
     }

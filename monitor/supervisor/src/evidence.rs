@@ -1,5 +1,8 @@
 //! The host's half of the evidence for one VM and one challenge (SPEC 4.5).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use coffer_formats::claims::VmClaims;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::LaunchRecord;
@@ -39,23 +42,35 @@ impl VmIdentity {
     }
 }
 
-/// Makes it. Blocks for a host quote.
+/// How often a request that waits for its quote is asked whether it still should.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Makes it. Blocks for a host quote while `wanted`; none once it is not, and a leaf that is not in a quote by
+/// then never will be.
 pub fn host_part(
     vm: &VmIdentity,
     host_tpm: &HostTpm,
     nonce: &Nonce,
     report_data: Digest,
-) -> Result<HostPart, HostTpmError> {
+    wanted: impl Fn() -> bool,
+) -> Result<Option<HostPart>, HostTpmError> {
     let vm_claims = vm.claims(report_data).encode();
-    let Batched { quote, host_claims, inclusion } =
-        host_tpm.attest(binding::vm_leaf(nonce, &vm_claims))?;
-    Ok(HostPart {
+    let leaf = binding::vm_leaf(nonce, &vm_claims);
+    let waiting = host_tpm.request(vm.record.instance_id, leaf)?;
+    let Batched { quote, host_claims, inclusion } = loop {
+        match waiting.wait(LOOK_AGAIN) {
+            Some(answer) => break answer?,
+            None if wanted() => {}
+            None => return Ok(None),
+        }
+    };
+    Ok(Some(HostPart {
         hak_name: host_tpm.ak_name(),
-        host_claims,
-        quote,
+        host_claims: host_claims.to_vec(),
+        quote: Arc::unwrap_or_clone(quote),
         vm_claims,
         inclusion,
         launch_record: vm.record_bytes.clone(),
         descriptor: vm.descriptor.clone(),
-    })
+    }))
 }

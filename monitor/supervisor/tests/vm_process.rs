@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
@@ -206,9 +207,9 @@ fn gives_evidence_for_its_own_vm_and_stops_in_order() {
     let root = merkle::root_from(&leaf, &part.inclusion).unwrap();
     let expected = binding::host_quote(part.inclusion.size, &root, &part.host_claims);
     let ak = Public::parse(host.ak_public()).unwrap();
-    let quote =
-        coffer_attestation::quote::ReceivedQuote::new(&part.quote).authenticate(&ak).unwrap();
-    assert!(quote.bind(&expected, Reject::HostBindingMismatch).is_ok());
+    let key = QuoteKey::endorsement_primary(&ak);
+    let quote = ReceivedQuote::of(&part.quote).authenticate(&key).unwrap();
+    assert!(quote.bind(expected.as_bytes(), Reject::HostBindingMismatch).is_ok());
 
     let steps: Vec<String> = vm.entry.vm.info().timings.into_iter().map(|t| t.step).collect();
     assert_eq!(steps, ["run", "init", "attested", "running"]);

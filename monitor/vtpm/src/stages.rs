@@ -62,6 +62,8 @@ pub struct Keys {
     pub ek: Public,
     /// Attestation key.
     pub ak: Public,
+    ek_name: ObjectName,
+    ak_name: ObjectName,
 }
 
 /// A vTPM a guest may use. The supervisor keeps this; the guest's VM process gets the data channel.
@@ -85,9 +87,9 @@ impl Initialised {
     pub fn make_keys(self) -> Result<Keyed, VtpmError> {
         let mut engine = self.0;
         let keys = engine.explained(|engine| {
-            let ek = engine.primary("vEK", &template::ek_p256())?;
-            let ak = engine.primary("vAK", &template::vm_ak())?;
-            Ok(Keys { ek, ak })
+            let (ek, ek_name) = engine.primary("vEK", &template::ek_p256())?;
+            let (ak, ak_name) = engine.primary("vAK", &template::vm_ak())?;
+            Ok(Keys { ek, ak, ek_name, ak_name })
         })?;
         Ok(Keyed { engine, keys })
     }
@@ -171,12 +173,12 @@ impl Vtpm {
 
     /// Name of the attestation key.
     pub fn ak_name(&self) -> ObjectName {
-        self.keys.ak.name()
+        self.keys.ak_name
     }
 
     /// Name of the endorsement key.
     pub fn ek_name(&self) -> ObjectName {
-        self.keys.ek.name()
+        self.keys.ek_name
     }
 
     /// True once swtpm has ended.
@@ -219,14 +221,20 @@ impl Engine {
         self.run("Startup", &command::startup_clear())
     }
 
-    fn primary(&mut self, key: &'static str, template: &[u8]) -> Result<Public, VtpmError> {
+    fn primary(
+        &mut self,
+        key: &'static str,
+        template: &[u8],
+    ) -> Result<(Public, ObjectName), VtpmError> {
         let what = "CreatePrimary";
         let answer =
             self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
         let (handle, public) =
             response::create_primary(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
         self.run("FlushContext", &command::flush_context(handle))?;
-        Public::parse(&public).map_err(|_| VtpmError::BadKey { what: key })
+        Public::parse(&public)
+            .and_then(|public| public.object_name().map(|name| (public, name)))
+            .map_err(|_| VtpmError::BadKey { what: key })
     }
 
     /// The registers a VM quote covers hold what our own arithmetic says.

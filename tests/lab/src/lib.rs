@@ -31,6 +31,7 @@ pub mod machine;
 pub mod needle;
 pub mod probe;
 pub mod process;
+pub mod recording;
 pub mod scene;
 pub mod story;
 pub mod usable;

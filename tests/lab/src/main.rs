@@ -1,10 +1,11 @@
 //! `coffer-lab`: the demo, the benchmarks, and the small programs a lab needs beside it.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use coffer_lab::{bench, collapse, demo, forward, guard, probe};
+use coffer_lab::{bench, collapse, demo, forward, guard, probe, recording};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -24,6 +25,11 @@ enum Command {
         /// Rounds of each side
         #[arg(long, default_value_t = 5)]
         rounds: u32,
+    },
+    /// Boot a host, let an appliance attest, and keep the evidence its verifier accepted
+    RecordEvidence {
+        /// Folder for `evidence.cmw` and `case.json`
+        folder: PathBuf,
     },
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo => demo::run(),
         Command::Bench { name, rounds } => bench::run(&name, rounds),
+        Command::RecordEvidence { folder } => recording::record(&folder),
         Command::Guard => {
             guard::run_on_stdin();
             Ok(())

@@ -5,7 +5,7 @@
 //! session (removed) ─> proof ─> first quote over the host's log ─> identity and log row, as one
 //! ```
 
-use coffer_attestation::credential::make_credential;
+use coffer_attestation::credential::{ENTROPY, make_credential};
 use coffer_attestation::endorsement::{Endorsed, verify_chain};
 use coffer_attestation::evidence::{PcrValue, QuotePart};
 use coffer_attestation::protocol::{
@@ -92,9 +92,9 @@ async fn begin(
 
     let session = hex::encode(random::<16>()?.as_slice());
     let nonce = Nonce(*random::<32>()?);
-    let (secret, entropy) = (random::<32>()?, random::<64>()?);
-    let ak_name = ak.name();
-    let credential = make_credential(&ek, &ak_name, &secret, &entropy)?;
+    let (secret, entropy) = (random::<32>()?, random::<ENTROPY>()?);
+    let ak_name = ak.object_name()?;
+    let credential = make_credential(&ek, &ak.name(), secret.as_slice(), &entropy)?;
     let proof = enroll::proof(&secret, &session, &nonce, &ak_name);
     let pending = EnrollSession {
         nonce,

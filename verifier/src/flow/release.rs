@@ -1,7 +1,7 @@
 //! Evidence in, sealed secrets out (SPEC 7.3, 7.6). The order of the steps is the argument:
 //!
 //! ```text
-//! 1 size  2 decode  3 consume nonce  4 host row  5 appraise  6 launch, declared, alive  7 policy  8 seal  9 log  10 sign
+//! 1 size  2 decode  3 consume nonce  4 host row  5 appraise  6 launch, identity, declared, alive  7 policy  8 seal  9 log  10 sign
 //! ```
 //! Whatever fails once a challenge was consumed is logged with its full explanation; what cannot be logged is not released.
 
@@ -9,6 +9,7 @@ use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::ledger::Current;
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Reject, cbor};
@@ -22,9 +23,6 @@ use crate::api::{Decision, DecisionKind, ReleaseRecord, SecretDecision};
 use crate::fault::{Fault, FaultKind};
 use crate::store::{HostClock, HostRow, StoredSecret};
 use crate::verifier::Verifier;
-
-/// No VM moves or is restored yet, so every launch is a first one.
-const FIRST_INCARNATION: u64 = 1;
 
 /// Judges evidence and answers with an encoded [`SignedRelease`].
 pub(crate) async fn release(
@@ -110,21 +108,22 @@ impl Case<'_> {
             .map_err(|e| Fault::reject(Reject::BadDescriptor, e.to_string()))?;
         self.record.image_name = Some(descriptor.name.clone());
         check_launch(&descriptor, &appraisal.facts().launch_record)?;
-        let clock = appraisal.host_clock();
+        let current = self.hold_identity(appraisal, now).await?;
+        let clock = current.host_clock();
         let clock = HostClock {
             reset_count: clock.reset_count,
             restart_count: clock.restart_count,
             clock: clock.clock,
         };
         verifier.store.note_quote(&row.ak_name, clock, now).await?;
-        let ids = declared(&descriptor, appraisal.facts().resources())?;
+        let ids = declared(&descriptor, current.facts().resources())?;
         check_lifetime(&descriptor, now)?;
 
         // 7. Policy, for every secret before any is opened.
         let mut permitted = Vec::new();
         let mut denied = None;
         for id in ids {
-            match self.decide(&appraisal, &descriptor, &row, id).await {
+            match self.decide(&current, &descriptor, &row, id).await {
                 Ok(pair) => permitted.push(pair),
                 Err(fault) => denied = denied.or(Some(fault)),
             }
@@ -140,10 +139,10 @@ impl Case<'_> {
                 let missing =
                     || Fault::reject(Reject::SecretNotFound, no_secret(permit.resource()));
                 let secret = self.open(secret.ok_or_else(missing)?)?;
-                seal(&appraisal, permit, secret)
+                seal(&current, permit, secret)
             })
             .collect::<Result<Vec<SealedSecret>, Fault>>()?;
-        let facts = appraisal.facts();
+        let facts = current.facts();
         Ok(Release {
             version: 1,
             nonce: facts.nonce,
@@ -194,6 +193,7 @@ impl Case<'_> {
             // Answers of several VMs on one host may overtake each other by as much as a challenge lives;
             // that the quote is fresh is shown by the challenge. The TPM counts milliseconds.
             last_clock: row.clock.clock.saturating_sub(u64::from(CHALLENGE_TTL_S) * 1000),
+            revoked_firmware: self.verifier.revoked_firmware.clone(),
         };
         let references = self.verifier.store.references().await?;
         let outcome =
@@ -202,6 +202,16 @@ impl Case<'_> {
             self.record.report = report;
             Fault::reject(reject, explanation)
         })
+    }
+
+    /// One holder of each identity, and this is the one.
+    async fn hold_identity(&mut self, appraisal: Appraisal, now: u64) -> Result<Current, Fault> {
+        self.verifier.store.hold_identity(appraisal, now).await?.map_err(
+            |Refusal { reject, explanation, report }| {
+                self.record.report = report;
+                Fault::reject(reject, explanation)
+            },
+        )
     }
 
     fn note(&mut self, appraisal: &Appraisal) {
@@ -216,7 +226,7 @@ impl Case<'_> {
     /// is judged as one for which no image was named.
     async fn decide(
         &mut self,
-        appraisal: &Appraisal,
+        current: &Current,
         descriptor: &Descriptor,
         row: &HostRow,
         id: ResourceId,
@@ -224,7 +234,7 @@ impl Case<'_> {
         let secret = self.verifier.store.secret(&id).await?;
         let images = secret.as_ref().map(|s| s.meta.images.clone()).unwrap_or_default();
         let resource = ResourceFacts { id: id.clone(), images };
-        let facts = facts(appraisal, descriptor, row, resource);
+        let facts = facts(current, descriptor, row, resource);
         let outcome = self.verifier.policies.decide(&facts);
         self.record.secrets.push(SecretDecision {
             id: id.to_string(),
@@ -282,10 +292,6 @@ fn check_launch(descriptor: &Descriptor, record: &LaunchRecord) -> Result<(), Fa
     let mismatch = |why: String| Err(Fault::reject(Reject::LaunchMismatch, why));
     if descriptor.box_kind == BoxKind::Open && record.box_kind == BoxKind::Closed {
         return mismatch("an image made for open boxes was launched as a closed one".into());
-    }
-    if record.incarnation != FIRST_INCARNATION {
-        let found = record.incarnation;
-        return mismatch(format!("incarnation: found {found}, expected {FIRST_INCARNATION}"));
     }
     let nics = match descriptor.network {
         Network::None => 0,
@@ -345,12 +351,12 @@ fn declared(descriptor: &Descriptor, asked: &[String]) -> Result<Vec<ResourceId>
 }
 
 fn facts(
-    appraisal: &Appraisal,
+    current: &Current,
     descriptor: &Descriptor,
     row: &HostRow,
     resource: ResourceFacts,
 ) -> Facts {
-    let appraised = appraisal.facts();
+    let appraised = current.facts();
     let (vm, host) = (&appraised.vm_claims, &appraised.host_claims);
     Facts {
         vm: VmFacts {

@@ -1,8 +1,8 @@
 //! The last step before a secret leaves: sealing asks for the proofs by value (SPEC 8.1, 8.2).
 
 use coffer_attestation::Reject;
-use coffer_attestation::appraisal::Appraisal;
 use coffer_attestation::binding::{release_aad, release_info};
+use coffer_attestation::ledger::Current;
 use coffer_attestation::release::SealedSecret;
 use coffer_policies::{Permit, ResourceId};
 use hpke::aead::AesGcm256;
@@ -20,13 +20,13 @@ pub(crate) struct Plain {
     pub(crate) value: Zeroizing<Vec<u8>>,
 }
 
-/// Seals one secret to the key of the appraised VM. The permit and the secret are used up.
+/// Seals one secret to the key of a VM that was appraised and holds its identity alone. The permit and the secret are used up.
 pub(crate) fn seal(
-    appraisal: &Appraisal,
+    current: &Current,
     permit: Permit,
     secret: Plain,
 ) -> Result<SealedSecret, Fault> {
-    let facts = appraisal.facts();
+    let facts = current.facts();
     if permit.image() != facts.image_id() || permit.resource() != &secret.id {
         return Err(Fault::new(
             FaultKind::Internal,

@@ -8,6 +8,7 @@ mod decisions;
 mod hosts;
 mod references;
 mod secrets;
+mod vms;
 
 use std::path::Path;
 use std::time::Duration;

@@ -123,7 +123,7 @@ impl Host {
     pub fn claims(&self) -> HostClaims {
         HostClaims {
             version: 1,
-            hak_name: self.ak.name(),
+            hak_name: self.ak.object_name().unwrap(),
             profile: self.profile.into(),
             monitor_version: "0.1.0".into(),
             monitor_svn: 1,
@@ -155,7 +155,12 @@ impl Host {
         let host_claims = self.claims().encode();
         let leaf = binding::enroll_leaf(&challenge.nonce);
         let quote = self.quote(&binding::host_quote(1, &leaf, &host_claims));
-        let proof = enroll::proof(secret, &challenge.session, &challenge.nonce, &self.ak.name());
+        let proof = enroll::proof(
+            secret,
+            &challenge.session,
+            &challenge.nonce,
+            &self.ak.object_name().unwrap(),
+        );
         EnrollComplete {
             session: challenge.session.clone(),
             proof: HexBytes(proof.to_vec()),
@@ -232,7 +237,8 @@ fn log_of(events: &[Event]) -> Vec<u8> {
 
 /// The reference value this host's boot matches.
 pub fn reference() -> HostReference {
-    let log = event_log::parse(&log_of(&host_boot())).unwrap();
+    let log = log_of(&host_boot());
+    let log = event_log::parse(&log).unwrap();
     HostReference {
         name: "lab-1".into(),
         svn: 3,
@@ -241,6 +247,6 @@ pub fn reference() -> HostReference {
         kernel: HOST_KERNEL,
         initrd: HOST_INITRD,
         cmdline: predict::load_options(HOST_CMDLINE),
-        firmware: [0, 2, 3, 7].map(|pcr| (pcr, log.replay(pcr))).into(),
+        firmware: HostReference::firmware_of(&log).unwrap(),
     }
 }

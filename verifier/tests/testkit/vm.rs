@@ -37,6 +37,8 @@ pub struct Shape {
     pub nat: bool,
     pub nics: usize,
     pub incarnation: u64,
+    /// None draws a new one, as a monitor does.
+    pub instance: Option<InstanceId>,
 }
 
 impl Default for Shape {
@@ -52,6 +54,7 @@ impl Default for Shape {
             nat: false,
             nics: 0,
             incarnation: 1,
+            instance: None,
         }
     }
 }
@@ -70,6 +73,12 @@ pub struct Vm {
     descriptor: Vec<u8>,
     private: <X25519HkdfSha256 as Kem>::PrivateKey,
     public: [u8; 32],
+}
+
+fn fresh_instance() -> InstanceId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    InstanceId(bytes)
 }
 
 impl Vm {
@@ -93,7 +102,7 @@ impl Vm {
                 size: DATA_SIZE,
             }],
             nics: vec![LaunchNic { mac: [2; 6], backend: "passt".into() }; shape.nics],
-            instance_id: InstanceId([4; 16]),
+            instance_id: shape.instance.unwrap_or_else(fresh_instance),
             incarnation: shape.incarnation,
         };
         let digests = parsed.digests();
@@ -155,8 +164,8 @@ impl Vm {
             box_kind: self.record.box_kind,
             image_id: self.record.image_id,
             launch_digest: LaunchRecord::digest(&self.record.encode()),
-            vak_name: self.vak.name(),
-            vek_name: self.vak.name(),
+            vak_name: self.vak.object_name().unwrap(),
+            vek_name: self.vak.object_name().unwrap(),
             incarnation: self.record.incarnation,
             report_data,
             debug: false,
@@ -166,7 +175,7 @@ impl Vm {
         let leaves = [binding::vm_leaf(nonce, &vm_claims)];
         let root = merkle::root(&leaves).unwrap();
         HostPart {
-            hak_name: host.ak.name(),
+            hak_name: host.ak.object_name().unwrap(),
             quote: host.quote(&binding::host_quote(1, &root, &host_claims)),
             host_claims,
             vm_claims,

@@ -1,15 +1,17 @@
 //! TPM 2.0 structures, commands and answers (TCG TPM 2.0 Library, Parts 1 to 3; SPEC section 4).
 //!
-//! Only what Coffer speaks: SHA-256 PCRs, ECC and RSA keys under SHA-256 names, quotes, and the dozen
-//! commands the monitor and the guest send. Structures are read strictly over the bytes received; a
+//! Only what Coffer speaks: ECC and RSA keys, everything a TPM attests to, and the dozen commands the
+//! monitor and the guest send. Structures are read strictly over the bytes received; a
 //! field this build does not know is refused, never skipped. Nothing here talks to a TPM.
 
 pub mod attest;
 pub mod command;
 pub mod hash;
+pub mod name;
 pub mod pcr;
 pub mod public;
 pub mod response;
+mod roca;
 pub mod signature;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]
@@ -34,6 +36,8 @@ pub mod alg {
     pub const NULL: u16 = 0x0010;
     /// RSASSA-PKCS1-v1_5.
     pub const RSASSA: u16 = 0x0014;
+    /// RSASSA-PSS.
+    pub const RSAPSS: u16 = 0x0016;
     /// ECDSA.
     pub const ECDSA: u16 = 0x0018;
     /// ECC keys.

@@ -1,16 +1,21 @@
 //! Public areas of TPM keys (TPMT_PUBLIC; Part 2, 12.2.4) and the names computed from them (Part 1, 16).
 //!
 //! The bytes received are kept, and the Name is computed from them, never taken from a message. Refused:
-//! name algorithms other than SHA-256, unknown attributes, curves other than P-256 and P-384, points off
-//! the curve, RSA below 2048 bits or with an exponent other than 65537.
+//! name algorithms other than SHA-256 and SHA-384, unknown attributes, curves other than P-256 and P-384,
+//! points off the curve, RSA below 2048 bits, with an exponent other than 65537 or with a modulus of the
+//! form that CVE-2017-15361 factors.
 
-use p256::ecdsa::signature::Verifier as _;
+use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use rsa::BoxedUint;
 
 use super::alg;
-use super::signature::Signature;
+use super::command::Hierarchy;
+use super::hash::{Ha, HashAlg};
+use super::name::Name;
+use super::roca;
+use super::signature::{Signature, signing_hash};
 use super::wire::Reader;
-use crate::{Digest, ObjectName, Reject};
+use crate::{ObjectName, Reject};
 
 /// TPMA_OBJECT bits (Part 2, 8.3).
 pub mod attributes {
@@ -50,8 +55,6 @@ pub mod attributes {
         | SIGN;
 }
 
-/// TPM_RH_ENDORSEMENT: parent of the primaries made in the endorsement hierarchy (Part 2, 7.4).
-const ENDORSEMENT: [u8; 4] = 0x4000_000bu32.to_be_bytes();
 /// Most bytes of a public area: an RSA-4096 modulus and change.
 const PUBLIC_MAX: usize = 1024;
 /// TPM_ECC_NIST_P256 (Part 2, 6.4).
@@ -59,36 +62,27 @@ const CURVE_P256: u16 = 0x0003;
 /// TPM_ECC_NIST_P384.
 const CURVE_P384: u16 = 0x0004;
 
-/// A hash a key's scheme may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hash {
-    /// SHA-256.
-    Sha256,
-    /// SHA-384.
-    Sha384,
-}
-
-impl Hash {
-    /// Reads a TPMI_ALG_HASH; SHA-1 is [`Reject::WeakHash`], others are not spoken.
-    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, Reject> {
-        match r.u16()? {
-            alg::SHA256 => Ok(Self::Sha256),
-            alg::SHA384 => Ok(Self::Sha384),
-            alg::SHA1 => Err(Reject::WeakHash),
-            _ => Err(Reject::SchemeMismatch),
-        }
-    }
-}
-
 /// The signing scheme fixed in a key's public area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// None: the signer chooses, so nothing is pinned; no signature is accepted under it.
     Null,
     /// ECDSA with this hash.
-    Ecdsa(Hash),
+    Ecdsa(HashAlg),
     /// RSASSA-PKCS1-v1_5 with this hash.
-    RsaSsa(Hash),
+    RsaSsa(HashAlg),
+    /// RSASSA-PSS with this hash for message and mask.
+    RsaPss(HashAlg),
+}
+
+impl Scheme {
+    /// The hash, under which a TPM also digests the registers of a quote (Part 3, 18.4).
+    pub fn hash(self) -> Option<HashAlg> {
+        match self {
+            Self::Null => None,
+            Self::Ecdsa(hash) | Self::RsaSsa(hash) | Self::RsaPss(hash) => Some(hash),
+        }
+    }
 }
 
 /// The symmetric cipher a storage key protects its children with.
@@ -111,10 +105,52 @@ pub enum Key {
     Rsa(Box<rsa::PublicKey>),
 }
 
+impl Key {
+    /// Verifies a signature over `message`. The scheme is given by whoever trusts the key; a signature that
+    /// says otherwise is [`Reject::SchemeMismatch`], one that does not verify [`Reject::BadSignature`].
+    pub fn verify(
+        &self,
+        scheme: Scheme,
+        message: &[u8],
+        signature: &Signature,
+    ) -> Result<(), Reject> {
+        let hash = scheme.hash().ok_or(Reject::SchemeMismatch)?;
+        if signature.scheme() != scheme {
+            return Err(Reject::SchemeMismatch);
+        }
+        let digest = hash.digest(&[message]);
+        let verified = match (self, signature) {
+            (Self::P256(key), Signature::Ecdsa { r, s, .. }) => {
+                p256::ecdsa::Signature::from_scalars(fixed::<32>(r)?, fixed::<32>(s)?).and_then(
+                    |sig| {
+                        p256::ecdsa::VerifyingKey::from(key).verify_prehash(digest.as_bytes(), &sig)
+                    },
+                )
+            }
+            (Self::P384(key), Signature::Ecdsa { r, s, .. }) => {
+                p384::ecdsa::Signature::from_scalars(fixed::<48>(r)?, fixed::<48>(s)?).and_then(
+                    |sig| {
+                        p384::ecdsa::VerifyingKey::from(key).verify_prehash(digest.as_bytes(), &sig)
+                    },
+                )
+            }
+            (Self::Rsa(key), Signature::RsaSsa { signature, .. }) => {
+                rsassa(key, &digest, signature)
+            }
+            (Self::Rsa(key), Signature::RsaPss { signature, .. }) => {
+                rsapss(key, &digest, signature)
+            }
+            _ => return Err(Reject::SchemeMismatch),
+        };
+        verified.map_err(|_| Reject::BadSignature)
+    }
+}
+
 /// A TPMT_PUBLIC, as received and as understood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Public {
     bytes: Vec<u8>,
+    name: Name,
     attributes: u32,
     auth_policy: Vec<u8>,
     symmetric: Symmetric,
@@ -130,17 +166,17 @@ impl Public {
         }
         let mut r = Reader::new(bytes);
         let kind = r.u16()?;
-        match r.u16()? {
-            alg::SHA256 => {}
-            alg::SHA1 => return Err(Reject::WeakHash),
+        let name_alg = match HashAlg::from_id(r.u16()?) {
+            Some(hash @ (HashAlg::Sha256 | HashAlg::Sha384)) => hash,
+            Some(HashAlg::Sha1) => return Err(Reject::WeakHash),
             _ => return Err(Reject::BadKey),
-        }
+        };
         let attributes = r.u32()?;
         if attributes & !attributes::KNOWN != 0 {
             return Err(Reject::BadKey);
         }
-        let auth_policy = r.tpm2b(Digest::LEN)?.to_vec();
-        if !auth_policy.is_empty() && auth_policy.len() != Digest::LEN {
+        let auth_policy = r.tpm2b(name_alg.size())?.to_vec();
+        if !auth_policy.is_empty() && auth_policy.len() != name_alg.size() {
             return Err(Reject::Malformed);
         }
         let symmetric = symmetric(&mut r)?;
@@ -150,7 +186,8 @@ impl Public {
             _ => return Err(Reject::BadKey),
         };
         r.finish()?;
-        Ok(Self { bytes: bytes.to_vec(), attributes, auth_policy, symmetric, scheme, key })
+        let name = Name::of(name_alg, bytes);
+        Ok(Self { bytes: bytes.to_vec(), name, attributes, auth_policy, symmetric, scheme, key })
     }
 
     /// The bytes received.
@@ -159,13 +196,23 @@ impl Public {
     }
 
     /// Name of the object: nameAlg and the digest of the public area (Part 1, 16.3).
-    pub fn name(&self) -> ObjectName {
-        sha256_name(&[&self.bytes])
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// The Name as claims carry it. A key whose nameAlg is not SHA-256 has no place in them.
+    pub fn object_name(&self) -> Result<ObjectName, Reject> {
+        self.name.object_name().ok_or(Reject::BadKey)
     }
 
     /// Qualified name of this key as a primary of the endorsement hierarchy (Part 1, 16.4).
-    pub fn endorsement_qualified_name(&self) -> ObjectName {
-        sha256_name(&[&ENDORSEMENT, self.name().as_bytes()])
+    pub fn endorsement_qualified_name(&self) -> Name {
+        self.name.qualified_in(Hierarchy::Endorsement)
+    }
+
+    /// nameAlg.
+    pub fn name_alg(&self) -> HashAlg {
+        self.name.hash()
     }
 
     /// TPMA_OBJECT.
@@ -173,7 +220,7 @@ impl Public {
         self.attributes
     }
 
-    /// authPolicy, empty or a SHA-256 digest.
+    /// authPolicy, empty or a digest under nameAlg.
     pub fn auth_policy(&self) -> &[u8] {
         &self.auth_policy
     }
@@ -193,27 +240,9 @@ impl Public {
         &self.key
     }
 
-    /// Verifies a signature over `message`. The scheme is the key's; a signature that says otherwise is
-    /// [`Reject::SchemeMismatch`], one that does not verify [`Reject::BadSignature`].
+    /// [`Key::verify`] under the scheme fixed in this public area.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), Reject> {
-        if signature.scheme() != self.scheme {
-            return Err(Reject::SchemeMismatch);
-        }
-        let verified = match (&self.key, self.scheme, signature) {
-            (Key::P256(key), Scheme::Ecdsa(Hash::Sha256), Signature::Ecdsa { r, s, .. }) => {
-                p256::ecdsa::Signature::from_scalars(fixed::<32>(r)?, fixed::<32>(s)?)
-                    .and_then(|sig| p256::ecdsa::VerifyingKey::from(key).verify(message, &sig))
-            }
-            (Key::P384(key), Scheme::Ecdsa(Hash::Sha384), Signature::Ecdsa { r, s, .. }) => {
-                p384::ecdsa::Signature::from_scalars(fixed::<48>(r)?, fixed::<48>(s)?)
-                    .and_then(|sig| p384::ecdsa::VerifyingKey::from(key).verify(message, &sig))
-            }
-            (Key::Rsa(key), Scheme::RsaSsa(hash), Signature::RsaSsa { signature, .. }) => {
-                rsassa(key, hash, message, signature)
-            }
-            _ => return Err(Reject::SchemeMismatch),
-        };
-        verified.map_err(|_| Reject::BadSignature)
+        self.key.verify(self.scheme, message, signature)
     }
 }
 
@@ -233,7 +262,7 @@ fn symmetric(r: &mut Reader<'_>) -> Result<Symmetric, Reject> {
 fn ecc(r: &mut Reader<'_>) -> Result<(Scheme, Key), Reject> {
     let scheme = match r.u16()? {
         alg::NULL => Scheme::Null,
-        alg::ECDSA => Scheme::Ecdsa(Hash::read(r)?),
+        alg::ECDSA => Scheme::Ecdsa(signing_hash(r)?),
         _ => return Err(Reject::SchemeMismatch),
     };
     let curve = r.u16()?;
@@ -272,7 +301,8 @@ fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Reject> {
 fn rsa(r: &mut Reader<'_>) -> Result<(Scheme, Key), Reject> {
     let scheme = match r.u16()? {
         alg::NULL => Scheme::Null,
-        alg::RSASSA => Scheme::RsaSsa(Hash::read(r)?),
+        alg::RSASSA => Scheme::RsaSsa(signing_hash(r)?),
+        alg::RSAPSS => Scheme::RsaPss(signing_hash(r)?),
         _ => return Err(Reject::SchemeMismatch),
     };
     let bits = r.u16()?;
@@ -291,6 +321,9 @@ fn rsa(r: &mut Reader<'_>) -> Result<(Scheme, Key), Reject> {
     {
         return Err(Reject::BadKey);
     }
+    if roca::is_fingerprinted(modulus) {
+        return Err(Reject::WeakKey);
+    }
     Ok((scheme, Key::Rsa(Box::new(rsa_key(modulus)?))))
 }
 
@@ -299,26 +332,48 @@ fn rsa_key(modulus: &[u8]) -> Result<rsa::PublicKey, Reject> {
     rsa::PublicKey::new(n, BoxedUint::from(65537u64)).map_err(|_| Reject::BadKey)
 }
 
+/// RSASSA-PKCS1-v1_5 (RFC 8017, 8.2.2).
 fn rsassa(
     key: &rsa::PublicKey,
-    hash: Hash,
-    message: &[u8],
+    digest: &Ha,
     signature: &[u8],
 ) -> Result<(), rsa::signature::Error> {
     use rsa::pkcs1v15::{Signature, VerifyingKey};
     let signature = Signature::try_from(signature)?;
+    let (key, digest, hash) = (key.clone(), digest.as_bytes(), digest.hash());
     match hash {
-        Hash::Sha256 => VerifyingKey::<sha2::Sha256>::new(key.clone()).verify(message, &signature),
-        Hash::Sha384 => VerifyingKey::<sha2::Sha384>::new(key.clone()).verify(message, &signature),
+        HashAlg::Sha1 => Err(rsa::signature::Error::new()),
+        HashAlg::Sha256 => {
+            VerifyingKey::<sha2::Sha256>::new(key).verify_prehash(digest, &signature)
+        }
+        HashAlg::Sha384 => {
+            VerifyingKey::<sha2::Sha384>::new(key).verify_prehash(digest, &signature)
+        }
+        HashAlg::Sha512 => {
+            VerifyingKey::<sha2::Sha512>::new(key).verify_prehash(digest, &signature)
+        }
     }
 }
 
-fn sha256_name(parts: &[&[u8]]) -> ObjectName {
-    let mut name = [0; ObjectName::LEN];
-    let (algorithm, digest) = name.split_at_mut(2);
-    algorithm.copy_from_slice(&alg::SHA256.to_be_bytes());
-    digest.copy_from_slice(Digest::of(parts).as_bytes());
-    ObjectName(name)
+/// RSASSA-PSS (RFC 8017, 8.1.2). TPMs of before revision 1.38 make the salt as long as fits, later ones as
+/// long as the digest (Part 1, B.7); any length that the encoding proves is accepted.
+fn rsapss(
+    key: &rsa::PublicKey,
+    digest: &Ha,
+    signature: &[u8],
+) -> Result<(), rsa::signature::Error> {
+    use rsa::pss::{Signature, VerifyingKey};
+    let signature = Signature::try_from(signature)?;
+    let (key, digest, hash) = (key.clone(), digest.as_bytes(), digest.hash());
+    match hash {
+        HashAlg::Sha1 => Err(rsa::signature::Error::new()),
+        HashAlg::Sha256 => VerifyingKey::<sha2::Sha256>::new_with_auto_salt_len(key)
+            .verify_prehash(digest, &signature),
+        HashAlg::Sha384 => VerifyingKey::<sha2::Sha384>::new_with_auto_salt_len(key)
+            .verify_prehash(digest, &signature),
+        HashAlg::Sha512 => VerifyingKey::<sha2::Sha512>::new_with_auto_salt_len(key)
+            .verify_prehash(digest, &signature),
+    }
 }
 
 #[cfg(test)]
@@ -326,6 +381,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Digest;
     use crate::tpm::template;
     use crate::tpm::testing::{SoftAk, with_point};
 
@@ -348,9 +404,9 @@ mod tests {
     #[test]
     fn accepts_what_the_near_misses_are_made_of() {
         let ak = Public::parse(&ak()).unwrap();
-        assert_eq!(ak.scheme(), Scheme::Ecdsa(Hash::Sha256));
+        assert_eq!(ak.scheme(), Scheme::Ecdsa(HashAlg::Sha256));
         assert_eq!(ak.attributes(), template::AK_ATTRIBUTES);
-        assert_eq!(&ak.name().0[..2], [0, 0x0b]);
+        assert_eq!(&ak.name().to_bytes()[..2], [0, 0x0b]);
         let ek = Public::parse(&rsa_ek()).unwrap();
         assert_eq!(ek.symmetric(), Symmetric::AesCfb(128));
         assert_eq!(ek.auth_policy(), template::EK_POLICY);
@@ -360,9 +416,11 @@ mod tests {
     fn names_as_part_1_says() {
         let ak = SoftAk::new(1).public;
         let digest = Digest::of(&[ak.as_bytes()]);
-        assert_eq!(ak.name().0[2..], digest.0);
-        let qualified = Digest::of(&[&[0x40, 0, 0, 0x0b], &ak.name().0]);
-        assert_eq!(ak.endorsement_qualified_name().0[2..], qualified.0);
+        assert_eq!(ak.object_name().unwrap().0[2..], digest.0);
+        let wide = patched(self::ak(), 2, &[0, 0x0c]);
+        let wide = Public::parse(&wide).unwrap();
+        assert_eq!(wide.name().to_bytes().len(), 50);
+        assert_eq!(wide.object_name(), Err(Reject::BadKey));
     }
 
     #[test]
@@ -388,7 +446,7 @@ mod tests {
         let cases: &[(&str, Vec<u8>, Reject)] = &[
             ("keyed hash", patched(ak(), 0, &[0, 8]), Reject::BadKey),
             ("name under SHA-1", patched(ak(), 2, &[0, 4]), Reject::WeakHash),
-            ("name under SHA-384", patched(ak(), 2, &[0, 0x0c]), Reject::BadKey),
+            ("name under SHA-512", patched(ak(), 2, &[0, 0x0d]), Reject::BadKey),
             ("reserved attribute", patched(ak(), 4, &[0x80]), Reject::BadKey),
             ("reserved attribute 0", patched(ak(), 7, &[0x73]), Reject::BadKey),
             (

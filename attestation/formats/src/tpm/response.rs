@@ -3,7 +3,8 @@
 
 use thiserror::Error;
 
-use super::pcr::Selection;
+use super::hash::HashAlg;
+use super::pcr::Selections;
 use super::wire::Reader;
 use crate::evidence::PcrValue;
 use crate::{Digest, Reject};
@@ -60,12 +61,14 @@ pub fn quote(answer: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
 pub fn pcr_read(answer: &[u8]) -> Result<Vec<PcrValue>, TpmError> {
     let mut r = header(answer)?;
     let _update_counter = r.u32()?;
-    let selection = Selection::read(&mut r)?;
-    if usize::try_from(r.u32()?) != Ok(selection.indices().len()) {
+    let selections = Selections::read(&mut r)?;
+    if selections.only_bank() != Some(HashAlg::Sha256)
+        || usize::try_from(r.u32()?) != Ok(selections.registers().count())
+    {
         return Err(TpmError::Malformed);
     }
     let mut values = Vec::new();
-    for &index in selection.indices() {
+    for (_, index) in selections.registers() {
         let digest = Digest::from_slice(r.tpm2b(Digest::LEN)?).ok_or(TpmError::Malformed)?;
         values.push(PcrValue { index, digest });
     }

@@ -9,12 +9,13 @@
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 
+use super::name::Name;
 use super::pcr::write_selection;
 use super::public::Public;
 use super::template;
 use super::wire::Writer;
+use crate::Digest;
 use crate::evidence::{PcrValue, QuotePart};
-use crate::{Digest, ObjectName};
 
 pub struct SoftAk {
     key: SigningKey,
@@ -66,13 +67,13 @@ pub struct AttestDraft {
 }
 
 impl AttestDraft {
-    pub fn new(signer: ObjectName, extra: &Digest, values: &[(u8, Digest)]) -> Self {
+    pub fn new(signer: Name, extra: &Digest, values: &[(u8, Digest)]) -> Self {
         let indices: Vec<u8> = values.iter().map(|(index, _)| *index).collect();
         let digests: Vec<&[u8]> = values.iter().map(|(_, digest)| digest.as_bytes()).collect();
         Self {
             magic: 0xff54_4347,
             kind: 0x8018,
-            signer: signer.0.to_vec(),
+            signer: signer.to_bytes(),
             extra: extra.0.to_vec(),
             safe: 1,
             selection: write_selection(Writer::new(), &indices).finish(),

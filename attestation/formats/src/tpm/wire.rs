@@ -108,6 +108,12 @@ impl Writer {
         self.bytes(&v.to_be_bytes())
     }
 
+    /// Eight bytes, big-endian.
+    #[must_use]
+    pub fn u64(self, v: u64) -> Self {
+        self.bytes(&v.to_be_bytes())
+    }
+
     /// A TPM2B. Longer than a TPM2B can say, it is written with the largest size there is: the structure
     /// is then inconsistent and every TPM and every reader here refuses it.
     #[must_use]

@@ -270,6 +270,22 @@ impl TestTpm {
     }
 }
 
+impl TestTpm {
+    /// It answers nothing until [`TestTpm::resume`].
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
 impl Drop for TestTpm {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -1,9 +1,12 @@
 //! Benchmarks in the lab. Each prints one line per figure: `figure NAME VALUE UNIT budget <=|>= VALUE ok|short`.
 //!
-//! Absolute times drift with the machine, so every figure is a ratio of two things measured in turns in one run.
+//! Absolute times drift with the machine, so figures are ratios of two things measured in one run, and the one that
+//! is not (`verify.per_s_core`) stands beside one that is.
 
 pub mod agent;
 mod api;
+mod batch;
+pub mod verify;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -21,7 +24,7 @@ use crate::workdir::Workdir;
 use crate::workspace;
 
 /// Launch request to guest init, first launch of the image, against QEMU's microvm.
-const LAUNCH_BUDGET: f64 = 0.60;
+const LAUNCH_BUDGET: Budget = Budget::AtMost(0.60);
 /// Memory of both guests, MiB.
 const MEMORY_MIB: u32 = 256;
 /// Steps of a launch in order, as the monitor names them.
@@ -31,6 +34,7 @@ const STEPS: [&str; 6] = ["hash", "vtpm", "measure", "spawn", "run", "init"];
 pub fn run(name: &str, rounds: u32) -> Result<()> {
     match name {
         "launch" => launch(rounds.max(1)),
+        "batch" => batch::run(rounds),
         _ => bail!("there is no benchmark `{name}`"),
     }
 }
@@ -167,13 +171,26 @@ fn report(rounds: &[Round]) {
     let single = rounds.iter().map(|r| r.coffer / r.qemu);
     let (least, most) = single.fold((f64::MAX, f64::MIN), |(l, m), r| (l.min(r), m.max(r)));
     println!("single rounds: ratio {least:.3} to {most:.3} over {} rounds", rounds.len());
-    println!("{}", figure("launch.ratio_qemu_microvm", coffer / qemu, "ratio", LAUNCH_BUDGET));
+    println!("{}", LAUNCH_BUDGET.figure("launch.ratio_qemu_microvm", coffer / qemu, "ratio"));
 }
 
-/// One figure with an upper budget.
-fn figure(name: &str, value: f64, unit: &str, budget: f64) -> String {
-    let verdict = if value <= budget { "ok" } else { "short" };
-    format!("figure {name} {value:.3} {unit} budget <= {budget:.2} {verdict}")
+/// What a figure has to keep.
+#[derive(Clone, Copy)]
+enum Budget {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Budget {
+    /// The line of one figure.
+    fn figure(self, name: &str, value: f64, unit: &str) -> String {
+        let (sign, budget, kept) = match self {
+            Self::AtMost(budget) => ("<=", budget, value <= budget),
+            Self::AtLeast(budget) => (">=", budget, value >= budget),
+        };
+        let verdict = if kept { "ok" } else { "short" };
+        format!("figure {name} {value:.3} {unit} budget {sign} {budget:.2} {verdict}")
+    }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -189,7 +206,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{figure, median};
+    use super::{Budget, median};
 
     #[test]
     fn median_of_odd_and_even_counts() {
@@ -200,7 +217,11 @@ mod tests {
 
     #[test]
     fn a_figure_says_whether_it_keeps_its_budget() {
-        assert_eq!(figure("a.b", 0.5, "ratio", 0.6), "figure a.b 0.500 ratio budget <= 0.60 ok");
-        assert_eq!(figure("a.b", 0.7, "ratio", 0.6), "figure a.b 0.700 ratio budget <= 0.60 short");
+        let most = |value| Budget::AtMost(0.6).figure("a.b", value, "ratio");
+        assert_eq!(most(0.5), "figure a.b 0.500 ratio budget <= 0.60 ok");
+        assert_eq!(most(0.7), "figure a.b 0.700 ratio budget <= 0.60 short");
+        let least = |value| Budget::AtLeast(2000.0).figure("c", value, "x/s");
+        assert_eq!(least(2000.0), "figure c 2000.000 x/s budget >= 2000.00 ok");
+        assert_eq!(least(1999.0), "figure c 1999.000 x/s budget >= 2000.00 short");
     }
 }

@@ -1,0 +1,236 @@
+//! What an event's digest is of, bank by bank: all of its data, a part of it, or something else.
+//!
+//! [`Backed`] is minted here only, where the hash was computed and found equal. It is as authentic as the
+//! digest: once the log replays to quoted registers. Everything else in an event is claimed.
+
+use super::{Event, EventType, body};
+use crate::tpm::hash::{Ha, HashAlg};
+
+/// Bytes that hash to a measured digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backed<'a> {
+    bytes: &'a [u8],
+    digest: Ha,
+}
+
+impl<'a> Backed<'a> {
+    /// The bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The digest they were found to have.
+    pub fn digest(&self) -> Ha {
+        self.digest
+    }
+
+    fn check(bytes: &'a [u8], digest: Ha) -> Option<Self> {
+        (digest.hash().digest(&[bytes]) == digest).then_some(Self { bytes, digest })
+    }
+}
+
+/// How much of an event's data its digest answers for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// All of it.
+    Whole(Backed<'a>),
+    /// A part; the rest is claimed.
+    Part(Backed<'a>),
+    /// An ASCII text that the data spells in UTF-16.
+    Respelt(String),
+    /// None: the digest is of something that is not in the log, and the data is a claim about it.
+    Claimed(Subject),
+    /// Nothing was measured: EV_NO_ACTION, or no digest in this bank.
+    Unmeasured,
+}
+
+impl<'a> Content<'a> {
+    /// The bytes measured, if they stand in the log.
+    pub fn backed(&self) -> Option<Backed<'a>> {
+        match self {
+            Self::Whole(backed) | Self::Part(backed) => Some(*backed),
+            Self::Respelt(_) | Self::Claimed(_) | Self::Unmeasured => None,
+        }
+    }
+}
+
+/// What the digest of an event type is of (PFP 1.06, table 27 and 10.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The event's data.
+    EventData,
+    /// The value of a UEFI variable, without name and GUID.
+    VariableData,
+    /// A PE image, by its Authenticode hash.
+    Image,
+    /// Code or data of firmware.
+    Firmware,
+    /// Tables in memory.
+    Tables,
+    /// Whatever a boot loader or an operating system chose.
+    Loader,
+    /// Nothing.
+    Nothing,
+    /// Not said by the specification.
+    Unknown,
+}
+
+impl Subject {
+    /// A few words for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::EventData => "event data",
+            Self::VariableData => "value of a variable",
+            Self::Image => "image, by its Authenticode hash",
+            Self::Firmware => "firmware code or data",
+            Self::Tables => "tables in memory",
+            Self::Loader => "chosen by the loader",
+            Self::Nothing => "nothing",
+            Self::Unknown => "not specified",
+        }
+    }
+}
+
+/// What the digests of events of a type are of, by the specification. Logs are held to it nowhere: what
+/// decides is which bytes hash to the digest ([`Event::content`]).
+pub fn subject(kind: EventType) -> Subject {
+    match kind {
+        EventType::NO_ACTION => Subject::Nothing,
+        EventType::S_CRTM_VERSION
+        | EventType::SEPARATOR
+        | EventType::ACTION
+        | EventType::EFI_ACTION
+        | EventType::EFI_GPT_EVENT
+        | EventType::EFI_VARIABLE_DRIVER_CONFIG
+        | EventType::EFI_VARIABLE_BOOT2
+        | EventType::EFI_VARIABLE_AUTHORITY
+        | EventType::EFI_HCRTM_EVENT
+        | EventType::EFI_SPDM_FIRMWARE_BLOB
+        | EventType::EFI_SPDM_FIRMWARE_CONFIG
+        | EventType::PLATFORM_CONFIG_FLAGS
+        | EventType::TABLE_OF_DEVICES
+        | EventType::NONHOST_INFO
+        | EventType::OMIT_BOOT_DEVICE_EVENTS => Subject::EventData,
+        EventType::EFI_VARIABLE_BOOT => Subject::VariableData,
+        EventType::EFI_BOOT_SERVICES_APPLICATION
+        | EventType::EFI_BOOT_SERVICES_DRIVER
+        | EventType::EFI_RUNTIME_SERVICES_DRIVER => Subject::Image,
+        EventType::POST_CODE
+        | EventType::S_CRTM_CONTENTS
+        | EventType::CPU_MICROCODE
+        | EventType::NONHOST_CODE
+        | EventType::NONHOST_CONFIG
+        | EventType::EFI_PLATFORM_FIRMWARE_BLOB
+        | EventType::EFI_PLATFORM_FIRMWARE_BLOB2 => Subject::Firmware,
+        EventType::EFI_HANDOFF_TABLES | EventType::EFI_HANDOFF_TABLES2 => Subject::Tables,
+        EventType::IPL
+        | EventType::IPL_PARTITION_DATA
+        | EventType::EVENT_TAG
+        | EventType::COMPACT_HASH => Subject::Loader,
+        _ => Subject::Unknown,
+    }
+}
+
+impl<'a> Event<'a> {
+    /// What the digest of a bank answers for. At most four hashes of the event's data.
+    pub fn content(&self, bank: HashAlg) -> Content<'a> {
+        let (true, Some(digest)) = (self.is_measured(), self.digest_in(bank)) else {
+            return Content::Unmeasured;
+        };
+        if let Some(whole) = Backed::check(self.data, digest) {
+            return Content::Whole(whole);
+        }
+        if let Some(part) = self.parts().find_map(|part| Backed::check(part, digest)) {
+            return Content::Part(part);
+        }
+        match self.respelt().filter(|text| bank.digest(&[text.as_bytes()]) == digest) {
+            Some(text) => Content::Respelt(text),
+            None => Content::Claimed(subject(self.kind)),
+        }
+    }
+
+    /// The parts of an event's data that its digest may be of.
+    fn parts(&self) -> impl Iterator<Item = &'a [u8]> {
+        let parts: [Option<&'a [u8]>; 2] = match self.kind {
+            // EDK2 measures the value alone; some firmware does so for authorities too.
+            EventType::EFI_VARIABLE_BOOT | EventType::EFI_VARIABLE_AUTHORITY => {
+                [body::Variable::read(self.data).ok().map(|variable| variable.data), None]
+            }
+            // GRUB labels a text and measures it without label and NUL.
+            EventType::IPL => {
+                let text = self.data.strip_suffix(b"\0").unwrap_or(self.data);
+                [body::grub_text(text), Some(text)]
+            }
+            EventType::EVENT_TAG => {
+                [body::Tagged::read(self.data).ok().map(|tagged| tagged.data), None]
+            }
+            _ => [None, None],
+        };
+        parts.into_iter().flatten().filter(|part| !part.is_empty())
+    }
+
+    /// systemd-stub describes in UTF-16 what it measures in ASCII, with the NUL: names of UKI sections.
+    fn respelt(&self) -> Option<String> {
+        if self.kind != EventType::IPL || self.data.len() > RESPELT_MAX {
+            return None;
+        }
+        let text = body::utf16(self.data)?;
+        text.is_ascii().then(|| format!("{text}\0"))
+    }
+}
+
+/// Section names have at most 8 characters (PE format, 4); twice that, in UTF-16, with the NUL.
+const RESPELT_MAX: usize = 2 * 17;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogBuilder, parse};
+    use super::*;
+    use crate::Digest;
+
+    #[track_caller]
+    fn content(
+        kind: EventType,
+        measured: &[u8],
+        data: &[u8],
+        check: impl Fn(&Content<'_>) -> bool,
+    ) {
+        let log = LogBuilder::new().event(4, kind, Digest::of(&[measured]), data).finish();
+        let log = parse(&log).unwrap();
+        let content = log.events()[0].content(HashAlg::Sha256);
+        assert!(check(&content), "{content:?}");
+        let backed = content.backed().map(|b| (b.bytes().to_vec(), b.digest().sha256()));
+        if let Some((bytes, digest)) = backed {
+            assert_eq!((bytes.as_slice(), digest), (measured, Some(Digest::of(&[measured]))));
+        }
+        assert_eq!(log.events()[0].content(HashAlg::Sha384), Content::Unmeasured);
+    }
+
+    #[test]
+    fn data_is_backed_by_the_digest_of_it_alone() {
+        let whole = |c: &Content<'_>| matches!(c, Content::Whole(_));
+        let part = |c: &Content<'_>| matches!(c, Content::Part(_));
+        let claimed = |c: &Content<'_>| matches!(c, Content::Claimed(_));
+        content(EventType::EFI_ACTION, b"text", b"text", whole);
+        content(EventType::EFI_ACTION, b"text", b"texT", claimed);
+        content(EventType::EFI_ACTION, b"text", b"text\0", claimed);
+        content(EventType::IPL, b"set pager=1", b"grub_cmd set pager=1\0", part);
+        content(EventType::IPL, b"quiet ro", b"kernel_cmdline: quiet ro\0", part);
+        content(EventType::IPL, b"quiet ro", b"other label: quiet ro\0", claimed);
+        content(EventType::IPL, b"an initrd", b"/initrd.img\0", claimed);
+        let name: Vec<u8> = ".linux\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        content(EventType::IPL, b".linux\0", &name, |c| *c == Content::Respelt(".linux\0".into()));
+        content(EventType::IPL, b".linux", &name, claimed);
+        let variable = body::tests::variable("Boot0000", b"value");
+        content(EventType::EFI_VARIABLE_BOOT, b"value", &variable, part);
+        content(EventType::EFI_VARIABLE_BOOT2, b"value", &variable, claimed);
+        content(EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable, &variable, whole);
+    }
+
+    #[test]
+    fn nothing_is_measured_by_no_action() {
+        let log = LogBuilder::new().event(0, EventType::NO_ACTION, Digest::ZERO, b"x").finish();
+        let log = parse(&log).unwrap();
+        assert_eq!(log.events()[0].content(HashAlg::Sha256), Content::Unmeasured);
+    }
+}
