@@ -271,7 +271,6 @@ fn code_hint(code: &str) -> Option<&'static str> {
         "untrusted-root" | "bad-ek-cert" | "ek-mismatch" => {
             "give the verifier the root certificate of this TPM's maker"
         }
-        "vtpm-failed" => "check that swtpm is installed: `coffer doctor`",
         "host-tpm-failed" => "check that the host has a TPM 2.0 that answers: `coffer doctor`",
         "unauthorized" => "check the admin token file; `coffer verifier init` made it",
         "kvm-unusable" => "`coffer doctor` says what KVM needs here",

@@ -8,16 +8,13 @@ use std::path::Path;
 
 use coffer_attestation::Digest;
 use coffer_policies::ResourceId;
-use coffer_verifier::api::{Base64Value, PutSecret, SecretVersion};
+use coffer_verifier::api::{Base64Value, PutSecret, SECRET_MAX, SecretVersion};
 use zeroize::Zeroizing;
 
 use crate::args::{SecretCommand, SecretPutArgs};
 use crate::error::Error;
 use crate::output;
 use crate::verifier_client::Verifier;
-
-/// What a verifier takes: keys, certificates and passwords; a signed release of 32 must stay below 1 MiB.
-const SECRET_MAX: usize = 24 << 10;
 
 /// `coffer secret`.
 pub fn run(command: SecretCommand) -> Result<(), Error> {
@@ -76,9 +73,10 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     };
     match value.len() {
         0 => refuse("it is empty", "check what writes it"),
-        n if n > SECRET_MAX => {
-            refuse("it has more than 64 KiB", "keep keys as secrets, and data on encrypted disks")
-        }
+        n if n > SECRET_MAX => refuse(
+            &format!("it has more than {} KiB", SECRET_MAX >> 10),
+            "keep keys as secrets, and data on encrypted disks",
+        ),
         _ => Ok(value),
     }
 }

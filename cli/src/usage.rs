@@ -50,6 +50,9 @@ fn hint(error: &clap::Error, text: &str) -> String {
     if let Some(tip) = tip {
         return one_line(tip).replace('\'', "`");
     }
+    if error.kind() == ErrorKind::ValueValidation {
+        return "the same command with `--help` says what the value looks like".into();
+    }
     let usage = match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => one_line(&usage.to_string()),
         _ => "Usage: coffer <COMMAND>".into(),

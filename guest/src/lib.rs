@@ -1,4 +1,4 @@
-//! `coffer-init`: PID 1 and attestation agent of an appliance (SPEC 3.3, 7.3, 8).
+//! `coffer-init`: PID 1 and attestation agent of an appliance (SPEC 1.6, 3.3, 7.3, 8).
 //!
 //! ```text
 //! Booted --mount--> Mounted --attest--> Attested --run--> Running --supervise--> power off

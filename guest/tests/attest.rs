@@ -1,4 +1,5 @@
-//! The guest's attestation end to end: a real vTPM, real TLS, real HPKE; and every way the other ends can lie.
+//! The guest's attestation end to end: a real vTPM, real TLS, real HPKE; and every way the other ends can lie
+//! (SPEC 2.5, 8.3).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 

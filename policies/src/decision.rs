@@ -1,4 +1,5 @@
-//! The outcome of a question: a permit, which only this crate can mint, or a denial that explains itself.
+//! The outcome of a question: a permit, which only this crate can mint, or a denial that explains itself
+//! (SPEC 2.4, 8.1).
 
 use coffer_formats::Digest;
 use serde::{Deserialize, Serialize};

@@ -38,6 +38,9 @@ pub struct Info {
     pub ca_pem: String,
 }
 
+/// Most bytes of a secret: with 32 of them a release stays below its limit of 1 MiB.
+pub const SECRET_MAX: usize = 24 << 10;
+
 /// A new version of a secret. Replaces the set of images.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

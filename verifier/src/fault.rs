@@ -89,7 +89,10 @@ impl Fault {
             FaultKind::Reject(Reject::UntrustedRoot) => {
                 Some("the verifier's operator can add the maker's root to `ek-roots`")
             }
-            FaultKind::Reject(Reject::LogUnavailable) | FaultKind::Busy => Some("try again later"),
+            FaultKind::Reject(Reject::LogUnavailable) => {
+                Some("check free space on the verifier, then try again")
+            }
+            FaultKind::Busy => Some("try again later"),
             FaultKind::Reject(_) | FaultKind::Internal => {
                 Some("the verifier's log has the full reason under this request id")
             }

@@ -1,4 +1,5 @@
-//! Enrolment over real TLS with a real TPM: accepted once, and every shortcut refused with its code.
+//! Enrolment over real TLS with a real TPM: accepted once, and every shortcut refused with its code
+//! (SPEC 7.2, 7.6).
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod testkit;

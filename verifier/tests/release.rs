@@ -1,4 +1,5 @@
-//! Releases over real TLS with two real TPMs, host and VM: given to the right VM, and to nobody else.
+//! Releases over real TLS with two real TPMs, host and VM: given to the right VM, and to nobody else
+//! (SPEC 2.4, 2.5, 7.3, 7.6).
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod testkit;

@@ -1,4 +1,4 @@
-//! The service itself: data folder, TLS, admin token, log chain, restarts.
+//! The service itself: data folder, TLS, admin token, log chain, restarts (SPEC 7.1, 7.5, 7.7).
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod testkit;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coffer_attestation::Digest;
+use coffer_attestation::{Digest, Reject};
 use coffer_verifier::{
     DataDir, InitConfig, InitError, OpenError, ServeConfig, ServeError, api, init, policy_source,
     serve,
@@ -241,6 +241,38 @@ fn a_bad_secret_is_refused_without_being_repeated() {
     let error = put("key", &serde_json::json!({"value": "eA==", "images": "hunter2"}));
     assert!(error.code == "bad-request" && !error.message.contains("hunter2"), "{}", error.message);
     assert_eq!(service.put_secret("key", b"x", &[]).version, 1);
+}
+
+#[test]
+fn a_secret_and_the_row_that_tells_of_it_stand_or_fall_together() {
+    let service = Service::start(&["default"], |_| {});
+    service.put_secret("key", b"old", &[Digest([1; 32])]);
+    let before = service.get("/v1/admin/log").ok::<api::LogState>();
+    let put = || {
+        let value = api::Base64Value::new(b"new");
+        service.put("/v1/admin/secrets/key", &api::PutSecret { value, images: vec![] })
+    };
+    for (create, remove) in [
+        (
+            "CREATE TRIGGER full_disk BEFORE INSERT ON decisions BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+            "DROP TRIGGER full_disk",
+        ),
+        (
+            "CREATE TRIGGER full_disk BEFORE UPDATE ON secrets BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+            "DROP TRIGGER full_disk",
+        ),
+    ] {
+        service.sql(&[create]);
+        let error = put().error();
+        assert_eq!(error.code, Reject::LogUnavailable.code());
+        assert!(error.hint.unwrap_or_default().contains("free space"));
+        service.sql(&[remove]);
+        let secrets = service.get("/v1/admin/secrets").ok::<api::Secrets>().secrets;
+        assert_eq!((secrets[0].version, secrets[0].images.len()), (1, 1));
+        assert_eq!(service.get("/v1/admin/log").ok::<api::LogState>(), before);
+    }
+    assert_eq!(put().ok::<api::SecretVersion>().version, 2);
+    assert_eq!(service.get("/v1/admin/log").ok::<api::LogState>().rows, before.rows + 1);
 }
 
 #[test]

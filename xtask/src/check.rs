@@ -21,11 +21,22 @@ const CODE: [&str; 9] =
 
 /// Everything; needs no lab, and the network only to install cargo-deny.
 pub fn all(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
+    if no_install && !deny_is_there() {
+        bail!("cargo-deny is not installed; try: {INSTALL_DENY}");
+    }
     format(workspace, progress)?;
     house(workspace, progress)?;
     clippy(workspace, progress)?;
-    dependencies(workspace, progress, no_install)
+    dependencies(workspace, progress)
 }
+
+/// True if the dependency rules can be checked.
+pub fn deny_is_there() -> bool {
+    Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+/// How it gets there.
+pub const INSTALL_DENY: &str = "cargo install cargo-deny --locked --version 0.20.2";
 
 /// `cargo fmt --check`.
 fn format(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
@@ -55,22 +66,11 @@ fn clippy(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     })
 }
 
-fn dependencies(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
+fn dependencies(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
     progress.step("Dependency rules", |step| {
-        let there =
-            Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success());
-        match (there, no_install) {
-            (true, _) => {}
-            (false, true) => {
-                bail!("cargo-deny is not installed; try: cargo install cargo-deny --locked")
-            }
-            (false, false) => {
-                let mut install = build::cargo(workspace);
-                command::quiet(
-                    step,
-                    install.args(["install", "cargo-deny", "--locked", "--version", "0.20.2"]),
-                )?;
-            }
+        if !deny_is_there() {
+            let words = INSTALL_DENY.split(' ').skip(1);
+            command::quiet(step, build::cargo(workspace).args(words))?;
         }
         command::quiet(
             step,

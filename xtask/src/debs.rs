@@ -169,6 +169,13 @@ fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(debs)
 }
 
+/// Folders of the cache that are not complete, each with what belongs there.
+pub fn missing(cache: &Path) -> Vec<(&'static str, PathBuf)> {
+    let trees = TREES.iter().map(|tree| (tree.name, cache.join("rootfs").join(tree.name)));
+    let all = [("guest kernel", cache.join("kernel"))].into_iter().chain(trees);
+    all.filter(|(_, folder)| stamp(folder).is_none()).collect()
+}
+
 fn stamp(target: &Path) -> Option<String> {
     std::fs::read_to_string(target.join(STAMP)).ok()
 }
@@ -176,7 +183,8 @@ fn stamp(target: &Path) -> Option<String> {
 /// File that says a folder of the cache is complete, and what it holds.
 const STAMP: &str = "coffer-packages";
 
-/// A folder made beside its final place and moved there when complete: a broken download leaves nothing behind.
+/// A folder made beside its final place and moved there when complete: a broken download leaves nothing behind, or, if
+/// we were killed during it, nothing that the next one does not remove.
 struct Staging {
     target: PathBuf,
     parent: PathBuf,
@@ -187,6 +195,7 @@ impl Staging {
     fn new(target: &Path) -> Result<Self> {
         let parent = target.parent().context("the cache folder has no parent")?.to_path_buf();
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        sweep(&parent)?;
         let folder = parent.join(format!(".{name}.{}", std::process::id()));
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make `{}`", folder.display()))?;
@@ -216,10 +225,61 @@ impl Staging {
     }
 }
 
+/// Removes what downloads of processes that are gone left in a folder: `.NAME.PID`.
+fn sweep(parent: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(parent) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix('.').and_then(|n| n.rsplit_once('.')?.1.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
         // Gone already after `finish`; after a failure this is all there is to remove.
         let _ = std::fs::remove_dir_all(&self.folder);
         let _ = std::fs::remove_dir_all(self.parent.join(format!(".debs.{}", std::process::id())));
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_killed_download_is_removed_by_the_next_and_a_running_one_is_not() {
+        let cache = std::env::temp_dir().join(format!("xtask-sweep-{}", std::process::id()));
+        // No process has the largest number: the kernel's limit is 2^22.
+        let dead = [".kernel.4194999", ".debs.4194999"];
+        // Our parent runs.
+        let kept = [format!(".nginx.{}", std::os::unix::process::parent_id()), "kernel".into()];
+        for name in dead.iter().map(|n| (*n).to_owned()).chain(kept.clone()) {
+            std::fs::create_dir_all(cache.join(name).join("partial")).expect("create");
+        }
+        drop(Staging::new(&cache.join("kernel")).expect("staged"));
+        for name in dead {
+            assert!(!cache.join(name).exists(), "{name} is left");
+        }
+        for name in kept {
+            assert!(cache.join(&name).exists(), "{name} is gone");
+        }
+        std::fs::remove_dir_all(&cache).expect("remove");
+    }
+
+    #[test]
+    fn a_folder_of_the_cache_without_its_stamp_is_missing() {
+        let cache = std::env::temp_dir().join(format!("xtask-cache-{}", std::process::id()));
+        std::fs::create_dir_all(cache.join("rootfs/nginx")).expect("create");
+        std::fs::create_dir_all(cache.join("kernel")).expect("create");
+        std::fs::write(cache.join("kernel").join(STAMP), "a kernel\n").expect("write");
+        let names: Vec<_> = missing(&cache).into_iter().map(|(name, _)| name).collect();
+        std::fs::remove_dir_all(&cache).expect("remove");
+        assert_eq!(names, ["nginx", "tools"]);
     }
 }

@@ -34,8 +34,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("curl", "the demo's HTTPS client, which knows nothing of Coffer"),
 ];
 
-/// Makes sure every package is there; with `no_install` names the missing ones and fails.
-pub fn ensure(progress: &mut Progress, no_install: bool) -> Result<()> {
+/// Makes sure every package is there.
+pub fn ensure(progress: &mut Progress) -> Result<()> {
     let step = progress.begin("Debian packages");
     let missing = missing()?;
     if missing.is_empty() {
@@ -43,15 +43,9 @@ pub fn ensure(progress: &mut Progress, no_install: bool) -> Result<()> {
         return Ok(());
     }
     for (name, why) in &missing {
-        eprintln!(
-            "      {} {name:<22} {why}",
-            if no_install { "missing   " } else { "installing" }
-        );
+        eprintln!("      installing {name:<22} {why}");
     }
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
-    if no_install {
-        bail!("{} packages are missing; try: apt-get install {}", names.len(), names.join(" "));
-    }
     command::quiet(&step, apt()?.args(["-q", "update"]))?;
     command::quiet(
         &step,
@@ -62,14 +56,11 @@ pub fn ensure(progress: &mut Progress, no_install: bool) -> Result<()> {
 }
 
 /// Refreshes apt's indexes if there are none, as on a machine fresh from an image.
-pub fn ensure_indexes(progress: &mut Progress, no_install: bool) -> Result<()> {
+pub fn ensure_indexes(progress: &mut Progress) -> Result<()> {
     let known =
         command::output(Command::new("apt-cache").args(["policy", "linux-image-cloud-amd64"]))?;
     if known.contains("Candidate: ") && !known.contains("Candidate: (none)") {
         return Ok(());
-    }
-    if no_install {
-        bail!("apt has no package indexes; try: apt-get update");
     }
     progress.step("Package indexes", |step| {
         command::quiet(step, apt()?.args(["-q", "update"]))?;
@@ -77,7 +68,8 @@ pub fn ensure_indexes(progress: &mut Progress, no_install: bool) -> Result<()> {
     })
 }
 
-fn missing() -> Result<Vec<(&'static str, &'static str)>> {
+/// Those that are not there, each with its reason.
+pub fn missing() -> Result<Vec<(&'static str, &'static str)>> {
     let mut absent = Vec::new();
     for (name, why) in NEEDED {
         let query = Command::new("dpkg-query")

@@ -17,7 +17,7 @@ pub fn all(
     lab: bool,
     filter: Option<&str>,
 ) -> Result<()> {
-    setup::machine(workspace, progress, no_install)?;
+    setup::machine(workspace, progress, no_install, true)?;
     check::all(workspace, progress, no_install)?;
     build::everything(workspace, progress)?;
     let counts = progress.own_output("Tests", || {

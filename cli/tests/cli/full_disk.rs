@@ -90,3 +90,35 @@ fn host_reference_leaves_the_old_file_on_a_full_disk() {
     refusal.says(1, "`full/ref.json`: no space left", "free some space");
     assert_eq!(left, "old\nfiller\nref.json\n");
 }
+
+/// A verifier that serves from a disk which is then filled, and freed again.
+const SERVE_AND_FILL: &str = r#"
+mount -t tmpfs -o size=1m tmpfs full && "$0" verifier init --dir full/v --name localhost >/dev/null || exit 99
+mkfifo address; "$0" verifier serve --dir full/v --listen 127.0.0.1:0 >address 2>/dev/null & serving=$!
+read -r address <address
+export COFFER_VERIFIER=https://localhost:${address##*:} COFFER_CA=full/v/ca.pem
+export COFFER_ADMIN_TOKEN_FILE=full/v/admin-token
+put() { "$0" secret put a/b --from-file key --image "$1"; }
+put "$1"; head -c 2M /dev/zero >full/filler 2>/dev/null
+put "$1"; code=$?
+rm full/filler; put "$1"; "$0" verifier decisions --json
+kill $serving; wait $serving; exit $code"#;
+
+#[test]
+fn a_verifier_whose_disk_is_full_keeps_the_old_secret_and_its_log() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("full")).expect("create");
+    // Several pages, so that room left in the last page of a file does not take it.
+    place.write("key", vec![b'k'; 20 << 10]);
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "bash", "-c", SERVE_AND_FILL])
+        .args([env!("CARGO_BIN_EXE_coffer"), &"ab".repeat(32)])
+        .current_dir(place.path("."))
+        .output()
+        .expect("unshare(1) of util-linux");
+    Refusal::of(&output).says(1, "(log-unavailable)", "free space on the verifier");
+    let out = String::from_utf8(output.stdout).expect("UTF-8");
+    let (versions, decisions) = out.split_once('{').expect("decisions");
+    assert_eq!(versions, "a/b version 1\na/b version 2\n");
+    assert_eq!(decisions.matches("new version of secret").count(), 2, "{decisions}");
+}

@@ -287,6 +287,14 @@ fn a_launch_refused_names_what_to_try() {
 }
 
 #[test]
+fn the_monitors_hint_about_a_vtpm_reaches_the_user() {
+    let body = r#"{"code":"vtpm-failed","message":"no space left","hint":"free space there","request_id":"r1"}"#;
+    let (place, _, endpoint) = scripted(vec![("POST /v1/vms", vec![Answer(500, body.to_owned())])]);
+    let refused = place.refused(&["run", "-d", "stored", "--host", &endpoint]);
+    refused.says(1, "the monitor refused: no space left (vtpm-failed)", "free space there");
+}
+
+#[test]
 fn rm_is_refused_while_it_runs_and_done_with_force() {
     let vm_route = "GET /v1/vms/site";
     let (place, _, endpoint) = scripted(vec![

@@ -21,7 +21,7 @@ fn refuses_unknown_words_and_missing_arguments() {
         "arguments were not provided: --rootfs",
         "usage: coffer image build",
     );
-    check(&["stop", "-t", "soon", "x"], "invalid value `soon`", "");
+    check(&["stop", "-t", "soon", "x"], "invalid value `soon`", "`--help` says what the value");
 }
 
 #[test]

@@ -112,6 +112,22 @@ fn an_operator_keeps_secrets_and_sees_decisions() {
 }
 
 #[test]
+fn a_secret_has_a_limit_and_both_sides_know_it() {
+    const MAX: usize = coffer_verifier::api::SECRET_MAX;
+    let served = Served::start();
+    let put = ["secret", "put", "a/b", "--from-file", "key", "--image", IMAGE];
+    served.place.write("key", vec![b'k'; MAX]);
+    assert_eq!(succeeds(&mut served.admin(&put)), "a/b version 1\n");
+    served.place.write("key", vec![b'k'; MAX + 1]);
+    let refusal = served.refused(&mut served.admin(&put));
+    refusal.says(1, "`key` is not a secret: it has more than 24 KiB", "encrypted disks");
+    served.place.write("key", "");
+    served.refused(&mut served.admin(&put)).says(1, "it is empty", "check what writes it");
+    served.place.write("key", "k");
+    assert_eq!(succeeds(&mut served.admin(&put)), "a/b version 2\n");
+}
+
+#[test]
 fn an_operator_makes_tokens_and_trusts_hosts() {
     let served = Served::start();
     let token = succeeds(&mut served.admin(&["verifier", "token", "rack7"]));

@@ -81,13 +81,20 @@ impl Double {
         let mut stream = self.channel();
         ask(&mut stream, &Request::Status { phase: Phase::Started, detail: String::new() });
         let request = Request::Attest { nonce: Nonce([1; 32]), report_data: Digest([2; 32]) };
-        let Answer::Evidence(part) = ask(&mut stream, &request) else { std::process::exit(8) };
+        let part = match ask(&mut stream, &request) {
+            Answer::Evidence(part) => part,
+            Answer::Refused(why) => {
+                eprintln!("{why}");
+                std::process::exit(8)
+            }
+            _ => std::process::exit(9),
+        };
         println!("host part {}", hex::encode(cbor::encode(&*part)));
         ask(&mut stream, &Request::Status { phase: Phase::Attested, detail: String::new() });
         ask(&mut stream, &Request::Status { phase: Phase::Running, detail: String::new() });
         match ask(&mut self.channel(), &Request::AwaitStop) {
             Answer::Stop => EndReason::PowerOff,
-            _ => std::process::exit(9),
+            _ => std::process::exit(10),
         }
     }
 

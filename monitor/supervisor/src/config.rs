@@ -83,6 +83,9 @@ pub enum ConfigError {
     /// A TPM address that is not spoken.
     #[error("--tcti: {0}")]
     Tcti(#[from] HostTpmError),
+    /// A device that was named and is not there: the TPM library would say so in no words at all.
+    #[error("--tcti: there is no `{0}`")]
+    NoTpm(String),
     /// A sealed host without a hardware TPM is a contradiction.
     #[error("a sealed host cannot use a software TPM")]
     SoftwareTpm,
@@ -98,6 +101,7 @@ impl ConfigError {
                 _ => "build coffer-vmm or name the program with --vmm",
             },
             Self::Tcti(error) => error.hint(),
+            Self::NoTpm(_) => "name the TPM's device, or leave --tcti out if the host has none",
             Self::NotAbsolute { .. } => "give the path from the root",
             Self::SoftwareTpm => "use --profile developer, or a TPM device",
         }
@@ -144,6 +148,13 @@ impl ServeArgs {
             if !path.is_file() {
                 return Err(ConfigError::NoProgram { flag, path: path.clone() });
             }
+        }
+        // Of a sealed host the TPM is a part, and its driver may come later than these flags.
+        if self.profile == Profile::Developer
+            && let Some(device) = self.tcti.as_deref().and_then(|t| t.strip_prefix("device:/"))
+            && !Path::new("/").join(device).exists()
+        {
+            return Err(ConfigError::NoTpm(format!("/{device}")));
         }
         let tcti = self
             .tcti

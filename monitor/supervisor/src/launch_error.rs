@@ -99,7 +99,10 @@ impl LaunchError {
             Self::Kvm(KvmUnusable::NoExtension) => {
                 "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`"
             }
-            Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host",
+            Self::Vtpm(VtpmError::NoSpace { .. }) => {
+                "free space where the host keeps its state: the directory `--state` names"
+            }
+            Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host: `coffer doctor`",
             Self::Network(_) => {
                 "check that passt works on this host and that it has a default route"
             }
@@ -113,5 +116,20 @@ impl LaunchError {
 
     pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vtpm_without_room_asks_for_room() {
+        let step = VtpmError::Lacks { what: "anything" };
+        assert!(LaunchError::from(step).hint().contains("swtpm 0.7"));
+        let step = Box::new(VtpmError::Lacks { what: "anything" });
+        let full = LaunchError::from(VtpmError::NoSpace { path: "/state".into(), step });
+        assert!(full.hint().contains("free space"));
+        assert_eq!(full.code().0, "vtpm-failed");
     }
 }

@@ -1,4 +1,4 @@
-//! A request, resolved against its image into a checked plan. Nothing is started here.
+//! A request, resolved against its image into a checked plan (SPEC 1.5, 3.2, 3.4). Nothing is started here.
 
 use std::net::Ipv4Addr;
 
@@ -54,10 +54,10 @@ impl Plan {
         if let Some(name) = &request.name {
             check_name(name)?;
         }
-        let vcpus = within("vcpus", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
+        let vcpus = within("vCPUs", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
         let vcpus =
-            u8::try_from(vcpus).map_err(|_| shape("vcpus", vcpus, &descriptor.shape.vcpus))?;
-        let memory_mib = within("memory", request.memory_mib, &descriptor.shape.memory_mib)?;
+            u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
+        let memory_mib = within("MiB of memory", request.memory_mib, &descriptor.shape.memory_mib)?;
         let nics = nics(&descriptor.network, &id, own);
         Ok(Self {
             id,
@@ -139,7 +139,7 @@ fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
     LaunchError::Refused {
         reject: Reject::ShapeNotAllowed,
         detail: format!(
-            "{what} of {value} is outside {} to {}, which the image allows",
+            "{value} {what} are not within {} to {}, which the image allows",
             range.min, range.max
         ),
         hint: "choose a shape the image allows; `coffer image inspect` shows it",

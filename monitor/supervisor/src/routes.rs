@@ -1,4 +1,4 @@
-//! The management API (SPEC 6.4). Handlers only translate; what blocks runs on the blocking pool.
+//! The management API (SPEC 1.7, 6.4). Handlers only translate; what blocks runs on the blocking pool.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The API, up to the point where KVM is needed: what is refused, with which code, and what is left behind.
+//! The API, up to the point where KVM is needed: what is refused, with which code, and what is left behind
+//! (SPEC 1.7, 6.4, 6.5).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -6,6 +7,7 @@ mod common;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use coffer_formats::launch::BoxKind;
 use coffer_monitor_wire::api::{HostInfo, VmInfo};
@@ -36,19 +38,10 @@ fn refused(monitor: &Monitor, request: &serde_json::Value, expected: (u16, &str)
     }
 }
 
-fn kvm_is_usable() -> bool {
-    coffer_monitor::kvm::open().is_ok()
-}
-
 #[test]
 fn intact_image_passes_every_check_up_to_kvm() {
-    if kvm_is_usable() {
-        eprintln!(
-            "skipped: KVM is usable here, so the launch goes on to a VM process this test does not have"
-        );
-        return;
-    }
-    let (monitor, image) = setup();
+    let monitor = Monitor::start_on_bare_dev();
+    let image = TestImage::write(&monitor.images().join("test"), BoxKind::Closed);
     refused(&monitor, &create(&image), (503, "kvm-unusable"));
     refused(&monitor, &json!({ "image": "test", "box": "open" }), (503, "kvm-unusable"));
 }
@@ -181,6 +174,42 @@ fn socket_is_its_owners_alone_and_gone_at_the_end() {
     assert!(socket.exists());
     assert!(monitor.end());
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_tpm_that_is_not_there_is_said_and_nothing_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = serve(dir.path(), &["--tcti", "device:/dev/absent"])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "coffer-monitor: --tcti: there is no `/dev/absent`\n\
+         hint: name the TPM's device, or leave --tcti out if the host has none\n"
+    );
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["images"]);
+}
+
+/// A device that is there and no TPM: found out after the state directory was taken.
+#[test]
+fn a_device_that_is_no_tpm_is_refused_and_nothing_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = serve(dir.path(), &["--tcti", "device:/dev/null"])
+        // The TPM library's own log.
+        .env("TSS2_LOG", "all+NONE")
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let [error, hint] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert!(error.starts_with("coffer-monitor: ") && error.contains("host TPM"), "{said}");
+    assert!(hint.starts_with("hint: "), "{said}");
+    assert!(!dir.path().join("api.sock").exists());
+    assert_eq!(fs::read_dir(dir.path().join("state/vms")).unwrap().count(), 0);
 }
 
 #[test]

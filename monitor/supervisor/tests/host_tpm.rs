@@ -1,4 +1,4 @@
-//! The host's TPM through the keeper, against a real swtpm: identity, enrolment, batched quotes.
+//! The host's TPM through the keeper, against a real swtpm: identity, enrolment, batched quotes (SPEC 5.2 to 5.4).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;

@@ -1,5 +1,5 @@
 //! A VM's life from the supervisor's side, with a double for the VM process: a real vTPM, a real host TPM, the
-//! real channel, no KVM.
+//! real channel, no KVM (SPEC 1.3, 1.4, 6.1, 6.3).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -219,8 +219,14 @@ fn gives_evidence_for_its_own_vm_and_stops_in_order() {
 
 #[test]
 fn refuses_evidence_without_a_host_tpm() {
-    // The double ends with status 8 when it gets no evidence.
-    launch("attest", None).ended(VmState::Failed, Some("vmm-failed"));
+    let vm = launch("attest", None);
+    vm.ended(VmState::Failed, Some("vmm-failed"));
+    // The double ends with status 8 when it is refused evidence, and repeats the refusal.
+    assert_eq!(
+        vm.entry.vm.info().detail.as_deref(),
+        Some("the VM process ended with exit status: 8: this host has no TPM")
+    );
+    assert!(!vm.console().contains("host part"), "{}", vm.console());
 }
 
 #[test]

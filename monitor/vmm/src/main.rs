@@ -1,4 +1,5 @@
-//! `coffer-vmm`: one sealed VM. Started by the monitor with a control socket as standard input; not for people.
+//! `coffer-vmm`: one sealed VM. Started by the monitor with a control socket as standard input; not for people
+//! (SPEC 1.3, 6.3).
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

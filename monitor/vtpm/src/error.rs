@@ -80,6 +80,22 @@ pub enum VtpmError {
         /// PCR index.
         pcr: u8,
     },
+    /// A step failed, and swtpm said more about it than its answer does.
+    #[error("{step}; swtpm said: {said}")]
+    Said {
+        /// What failed.
+        step: Box<VtpmError>,
+        /// A line of its standard error, printable.
+        said: String,
+    },
+    /// A step failed, and there is no room for the state.
+    #[error("no space left for the vTPM's state in `{path}`: {step}")]
+    NoSpace {
+        /// State directory.
+        path: String,
+        /// What failed.
+        step: Box<VtpmError>,
+    },
     /// The EK certificate does not fit into NV.
     #[error("the EK certificate is too large for TPM NV")]
     CertificateTooLarge,

@@ -3,14 +3,18 @@
 //! No path leads to it: the control channel is a socket pair, the data channel another, its state a fresh
 //! directory of mode 0700 that is removed with it. `--terminate` makes swtpm end when the data channel is
 //! closed, so it also ends when the VM process does, or when the monitor is killed: nobody else holds it.
+//!
+//! Where its state does not fit on the disk, swtpm's answers say "failure" and no more; why stands on its
+//! standard error, and the last of that goes into the error.
 
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
 use crate::VtpmError;
 use crate::control::Control;
@@ -38,7 +42,7 @@ impl Swtpm {
         let spawn_failed =
             |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
-        let child = Command::new(&config.program)
+        let mut child = Command::new(&config.program)
             .args([
                 "socket",
                 "--tpm2",
@@ -52,10 +56,12 @@ impl Swtpm {
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(spawn_failed)?;
-        let process = Process { child, _state: state };
+        let errors = child.stderr.take();
+        let mut process = Process { child, errors: None, state };
+        process.errors = errors.map(follow).transpose().map_err(spawn_failed)?;
         let control = Control::new(ours).map_err(spawn_failed)?;
         Ok(Self { process, control })
     }
@@ -87,10 +93,37 @@ pub fn version(program: &Path) -> io::Result<String> {
 /// The child and what lives as long as it does. Dropping it kills the process, then removes its state.
 pub(crate) struct Process {
     child: Child,
-    _state: StateDir,
+    /// Ends with the child and gives the last it said.
+    errors: Option<JoinHandle<Vec<u8>>>,
+    state: StateDir,
 }
 
+/// The state and the copy of it that swtpm writes before each change fit into this many bytes.
+const STATE_ROOM: u64 = 64 << 10;
+/// Bytes kept of swtpm's standard error: its volume may be in a guest's hands.
+const ERRORS_MAX: usize = 2048;
+/// Characters of a line that end up in an error.
+const LINE_MAX: usize = 256;
+
 impl Process {
+    /// Adds to a failure why swtpm failed. Ends it: what it said is whole only then.
+    pub(crate) fn explain(&mut self, error: VtpmError) -> VtpmError {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let errors = self.errors.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let step = match reason(&String::from_utf8_lossy(&errors)) {
+            Some(said) => VtpmError::Said { step: Box::new(error), said },
+            None => error,
+        };
+        match self.state.free() {
+            Some(free) if free < STATE_ROOM => VtpmError::NoSpace {
+                path: self.state.0.display().to_string(),
+                step: Box::new(step),
+            },
+            _ => step,
+        }
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -104,9 +137,35 @@ impl Drop for Process {
     }
 }
 
+/// Reads a standard error to its end and keeps the last bytes.
+fn follow(mut stream: impl Read + Send + 'static) -> io::Result<JoinHandle<Vec<u8>>> {
+    thread::Builder::new().name("swtpm".into()).spawn(move || {
+        let (mut kept, mut buffer) = (Vec::new(), [0; 1024]);
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            kept.extend_from_slice(buffer.get(..n).unwrap_or_default());
+            kept.drain(..kept.len().saturating_sub(ERRORS_MAX));
+        }
+        kept
+    })
+}
+
+/// The first line that is swtpm's own, or else libtpms': the ones after it tell what came of it.
+fn reason(errors: &str) -> Option<String> {
+    let from = |who: &str| errors.lines().find_map(|line| line.strip_prefix(who));
+    let line = from("swtpm: ").or_else(|| from("libtpms/tpm2: "))?.trim();
+    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    Some(line.chars().take(LINE_MAX).map(printable).collect())
+}
+
 struct StateDir(PathBuf);
 
 impl StateDir {
+    /// Bytes left where it lies.
+    fn free(&self) -> Option<u64> {
+        let space = rustix::fs::statvfs(&self.0).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     fn create(path: &Path) -> Result<Self, VtpmError> {
         // `create` without `recursive` refuses a directory that exists: state is never taken over.
         DirBuilder::new()

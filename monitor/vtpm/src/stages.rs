@@ -76,24 +76,22 @@ pub struct Vtpm {
 
 impl Initialised {
     pub(crate) fn new(swtpm: Swtpm) -> Result<Self, VtpmError> {
-        let Swtpm { process, mut control } = swtpm;
-        control.check()?;
-        let (data, theirs) = UnixStream::pair().map_err(|e| broken("SET_DATAFD", e))?;
-        data.set_read_timeout(Some(PATIENCE)).map_err(|e| broken("SET_DATAFD", e))?;
-        control.set_data_channel(theirs.as_fd())?;
-        drop(theirs);
-        control.init()?;
+        let Swtpm { mut process, mut control } = swtpm;
+        let data = connect(&mut control).map_err(|e| process.explain(e))?;
         let mut engine = Engine { data, control, process };
-        engine.only_sha256()?;
+        engine.explained(Engine::only_sha256)?;
         Ok(Self(engine))
     }
 
     /// Derives vEK and vAK and forgets them again: the guest derives the same from the same seed.
     pub fn make_keys(self) -> Result<Keyed, VtpmError> {
         let mut engine = self.0;
-        let (ek, ek_name) = engine.primary("vEK", &template::ek_p256())?;
-        let (ak, ak_name) = engine.primary("vAK", &template::vm_ak())?;
-        Ok(Keyed { engine, keys: Keys { ek, ak, ek_name, ak_name } })
+        let keys = engine.explained(|engine| {
+            let (ek, ek_name) = engine.primary("vEK", &template::ek_p256())?;
+            let (ak, ak_name) = engine.primary("vAK", &template::vm_ak())?;
+            Ok(Keys { ek, ak, ek_name, ak_name })
+        })?;
+        Ok(Keyed { engine, keys })
     }
 }
 
@@ -111,11 +109,15 @@ impl Keyed {
             .filter(|_| certificate.len() <= EK_CERTIFICATE_MAX)
             .ok_or(VtpmError::CertificateTooLarge)?;
         let define = command::nv_define(EK_CERTIFICATE_INDEX, size, EK_CERTIFICATE_ATTRIBUTES);
-        engine.run("NV_DefineSpace", &define)?;
-        for (n, chunk) in certificate.chunks(NV_CHUNK).enumerate() {
-            let offset = u16::try_from(n * NV_CHUNK).map_err(|_| VtpmError::CertificateTooLarge)?;
-            engine.run("NV_Write", &command::nv_write(EK_CERTIFICATE_INDEX, offset, chunk))?;
-        }
+        engine.explained(|engine| {
+            engine.run("NV_DefineSpace", &define)?;
+            for (n, chunk) in certificate.chunks(NV_CHUNK).enumerate() {
+                let offset =
+                    u16::try_from(n * NV_CHUNK).map_err(|_| VtpmError::CertificateTooLarge)?;
+                engine.run("NV_Write", &command::nv_write(EK_CERTIFICATE_INDEX, offset, chunk))?;
+            }
+            Ok(())
+        })?;
         Ok(Certified { engine, keys })
     }
 }
@@ -134,14 +136,16 @@ impl Certified {
         launch_record: &[u8],
     ) -> Result<Measured, VtpmError> {
         let Self { mut engine, keys } = self;
-        for (pcr, digest) in events {
-            if *pcr == LAUNCH_PCR {
-                engine.control.hash_sequence(launch_record)?;
-            } else {
-                engine.run("PCR_Extend", &command::pcr_extend(*pcr, digest))?;
+        engine.explained(|engine| {
+            for (pcr, digest) in events {
+                if *pcr == LAUNCH_PCR {
+                    engine.control.hash_sequence(launch_record)?;
+                } else {
+                    engine.run("PCR_Extend", &command::pcr_extend(*pcr, digest))?;
+                }
             }
-        }
-        engine.compare_pcrs(events)?;
+            engine.compare_pcrs(events)
+        })?;
         Ok(Measured { engine, keys })
     }
 }
@@ -151,8 +155,10 @@ impl Measured {
     /// to the VM process, and the supervisor must not keep a copy.
     pub fn seal(self) -> Result<(Vtpm, OwnedFd), VtpmError> {
         let Self { mut engine, keys } = self;
-        engine.run("HierarchyControl", &command::hierarchy_disable_platform())?;
-        engine.control.set_locality(0)?;
+        engine.explained(|engine| {
+            engine.run("HierarchyControl", &command::hierarchy_disable_platform())?;
+            engine.control.set_locality(0)
+        })?;
         let Engine { data, control, process } = engine;
         data.set_read_timeout(None).map_err(|e| broken("sealing", e))?;
         Ok((Vtpm { process, keys, _control: control }, data.into()))
@@ -181,7 +187,26 @@ impl Vtpm {
     }
 }
 
+/// Checks the program, gives it its data channel, and resets its TPM.
+fn connect(control: &mut Control) -> Result<UnixStream, VtpmError> {
+    control.check()?;
+    let (data, theirs) = UnixStream::pair().map_err(|e| broken("SET_DATAFD", e))?;
+    data.set_read_timeout(Some(PATIENCE)).map_err(|e| broken("SET_DATAFD", e))?;
+    control.set_data_channel(theirs.as_fd())?;
+    drop(theirs);
+    control.init()?;
+    Ok(data)
+}
+
 impl Engine {
+    /// Takes a step of the making; a failure tells what swtpm said about it.
+    fn explained<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, VtpmError>,
+    ) -> Result<T, VtpmError> {
+        step(self).map_err(|error| self.process.explain(error))
+    }
+
     /// A new TPM may have several banks; a guest could extend the ones nobody quotes. The allocation takes
     /// effect at the next reset.
     fn only_sha256(&mut self) -> Result<(), VtpmError> {

@@ -1,9 +1,10 @@
-//! The vTPM against a real swtpm: what a guest finds in it, and what it cannot do.
+//! The vTPM against a real swtpm: what a guest finds in it, and what it cannot do (SPEC 2.5, 3.6, 3.7).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 
 use coffer_formats::Digest;
 use coffer_formats::tpm::command::{self, Hierarchy};
@@ -145,6 +146,55 @@ fn leaves_neither_process_nor_state_behind() {
     assert!(state.exists() && process.exists());
     drop(swtpm);
     assert!(!state.exists() && !process.exists());
+}
+
+/// Set for the run of [`a_full_disk_is_named_and_nothing_stays`] that has one.
+const FULL_DISK: &str = "COFFER_TEST_FULL_DISK";
+
+#[test]
+fn a_full_disk_is_named_and_nothing_stays() {
+    if let Some(disk) = std::env::var_os(FULL_DISK) {
+        return on_a_full_disk(disk.into());
+    }
+    let disk = std::env::temp_dir().join(format!("coffer-vtpm-{}-full", std::process::id()));
+    std::fs::create_dir(&disk).unwrap();
+    // Two pages: one for a file as the monitor keeps beside it, one for the first state, none for the next.
+    let script =
+        "mount -t tmpfs -o size=8k tmpfs \"$0\" && echo x > \"$0/children\" && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .arg(&disk)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "a_full_disk_is_named_and_nothing_stays", "--nocapture"])
+        .env(FULL_DISK, &disk)
+        .output()
+        .unwrap();
+    std::fs::remove_dir(&disk).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("a full disk was refused"), "{output:?}");
+}
+
+fn on_a_full_disk(disk: PathBuf) {
+    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: disk.join("vtpm") };
+    let swtpm = Swtpm::spawn(&config).unwrap();
+    let process = PathBuf::from(format!("/proc/{}", swtpm.pid()));
+    let Err(error) = swtpm.initialise() else { panic!("it found room") };
+    let text = error.to_string();
+    assert!(matches!(error, VtpmError::NoSpace { .. }), "{text}");
+    assert!(text.contains("swtpm said: SWTPM_NVRAM_StoreData"), "{text}");
+    assert!(!process.exists() && !config.state.exists());
+    assert!(disk.join("children").exists());
+    println!("a full disk was refused");
+}
+
+#[test]
+fn a_swtpm_that_fails_for_another_reason_is_quoted() {
+    let (state, swtpm) = swtpm("quoted");
+    // Its lock cannot be taken: somebody else's state, for all it knows.
+    std::fs::create_dir(state.join(".lock")).unwrap();
+    let Err(error) = swtpm.initialise() else { panic!("it took the lock") };
+    let VtpmError::Said { said, .. } = error else { panic!("{error}") };
+    assert!(said.contains("Could not open lockfile"), "{said}");
 }
 
 #[test]

@@ -18,11 +18,7 @@ pub fn run() -> Result<()> {
     let mut story = Story::begin();
     say_where(&story);
     let scene = prepare(&mut story)?;
-    let told = tell(&mut story, &scene);
-    if told.is_err() {
-        scene.workdir.keep();
-    }
-    told?;
+    tell(&mut story, &scene).context("COFFER_KEEP=1 keeps the lab's files of a run that fails")?;
     story.end()
 }
 

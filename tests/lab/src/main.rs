@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer_lab::record::{self, BootPath};
-use coffer_lab::{bench, demo, forward, guard, probe, recording};
+use coffer_lab::{bench, collapse, demo, forward, guard, probe, recording};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -49,6 +49,9 @@ enum Command {
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
     Guard,
+    /// Boot a host, and panic once standard input ends
+    #[command(hide = true)]
+    Collapse,
     /// Join standard input and output to a port on 127.0.0.1
     #[command(hide = true)]
     Forward {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
             guard::run_on_stdin();
             Ok(())
         }
+        Command::Collapse => collapse::run(),
         Command::Forward { port } => forward::run(port),
         Command::Probe => probe::serve(),
     };

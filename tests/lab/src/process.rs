@@ -119,6 +119,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Said> {
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start `{name}`"))?;
+    // Its group is not ours: Ctrl-C does not reach it, the guard does.
+    let group = child.id();
+    guard::watch(group)?;
     let out = collect(child.stdout.take());
     let err = collect(child.stderr.take());
     let deadline = Instant::now() + limit;
@@ -127,8 +130,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Said> {
             break status;
         }
         if Instant::now() > deadline {
-            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+            let _ = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
             let _ = child.wait();
+            guard::forget(group);
             bail!(
                 "`{name}` did not end in {} s; it said: {}",
                 limit.as_secs(),
@@ -137,6 +141,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Said> {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
+    guard::forget(group);
     Ok(Said {
         ok: status.success(),
         code: status.code(),

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 
 use crate::guard;
 
-/// A temporary folder; removed when dropped, unless the thread panics, `keep` was called or `COFFER_KEEP` is set.
+/// A temporary folder; removed when dropped, after a panic too, unless `keep` was called or `COFFER_KEEP` is set: keys
+/// and a TPM's state are in it.
 pub struct Workdir {
     path: PathBuf,
     keep: AtomicBool,
@@ -21,9 +22,11 @@ impl Workdir {
             .tempdir()
             .context("cannot make a temporary folder")?;
         let path = folder.keep();
-        guard::own(&path)?;
-        let keep = AtomicBool::new(std::env::var_os("COFFER_KEEP").is_some());
-        Ok(Self { path, keep })
+        let keep = std::env::var_os("COFFER_KEEP").is_some();
+        if !keep {
+            guard::own(&path)?;
+        }
+        Ok(Self { path, keep: AtomicBool::new(keep) })
     }
 
     /// Where it is.
@@ -47,7 +50,10 @@ impl Workdir {
 
 impl Drop for Workdir {
     fn drop(&mut self) {
-        if self.keep.load(Ordering::Relaxed) || std::thread::panicking() {
+        if std::thread::panicking() {
+            eprintln!("COFFER_KEEP=1 keeps the lab's files of a run that fails");
+        }
+        if self.keep.load(Ordering::Relaxed) {
             eprintln!("the lab's files are kept in `{}`", self.path.display());
         } else if let Err(error) = std::fs::remove_dir_all(&self.path) {
             eprintln!("cannot remove `{}`: {error}", self.path.display());

@@ -1,4 +1,5 @@
-//! A host that booted another initrd than the one the verifier knows gets no secret; the one it knows does.
+//! A host that booted another initrd than the one the verifier knows gets no secret; the one it knows does
+//! (SPEC 7.3, 7.4).
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use coffer_lab::scene::{HOST_NAME, Scene};

@@ -1,5 +1,5 @@
-//! What the operator does: secrets, tokens, hosts, reference values. Every change is logged before it is
-//! made; what cannot be logged is not done.
+//! What the operator does: secrets, tokens, hosts, reference values (SPEC 7.5). Every change is logged before it
+//! is made, that of a secret together with it; what cannot be logged is not done.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,13 @@ use super::enroll::well_formed;
 use super::release::at_rest_row;
 use crate::api::{
     Decision, DecisionKind, DecisionSummary, Decisions, HostEntry, Hosts, NewToken, PutSecret,
-    SecretVersion, Secrets, Token,
+    SECRET_MAX, SecretVersion, Secrets, Token,
 };
 use crate::fault::Fault;
 use crate::keys::{hash_token, random};
 use crate::store::{HostRow, SecretMeta};
 use crate::verifier::Verifier;
 
-/// Most bytes of a secret: with 32 of them a release stays below its limit of 1 MiB.
-const SECRET_MAX: usize = 24 << 10;
 /// Most images named for one secret.
 const IMAGES_MAX: usize = 1024;
 const TOKEN_TTL_S: u32 = 3600;
@@ -40,7 +38,8 @@ pub(crate) async fn put_secret(
         .decode()
         .ok_or_else(|| Fault::bad_request("`value` is not padded standard base64"))?;
     if value.is_empty() || value.len() > SECRET_MAX {
-        return Err(Fault::bad_request("a secret is 1 byte to 24 KiB long"));
+        let message = format!("a secret is 1 byte to {} KiB long", SECRET_MAX >> 10);
+        return Err(Fault::bad_request(message));
     }
     if request.images.len() > IMAGES_MAX {
         return Err(Fault::bad_request("a secret may name at most 1024 images"));
@@ -48,10 +47,10 @@ pub(crate) async fn put_secret(
     let images: BTreeSet<Digest> = request.images.iter().copied().collect();
     let names: Vec<_> = images.iter().map(Digest::to_hex).collect();
     let what = format!("new version of secret `{id}` for images [{}]", names.join(", "));
-    log(verifier, request_id, what, None).await?;
+    let row = decision_row(verifier, request_id, DecisionKind::Admin, what, None);
     let version = verifier
         .store
-        .put_secret(&id, &images, verifier.clock.now(), |version| -> Result<_, Fault> {
+        .put_secret(&id, &images, &row, |version| -> Result<_, Fault> {
             Ok(verifier.at_rest.seal(&at_rest_row(&id, version), &value)?)
         })
         .await?;
@@ -217,7 +216,21 @@ async fn append(
     explanation: String,
     host: Option<String>,
 ) -> Result<(), Fault> {
-    let decision = Decision {
+    let decision = decision_row(verifier, id, kind, explanation, host);
+    verifier.store.append(&decision, None).await.map_err(|error| {
+        Fault::reject(Reject::LogUnavailable, format!("the decisions log refused: {error}"))
+    })
+}
+
+/// A row that tells of a change.
+fn decision_row(
+    verifier: &Verifier,
+    id: &str,
+    kind: DecisionKind,
+    explanation: String,
+    host: Option<String>,
+) -> Decision {
+    Decision {
         id: id.to_owned(),
         at: verifier.clock.now(),
         kind,
@@ -226,10 +239,7 @@ async fn append(
         explanation,
         host,
         release: None,
-    };
-    verifier.store.append(&decision, None).await.map_err(|error| {
-        Fault::reject(Reject::LogUnavailable, format!("the decisions log refused: {error}"))
-    })
+    }
 }
 
 fn summary(seq: u64, row: Decision) -> DecisionSummary {

@@ -1,4 +1,4 @@
-//! A challenge: 32 random bytes, good once, for two minutes (SPEC 7.3).
+//! A challenge: 32 random bytes, good once, for two minutes (SPEC 7.3, 7.6).
 
 use coffer_attestation::Nonce;
 use coffer_attestation::protocol::Challenge;

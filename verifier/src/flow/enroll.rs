@@ -1,4 +1,4 @@
-//! Enrolment: a TPM proves that its EK and AK live together, once (SPEC 7.2).
+//! Enrolment: a TPM proves that its EK and AK live together, once (SPEC 7.2, 7.6).
 //!
 //! ```text
 //! token (consumed) ─> EK chain ─> EK template ─> AK attributes ─> identity free ─> credential, session

@@ -1,4 +1,4 @@
-//! Evidence in, sealed secrets out (SPEC 7.3). The order of the steps is the argument:
+//! Evidence in, sealed secrets out (SPEC 7.3, 7.6). The order of the steps is the argument:
 //!
 //! ```text
 //! 1 size  2 decode  3 consume nonce  4 host row  5 appraise  6 launch, identity, declared, alive  7 policy  8 seal  9 log  10 sign

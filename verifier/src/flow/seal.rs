@@ -1,4 +1,4 @@
-//! The last step before a secret leaves: sealing asks for the proofs by value (SPEC 8.2).
+//! The last step before a secret leaves: sealing asks for the proofs by value (SPEC 8.1, 8.2).
 
 use coffer_attestation::Reject;
 use coffer_attestation::binding::{release_aad, release_info};

@@ -1,4 +1,4 @@
-//! Answers: a request id on each, one form for every error, one line in the log for every request.
+//! Answers: a request id on each, one form for every error, one line in the log for every request (SPEC 7.7).
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};

@@ -1,5 +1,5 @@
 //! Things used once: challenges, enrolment tokens, enrolment sessions. Each is removed by the statement
-//! that reads it, so of two concurrent users exactly one finds it.
+//! that reads it, so of two concurrent users exactly one finds it (SPEC 7.3, 7.6).
 
 use coffer_attestation::protocol::HexBytes;
 use coffer_attestation::{Digest, Nonce, ObjectName, Reject};

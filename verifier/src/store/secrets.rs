@@ -7,7 +7,9 @@ use coffer_policies::ResourceId;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::decisions::append_row;
 use super::{Store, StoreError, int, uint};
+use crate::api::Decision;
 
 /// What is known of a secret without its value.
 #[derive(Clone)]
@@ -24,15 +26,17 @@ pub(crate) struct StoredSecret {
 }
 
 impl Store {
-    /// Stores the next version; `seal` is told its number.
+    /// Stores the next version together with the log row that says so: neither is ever there without the other.
+    /// `seal` is told the version's number.
     pub(crate) async fn put_secret<E: From<StoreError>>(
         &self,
         id: &ResourceId,
         images: &BTreeSet<Digest>,
-        now: u64,
+        decision: &Decision,
         seal: impl FnOnce(u64) -> Result<Vec<u8>, E>,
     ) -> Result<u64, E> {
         let database = |e: sqlx::Error| E::from(e.into());
+        let unlogged = |e: StoreError| E::from(StoreError::Unlogged(e.to_string()));
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let last = sqlx::query("SELECT version FROM secrets WHERE id = ?")
             .bind(id.as_str())
@@ -56,11 +60,12 @@ impl Store {
         .bind(int(version))
         .bind(sealed)
         .bind(images)
-        .bind(int(now))
+        .bind(int(decision.at))
         .execute(&mut *transaction)
         .await
-        .map_err(database)?;
-        transaction.commit().await.map_err(database)?;
+        .map_err(|e| unlogged(e.into()))?;
+        append_row(&mut transaction, decision).await.map_err(unlogged)?;
+        transaction.commit().await.map_err(|e| unlogged(e.into()))?;
         Ok(version)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The weak library made primes of the form `k * M + 65537^a mod M`, M being a product of small primes, so
 //! a modulus is a power of 65537 modulo each of them. A random modulus passes for one with probability
-//! below 2^-100 over these primes (Nemec, Sys, Svenda, Klinec, Matyas, CCS 2017, section 2.3).
+//! of about 2^-30 over these primes (Nemec, Sys, Svenda, Klinec, Matyas, CCS 2017, section 2.3).
 
 /// The primes from 3 to 167: the first 38 odd primes, which divide M for every key size.
 const PRIMES: [u32; 38] = [

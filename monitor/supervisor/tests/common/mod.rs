@@ -26,6 +26,14 @@ use serde_json::Value;
 
 pub const MONITOR: &str = env!("CARGO_BIN_EXE_coffer-monitor");
 
+/// Makes a `/dev` of the few devices every program needs, then becomes the program named.
+const BARE_DEV: &str = r#"
+mount -t tmpfs none "$0" || exit
+for name in null zero random urandom; do
+    : > "$0/$name" && mount --bind "/dev/$name" "$0/$name" || exit
+done
+mount --rbind "$0" /dev && exec "$@""#;
+
 /// A `coffer-monitor serve` in a folder of its own.
 pub struct Monitor {
     pub dir: tempfile::TempDir,
@@ -36,6 +44,28 @@ impl Monitor {
     pub fn start(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let child = serve(dir.path(), more).spawn().unwrap();
+        Self::up(dir, child)
+    }
+
+    /// On a machine that has neither KVM nor a TPM, whatever this one has.
+    pub fn start_on_bare_dev() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let dev = dir.path().join("dev");
+        fs::create_dir(&dev).unwrap();
+        let serve = serve(dir.path(), &[]);
+        let child = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-c", BARE_DEV])
+            .arg(dev)
+            .arg(serve.get_program())
+            .args(serve.get_args())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self::up(dir, child)
+    }
+
+    fn up(dir: tempfile::TempDir, child: Child) -> Self {
         let mut monitor = Self { dir, child };
         monitor.wait_until_up();
         monitor

@@ -1,4 +1,5 @@
-//! A guest reaches what its host reaches, and not its host: whoever reaches the management API may run VMs.
+//! A guest reaches what its host reaches, and not its host: whoever reaches the management API may run VMs
+//! (SPEC 1.7, 6.6).
 
 use coffer_lab::initrd::{ADDRESS, API_PORT};
 use coffer_lab::{machine, probe};

@@ -6,4 +6,5 @@ mod egress;
 mod key;
 mod refusals;
 mod tools;
+mod vcpus;
 mod world;

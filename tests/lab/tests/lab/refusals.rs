@@ -1,4 +1,4 @@
-//! Every refusal of the story, by its reason; and the launch it differs from.
+//! Every refusal of the story, by its reason; and the launch it differs from (SPEC 1.5, 2.5, 7.3).
 //!
 //! Where the verifier refuses, the guest's word for why is not enough: the verifier's own record must say the same.
 

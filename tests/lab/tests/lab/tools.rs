@@ -1,4 +1,4 @@
-//! Programs that know nothing of Coffer read the guest's TPM and the image's disk, unmodified.
+//! Programs that know nothing of Coffer read the guest's TPM and the image's disk, unmodified (SPEC 3.5 to 3.7).
 
 use std::path::Path;
 use std::process::Command;

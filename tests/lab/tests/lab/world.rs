@@ -88,6 +88,7 @@ fn extra_images(scene: &Scene) -> Result<()> {
 
     appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
     appliance::build(&crate::egress::recipe(), &tools, &scene.images.join("egress"))?;
+    appliance::build(&crate::vcpus::recipe(), &tools, &scene.images.join("vcpus"))?;
 
     let mut away = pin.clone();
     away["url"] = json!("https://10.0.2.100:444");

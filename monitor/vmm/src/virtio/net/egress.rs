@@ -1,4 +1,4 @@
-//! What may leave a guest: ARP, and IPv4 to anywhere but the host.
+//! What may leave a guest: ARP, and IPv4 to anywhere but the host (SPEC 6.6).
 //!
 //! passt answers a guest by opening sockets in the host's own network namespace, so a frame to a loopback address
 //! or to one the host owns would reach the host's services. This decides before passt sees the frame.
