@@ -7,7 +7,7 @@ use coffer_attestation::{Digest, Reject};
 const LOG: &[u8] = include_bytes!("vectors/lab-ovmf-direct-kernel.bin");
 
 fn quoted() -> Vec<(u8, Ha)> {
-    let log = event_log::parse(LOG).unwrap();
+    let log = event_log::parse(LOG).expect("a recorded log");
     (0..10).map(|pcr| (pcr, log.replay(pcr))).collect()
 }
 
