@@ -7,7 +7,7 @@ use coffer_attestation::{Digest, Reject};
 const LOG: &[u8] = include_bytes!("vectors/lab-ovmf-direct-kernel.bin");
 
 fn quoted() -> Vec<(u8, Ha)> {
-    let log = event_log::parse(LOG).unwrap();
+    let log = event_log::parse(LOG).expect("a recorded log");
     (0..10).map(|pcr| (pcr, log.replay(pcr))).collect()
 }
 
@@ -48,7 +48,7 @@ fn names_the_register_at_fault() {
 }
 
 /// Logs of other machines, in the folder this variable names: read to the end, and every body understood, save
-/// in logs of TPM 1.2 style, where shims before 15 log a byte too many.
+/// in logs of TPM 1.2 style, where the shim of Debian 10 logs a byte too many.
 #[test]
 #[ignore = "asks for logs that are not ours: COFFER_EVENT_LOGS names their folder"]
 fn explains_logs_from_elsewhere() {

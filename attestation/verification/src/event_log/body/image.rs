@@ -7,7 +7,8 @@ use crate::tpm::wire::Reader;
 
 /// Most zero bytes after the path: shim writes its whole structure, whose array of one byte is padded to 8.
 const TAIL_MAX: usize = 8;
-/// Most bytes of whatever after a path of no bytes: shims before 15 log what stood on their stack there.
+/// Most bytes of whatever after a path of no bytes: the shim of a recorded Debian 10 log has stray bytes
+/// there.
 const STRAY_MAX: usize = 9;
 
 /// An image that firmware loaded.

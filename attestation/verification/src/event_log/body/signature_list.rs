@@ -54,7 +54,7 @@ fn list<'a>(r: &mut Reader<'a>) -> Result<SignatureList<'a>, Reject> {
     let kind = Guid(r.array()?);
     let mut size = || u32_le(r).and_then(|n| usize::try_from(n).map_err(|_| Reject::Malformed));
     let (list_size, header_size, signature_size) = (size()?, size()?, size()?);
-    // No type in use has a header; parsers that skipped one went astray (GHSA-9r4w-5r9p-gmcp).
+    // No type in use has a header; parsers that skipped one went astray (GHSA-9r4w-jg96-92mv).
     let length = list_size.checked_sub(HEADER).filter(|_| header_size == 0);
     let mut r = Reader::new(r.bytes(length.ok_or(Reject::Malformed)?)?);
     let data = signature_size.checked_sub(OWNER).filter(|data| *data != 0);
