@@ -184,7 +184,12 @@ impl Attested {
     fn read(kind: u16, r: &mut Reader<'_>) -> Result<Self, Reject> {
         Ok(match kind {
             tag::QUOTE => {
-                Self::Quote(QuoteInfo { selections: Selections::read(r)?, pcr_digest: digest(r)? })
+                let (selections, pcr_digest) = (Selections::read(r)?, digest(r)?);
+                // TPM2_Quote hashes even no value; only an audit may have no digest yet.
+                if pcr_digest.is_empty() {
+                    return Err(Reject::Malformed);
+                }
+                Self::Quote(QuoteInfo { selections, pcr_digest })
             }
             tag::CERTIFY => Self::Certify { name: name(r)?, qualified_name: name(r)? },
             tag::CREATION => Self::Creation { object_name: name(r)?, creation_hash: digest(r)? },
@@ -255,7 +260,7 @@ fn name(r: &mut Reader<'_>) -> Result<Name, Reject> {
     Name::parse(r.tpm2b(Name::MAX)?)
 }
 
-/// A digest of one of the widths there are; an empty one is left to whoever compares it.
+/// A digest of one of the widths there are, or none.
 fn digest(r: &mut Reader<'_>) -> Result<Vec<u8>, Reject> {
     let digest = r.tpm2b(DIGEST_MAX)?;
     let width = digest.is_empty() || HashAlg::ALL.iter().any(|hash| hash.size() == digest.len());
@@ -310,7 +315,8 @@ mod tests {
     fn any_attested() -> impl Strategy<Value = Attested> {
         let pcrs = proptest::collection::btree_set(0u8..24, 0..24);
         prop_oneof![
-            (pcrs, any_digest()).prop_map(|(pcrs, pcr_digest)| {
+            (pcrs, any::<[u8; 32]>()).prop_map(|(pcrs, pcr_digest)| {
+                let pcr_digest = pcr_digest.to_vec();
                 let pcrs: Vec<u8> = pcrs.into_iter().collect();
                 let selections = Selections::of(&[(HashAlg::Sha256, &pcrs), (HashAlg::Sha1, &[1])]);
                 Attested::Quote(QuoteInfo { selections, pcr_digest })

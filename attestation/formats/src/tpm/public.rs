@@ -7,6 +7,7 @@
 
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use rsa::BoxedUint;
+use rsa::traits::PublicKeyParts as _;
 
 use super::alg;
 use super::command::Hierarchy;
@@ -355,8 +356,8 @@ fn rsassa(
     }
 }
 
-/// RSASSA-PSS (RFC 8017, 8.1.2). TPMs of before revision 1.38 make the salt as long as fits, later ones as
-/// long as the digest (Part 1, B.7); any length that the encoding proves is accepted.
+/// RSASSA-PSS (RFC 8017, 8.1.2). The salt is as long as the digest, or as long as fits: TPMs of before
+/// revision 1.38 make it so (Part 1, B.7). Other lengths no TPM makes.
 fn rsapss(
     key: &rsa::PublicKey,
     digest: &Ha,
@@ -364,16 +365,18 @@ fn rsapss(
 ) -> Result<(), rsa::signature::Error> {
     use rsa::pss::{Signature, VerifyingKey};
     let signature = Signature::try_from(signature)?;
-    let (key, digest, hash) = (key.clone(), digest.as_bytes(), digest.hash());
-    match hash {
-        HashAlg::Sha1 => Err(rsa::signature::Error::new()),
-        HashAlg::Sha256 => VerifyingKey::<sha2::Sha256>::new_with_auto_salt_len(key)
+    let (hash, digest) = (digest.hash().size(), digest.as_bytes());
+    let longest = key.size().saturating_sub(hash + 2);
+    let verify = |salt: usize| match hash {
+        32 => VerifyingKey::<sha2::Sha256>::new_with_salt_len(key.clone(), salt)
             .verify_prehash(digest, &signature),
-        HashAlg::Sha384 => VerifyingKey::<sha2::Sha384>::new_with_auto_salt_len(key)
+        48 => VerifyingKey::<sha2::Sha384>::new_with_salt_len(key.clone(), salt)
             .verify_prehash(digest, &signature),
-        HashAlg::Sha512 => VerifyingKey::<sha2::Sha512>::new_with_auto_salt_len(key)
+        64 => VerifyingKey::<sha2::Sha512>::new_with_salt_len(key.clone(), salt)
             .verify_prehash(digest, &signature),
-    }
+        _ => Err(rsa::signature::Error::new()),
+    };
+    verify(hash).or_else(|_| verify(longest))
 }
 
 #[cfg(test)]

@@ -344,7 +344,7 @@ mod tests {
         refuses("absent", &[file("/a")], &firmware());
         refuses("not the first", &[file("/a"), aggregate()], &firmware());
         let zero = template(&named(BANK.zero()), b"boot_aggregate\0", None);
-        refuses("no TPM when IMA began", &[zero.clone()], &firmware());
+        refuses("no TPM when IMA began", std::slice::from_ref(&zero), &firmware());
         refuses("another one later", &[aggregate(), zero], &firmware());
         refuses("empty", &[], &firmware());
     }
