@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,13 @@ pub fn close_inherited() -> io::Result<()> {
 
 /// The last bytes of a stream.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<Mutex<Vec<u8>>>);
+pub struct Tail(Arc<(Mutex<Kept>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    ended: bool,
+}
 
 /// Bytes kept of a child's standard error.
 const TAIL_MAX: usize = 2048;
@@ -89,24 +95,41 @@ impl Tail {
             while let Ok(n @ 1..) = stream.read(&mut buffer) {
                 ours.push(buffer.get(..n).unwrap_or_default());
             }
+            ours.lock().ended = true;
+            ours.0.1.notify_all();
             at_end(&ours);
         })?;
         Ok(tail)
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend_from_slice(bytes);
-        let excess = kept.len().saturating_sub(TAIL_MAX);
-        kept.drain(..excess);
+        let mut kept = self.lock();
+        kept.bytes.extend_from_slice(bytes);
+        let excess = kept.bytes.len().saturating_sub(TAIL_MAX);
+        kept.bytes.drain(..excess);
     }
 
     /// The last line that says something, printable characters only.
     pub fn last_line(&self) -> Option<String> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&kept);
-        text.lines().rev().map(printable).find(|line| !line.trim().is_empty())
+        last_line(&self.lock().bytes)
     }
+
+    /// The last line of all, once the stream has ended: a process that was reaped may have said something
+    /// that nobody has read yet. A stream that somebody else holds open is waited for no longer than this.
+    pub fn last_line_within(&self, patience: Duration) -> Option<String> {
+        let waited = self.0.1.wait_timeout_while(self.lock(), patience, |kept| !kept.ended);
+        let (kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        last_line(&kept.bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn last_line(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().rev().map(printable).find(|line| !line.trim().is_empty())
 }
 
 /// Text from an untrusted source, fit for a terminal and a log: printable ASCII, at most 256 characters.
@@ -125,7 +148,7 @@ mod tests {
         let tail = Tail::follow(io::Cursor::new(text), move |_| send.send(()).unwrap()).unwrap();
         receive.recv().unwrap();
         assert_eq!(tail.last_line().as_deref(), Some("the reason?[2J"));
-        assert!(tail.0.lock().unwrap().len() <= TAIL_MAX);
+        assert!(tail.lock().bytes.len() <= TAIL_MAX);
     }
 
     #[test]

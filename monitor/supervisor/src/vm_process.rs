@@ -24,6 +24,8 @@ use crate::vm::Vm;
 
 /// How long a VM process may take to exit after it said how it ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last words of a VM process that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long it may take to obey before it is killed.
 const OBEY_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a killed one that holds gigabytes.
@@ -162,7 +164,8 @@ impl Supervision {
         let reason = reason.or(killed).unwrap_or_else(|| {
             let status =
                 status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
-            let said = errors.last_line().map(|line| format!(": {line}")).unwrap_or_default();
+            let said = errors.last_line_within(LAST_WORDS);
+            let said = said.map(|line| format!(": {line}")).unwrap_or_default();
             EndReason::Failed { detail: format!("the VM process ended {status}{said}") }
         });
         // First nothing is left, then it is said.
