@@ -7,7 +7,7 @@
 //! pcrs.json   every bank's registers, as read           quote.sig  TPMT_SIGNATURE
 //! about.json  what booted, and how that is known        ak.pub     TPMT_PUBLIC
 //! ```
-//! `attestation/verification/tests/boot_paths.rs` judges them. A recording is made of Debian's own packages, so a later
+//! No recording is committed yet. A recording is made of Debian's own packages, so a later
 //! run records later versions; nonces are the paths' own names, since nothing here is kept from replay. The keys and the
 //! TPM are gone when a recording is made.
 
