@@ -408,7 +408,7 @@ impl<'a> Case<'a> {
         let bytes = &self.received.evidence.host.quote.event_log;
         let log = event_log::parse(bytes).map_err(at("host event log"))?;
         replays(&log, pcrs, "host event log")?;
-        log.check_separators().map_err(|(pcr, reject)| Fault {
+        log.check_separators().and_then(|()| log.check_data()).map_err(|(pcr, reject)| Fault {
             reject,
             explanation: format!("host event log, pcr {pcr}: {}", reject.message()),
         })?;

@@ -111,7 +111,10 @@ pub fn verify_first_quote<'a>(
         return Err(Reject::HostMismatch);
     }
     let log = event_log::parse(&quote.event_log)?;
-    log.check_replay(&pcrs).and_then(|()| log.check_separators()).map_err(|(_, reject)| reject)?;
+    log.check_replay(&pcrs)
+        .and_then(|()| log.check_separators())
+        .and_then(|()| log.check_data())
+        .map_err(|(_, reject)| reject)?;
     Ok(FirstQuote { pcrs, log, claims })
 }
 

@@ -15,23 +15,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-/// Deviations are exactly those that `pending.txt` names, each waiting for a part of the library that is not
-/// there yet. `COFFER_UPDATE_SNAPSHOTS=1` rewrites the file; it may only get shorter.
 #[test]
 fn every_case_ends_as_expected() {
     let corpus = Corpus::open(&folder()).unwrap();
     let results = run(&corpus, &Library, &BTreeSet::new()).unwrap();
     let report = Report::new(Library.name(), &results);
-    let line = |d: &coffer_conformance::report::Deviation| {
-        format!("{} expected {} found {}\n", d.case, d.expected, d.found)
-    };
-    let found: String = report.deviations.iter().map(line).collect();
-    let pending = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pending.txt");
-    if std::env::var_os("COFFER_UPDATE_SNAPSHOTS").is_some() {
-        std::fs::write(&pending, &found).unwrap();
-    }
-    let known = std::fs::read_to_string(&pending).unwrap();
-    assert!(found == known, "{report}\nand pending were:\n{known}");
+    println!("{report}");
+    assert!(report.deviations.is_empty(), "{report}");
 }
 
 /// Cases cannot vanish silently: whoever removes one changes a number here.
@@ -48,12 +38,12 @@ fn no_case_is_missing() {
         ("C", 51),
         ("D", 82),
         ("E", 17),
-        ("F", 50),
+        ("F", 58),
         ("G", 62),
         ("H", 30),
         ("I", 13),
         ("J", 48),
-        ("valid", 35),
+        ("valid", 37),
     ];
     assert_eq!(counts, expected.into());
 }

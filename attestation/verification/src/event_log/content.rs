@@ -181,17 +181,20 @@ impl<'a> Event<'a> {
 }
 
 impl EventLog<'_> {
-    /// Checks that firmware's configuration variables and announcements say what was measured: whoever reads
-    /// them for a verdict asks this first. Other types are as their makers like, and are judged by digest.
+    /// Checks that every event's data is what its type says it is, and that firmware's configuration variables
+    /// and announcements say what was measured: whoever reads them for a verdict asks this first. The data of
+    /// other types is a claim beside the digest, and is judged by digest.
     pub fn check_data(&self) -> Result<(), (u8, Reject)> {
-        let told = |event: &&Event<'_>| {
-            matches!(event.kind, EventType::EFI_VARIABLE_DRIVER_CONFIG | EventType::EFI_ACTION)
+        let check = |event: &Event<'_>| {
+            body::Body::read(event)?;
+            let told =
+                matches!(event.kind, EventType::EFI_VARIABLE_DRIVER_CONFIG | EventType::EFI_ACTION);
+            if told && !event.data_is_measured() {
+                return Err(Reject::EventDataMismatch);
+            }
+            Ok(())
         };
-        let mut events = self.events().iter().filter(told);
-        match events.find(|event| !event.data_is_measured()) {
-            Some(event) => Err((event.pcr, Reject::EventDataMismatch)),
-            None => Ok(()),
-        }
+        self.events().iter().try_for_each(|event| check(event).map_err(|reject| (event.pcr, reject)))
     }
 }
 
@@ -245,14 +248,31 @@ mod tests {
 
     #[test]
     fn refuses_configuration_that_was_not_measured() {
-        for kind in [EventType::EFI_VARIABLE_DRIVER_CONFIG, EventType::EFI_ACTION] {
-            let log = |data| {
-                let log = LogBuilder::new().event(7, kind, Digest::of(&[b"data"]), data).finish();
+        let variable = |value| body::tests::variable("SecureBoot", &[value]);
+        for (kind, measured, other) in [
+            (EventType::EFI_VARIABLE_DRIVER_CONFIG, variable(1), variable(0)),
+            (EventType::EFI_ACTION, b"data".to_vec(), b"datA".to_vec()),
+        ] {
+            let log = |data: &[u8]| {
+                let log = LogBuilder::new().event(7, kind, Digest::of(&[&measured]), data).finish();
                 parse(&log).unwrap().check_data()
             };
-            assert_eq!(log(b"data"), Ok(()));
-            assert_eq!(log(b"datA"), Err((7, Reject::EventDataMismatch)), "(F5)");
+            assert_eq!(log(&measured), Ok(()));
+            assert_eq!(log(&other), Err((7, Reject::EventDataMismatch)), "(F5)");
         }
+    }
+
+    #[test]
+    fn refuses_data_that_is_not_of_its_type() {
+        let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
+        let log = |path: &[u8]| {
+            let size = (path.len() as u64).to_le_bytes();
+            let image = [&[0; 24], &size[..], path].concat();
+            let log = LogBuilder::new().event(4, kind, Digest([1; 32]), &image).finish();
+            parse(&log).unwrap().check_data()
+        };
+        assert_eq!(log(&[0x7f, 0xff, 4, 0]), Ok(()));
+        assert_eq!(log(&[4, 4, 0, 0]), Err((4, Reject::Malformed)), "(F29)");
     }
 
     #[test]

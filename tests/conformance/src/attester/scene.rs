@@ -26,8 +26,8 @@ pub fn host_boot() -> Vec<Event> {
         backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
         backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable("SecureBoot", &[1])),
         backed(7, EventType::SEPARATOR, &[0; 4]),
-        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, b"device path".to_vec()),
-        backed(1, EventType::EFI_VARIABLE_BOOT, b"BootOrder"),
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, image_load(FILE_PATH)),
+        backed(1, EventType::EFI_VARIABLE_BOOT, &variable("BootOrder", &[0, 0])),
         backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..7).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));
@@ -39,16 +39,29 @@ pub fn host_boot() -> Vec<Event> {
     events
 }
 
-/// UEFI_VARIABLE_DATA of a variable under EFI_GLOBAL_VARIABLE (PFP 1.06, 10.2.6).
+/// UEFI_VARIABLE_DATA (PFP 1.06, 10.2.6): of EFI_GLOBAL_VARIABLE, or of EFI_IMAGE_SECURITY_DATABASE.
 pub fn variable(name: &str, data: &[u8]) -> Vec<u8> {
     const GLOBAL: [u8; 16] = [
         0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b,
         0x8c,
     ];
+    const IMAGE_SECURITY: [u8; 16] = [
+        0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65,
+        0x6f,
+    ];
+    let guid = if matches!(name, "db" | "dbx") { IMAGE_SECURITY } else { GLOBAL };
     let wide: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let (name_len, data_len) = (name.len() as u64, data.len() as u64);
-    [&GLOBAL, &name_len.to_le_bytes()[..], &data_len.to_le_bytes(), &wide, data].concat()
+    [&guid, &name_len.to_le_bytes()[..], &data_len.to_le_bytes(), &wide, data].concat()
 }
+
+/// UEFI_IMAGE_LOAD_EVENT: three words, length of the path, path (PFP 1.06, 10.2.3).
+pub fn image_load(path: &[u8]) -> Vec<u8> {
+    [&[0; 24], &(path.len() as u64).to_le_bytes()[..], path].concat()
+}
+
+/// A device path of one file, `k`, and its end node.
+const FILE_PATH: &[u8] = &[4, 4, 8, 0, b'k', 0, 0, 0, 0x7f, 0xff, 4, 0];
 
 pub fn log_of(events: &[Event]) -> Vec<u8> {
     let log =

@@ -2,7 +2,11 @@
 //!
 //! Registers come from nowhere but a verified quote, so the judge signs one with a test key.
 
+use coffer_attestation::event_log::EventLog;
+use coffer_attestation::event_log::ima::ImaList;
+use coffer_attestation::event_log::secure_boot::SecureBoot;
 use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
+use coffer_attestation::tpm::hash::{Ha, HashAlg};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, Reject, event_log};
 use serde::Deserialize;
@@ -15,20 +19,44 @@ use crate::case::Files;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Context {
-    /// True for a PC's firmware log: PCR 0 to 7 must have their separators.
+    /// True for a PC's firmware log: PCR 0 to 7 must have their separators, the Secure Boot state is read, and
+    /// what events describe is described.
     firmware: bool,
+    /// True if an IMA list comes along, under PCR 10.
+    #[serde(default)]
+    ima: bool,
 }
 
 pub(super) fn judge(files: &Files) -> Judged {
     let context: Context = context(files)?;
     let quoted = quoted(files)?;
     let log = event_log::parse(file(files, "log.bin"))?;
-    log.check_replay(&quoted).map_err(|(_, reject)| reject)?;
+    match context.ima {
+        true => replays(&log, &quoted)?,
+        false => log.check_replay(&quoted).map_err(|(_, reject)| reject)?,
+    }
     if context.firmware {
-        log.check_separators().map_err(|(_, reject)| reject)?;
+        log.check_separators().and_then(|()| log.check_data()).map_err(|(_, reject)| reject)?;
+        SecureBoot::extract(&log, &quoted)?;
+    }
+    if context.ima {
+        let list = ImaList::binary(file(files, "ima.bin"))?;
+        let firmware = log.registers(HashAlg::Sha256).ok_or(Reject::BankNotAllowed)?;
+        list.covered(&firmware, &Ha::from(*quoted.get(IMA_PCR)?))?;
     }
     Ok(())
 }
+
+/// Whether the log replays in full: PCR 10 is not firmware's, and answers for its own list.
+fn replays(log: &EventLog<'_>, quoted: &QuotedPcrs) -> Result<(), Reject> {
+    let registers = log.registers(HashAlg::Sha256).ok_or(Reject::BankNotAllowed)?;
+    let firmware = quoted.iter().filter(|(pcr, _)| *pcr != IMA_PCR);
+    let firmware = firmware.map(|(pcr, value)| (pcr, Ha::from(*value)));
+    registers.check(firmware).map_err(|(_, reject)| reject)
+}
+
+/// CONFIG_IMA_MEASURE_PCR_IDX.
+const IMA_PCR: u8 = 10;
 
 /// The registers under a signature.
 fn quoted(files: &Files) -> Result<QuotedPcrs, Refused> {

@@ -133,7 +133,7 @@ pub const IDS: &[(&str, &str, &str)] = &[
     ("F28", "Malformed", ""),
     ("F29", "Malformed", ""),
     ("F30", "ReplayMismatch", ""),
-    ("F31", "policy", "IMA lists: with their reader"),
+    ("F31", "policy", ""),
     ("G1", "VmNotVouched", ""),
     ("G2", "HostMismatch", ""),
     ("G3", "Stale", ""),

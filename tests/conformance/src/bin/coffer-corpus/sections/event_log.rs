@@ -17,6 +17,10 @@ use crate::scene::{self, Event, host_boot, log_of};
 const HOST: &str = "eventlog-host";
 /// A VM's.
 pub const VM: &str = "eventlog-vm";
+/// A log another machine's firmware wrote.
+const OVMF: &str = "eventlog-lab-ovmf";
+/// A host's log with the kernel's list of files.
+const IMA: &str = "eventlog-host-ima";
 /// Bytes of the header of our logs: TCG_PCR_EVENT with one bank.
 const HEADER: usize = 65;
 
@@ -34,6 +38,131 @@ pub fn originals(book: &mut Book) {
         book.derive(name, RECORDED, files.map(|(n, f)| (n.to_owned(), f)).into());
     }
     assert_eq!(book.original(HOST)["log.bin"], log_of(&host_boot()));
+    let registers = OVMF_REGISTERS.map(|value| hex::decode(value).unwrap());
+    let values = (0..).zip(&registers).map(|(pcr, value)| ("sha256", pcr, value.as_slice()));
+    let files = [
+        ("log.bin", OVMF_LOG.to_vec()),
+        ("pcrs.json", pcrs_json(values)),
+        ("context.json", context(true)),
+    ];
+    book.derive(OVMF, "attestation/verification/tests/vectors", named(files));
+    let mut files = book.original(HOST);
+    files.insert("context.json".into(), text(&json!({"firmware": true, "ima": true})));
+    measure_ima(&mut files, &ima_list());
+    book.derive(IMA, HOST, files);
+}
+
+fn named<const N: usize>(files: [(&str, Vec<u8>); N]) -> Files {
+    files.map(|(name, file)| (name.to_owned(), file)).into()
+}
+
+/// A log that OVMF and Linux wrote in the lab.
+const OVMF_LOG: &[u8] = include_bytes!(
+    "../../../../../../attestation/verification/tests/vectors/lab-ovmf-direct-kernel.bin"
+);
+/// `tpm2_pcrread sha256` in the same boot, PCR 0 to 9.
+const OVMF_REGISTERS: [&str; 10] = [
+    "1119fe2cc2550e9294b01a6355bfeb7ac1507139f07c0afec49f6644002acca9",
+    "8e9d1fe23131f12d6a523e9c32eb3223d4dc25e14eb5fd60163e7ba8de0f248c",
+    "7283db88208a98a77b841934355d717e583235fa544a682bdaafb2232278ea36",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "3cbfcae7ae3531d3769b86a71f67f42aaf59c7c4df1691357562b77b130f24a1",
+    "a5ceb755d043f32431d63e39f5161464620a3437280494b5850dc1b47cc074e0",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "985bf66dd4c63d1367ee0778f8cf132ed3b43bde5f48d16e407624e358b2633b",
+];
+
+/// One entry of an IMA list: template name, algorithm and digest of the file, path.
+type ImaEntry = (&'static str, &'static str, Vec<u8>, Vec<u8>);
+
+/// What a host's IMA measures first.
+fn ima_list() -> Vec<ImaEntry> {
+    let firmware: Vec<Digest> = (0..10).map(|pcr| scene::replay(&host_boot(), pcr)).collect();
+    let values: Vec<&[u8]> = firmware.iter().map(|value| value.as_bytes()).collect();
+    let aggregate = Digest::of(&values).0.to_vec();
+    vec![
+        ("ima-ng", "sha256", aggregate, b"boot_aggregate".to_vec()),
+        ("ima-ng", "sha256", vec![0xb1; 32], b"/init".to_vec()),
+        ("ima-ng", "sha256", vec![0xb2; 32], b"/usr/bin/coffer-monitor".to_vec()),
+    ]
+}
+
+/// Template data: `d-ng` and `n-ng`, each with its length.
+fn template((_, hash, digest, path): &ImaEntry) -> Vec<u8> {
+    let sized = |field: Vec<u8>| [&(field.len() as u32).to_le_bytes()[..], &field].concat();
+    let digest = [hash.as_bytes(), b":\0", digest].concat();
+    [sized(digest), sized([&path[..], b"\0"].concat())].concat()
+}
+
+/// `binary_runtime_measurements`, and PCR 10 after it.
+fn measure_ima(files: &mut Files, list: &[ImaEntry]) {
+    use sha1::Digest as _;
+    let mut binary = Vec::new();
+    let mut value = Digest::ZERO;
+    for entry in list {
+        let data = template(entry);
+        let fields = [
+            10u32.to_le_bytes().to_vec(),
+            sha1::Sha1::digest(&data).to_vec(),
+            (entry.0.len() as u32).to_le_bytes().to_vec(),
+            entry.0.as_bytes().to_vec(),
+            (data.len() as u32).to_le_bytes().to_vec(),
+            data.clone(),
+        ];
+        binary.extend(fields.concat());
+        value = value.extend(&Digest::of(&[&data]));
+    }
+    files.insert("ima.bin".into(), binary);
+    let mut values = super::quoted::values(&files["pcrs.json"]);
+    values.retain(|(_, pcr, _)| *pcr != 10);
+    values.push(("sha256".into(), 10, value.0.to_vec()));
+    values.sort_by_key(|(_, pcr, _)| *pcr);
+    files.insert("pcrs.json".into(), super::quoted::write_values(&values));
+}
+
+/// F31: the kernel's list of files, measured as it is.
+fn ima(book: &mut Book) {
+    type Change = fn(&mut Vec<ImaEntry>);
+    let cases: [(&str, &str, Change); 5] = [
+        ("no-boot-aggregate", "the list does not begin with a boot aggregate", |l| {
+            drop(l.remove(0))
+        }),
+        ("other-boot-aggregate", "the boot aggregate is that of another boot", |l| l[0].2[0] ^= 1),
+        ("template-ima", "an entry is of the template `ima`", |l| l[1].0 = "ima"),
+        ("sha1-file-digest", "a file's digest is SHA-1", |l| {
+            (l[1].1, l[1].2) = ("sha1", vec![0xb1; 20])
+        }),
+        ("path-with-nul", "a path has a NUL in it", |l| l[1].3 = b"/bin/sh\0/init".to_vec()),
+    ];
+    for (slug, title, change) in cases {
+        let about = resigned("F31", slug, title, slug);
+        book.refuse(Surface::Eventlog, IMA, "ima-invalid", &about, |files| {
+            let mut list = ima_list();
+            change(&mut list);
+            measure_ima(files, &list);
+        });
+    }
+    let about = altered(
+        "F31",
+        "violation",
+        "a file changed while it was measured",
+        "the template digest of an entry is zero",
+    );
+    book.refuse(Surface::Eventlog, IMA, "ima-invalid", &about, |files| {
+        let list = files.get_mut("ima.bin").unwrap();
+        let second = 4 + 20 + 4 + 6 + 4 + template(&ima_list()[0]).len();
+        list[second + 4..second + 24].fill(0);
+    });
+    let about = altered("F31", "entry-dropped", "an entry is missing", "the second of three");
+    book.refuse(Surface::Eventlog, IMA, "replay-mismatch", &about, |files| {
+        let pcrs = files["pcrs.json"].clone();
+        let mut list = ima_list();
+        list.remove(1);
+        measure_ima(files, &list);
+        files.insert("pcrs.json".into(), pcrs);
+    });
 }
 
 pub fn context(firmware: bool) -> Vec<u8> {
@@ -99,6 +228,7 @@ pub fn cases(book: &mut Book) {
     limits(book);
     signature_lists(book);
     in_evidence(book);
+    ima(book);
 }
 
 /// F1 to F5.
@@ -422,8 +552,7 @@ fn signature_lists(book: &mut Book) {
     ] {
         let about = resigned("F29", slug, "a device path that does not end", slug);
         refuse_measured(book, "malformed", &about, |e| {
-            // UEFI_IMAGE_LOAD_EVENT: three words, length of the path, path (PFP 1.06, 10.2.3).
-            let image = [&[0; 24][..], &(path.len() as u64).to_le_bytes(), path].concat();
+            let image = scene::image_load(path);
             let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
             e.push((4, kind, Digest([0xa9; 32]), image));
         });
@@ -436,11 +565,14 @@ fn in_evidence(book: &mut Book) {
     let at = |log: &[u8], kind: EventType| {
         log.windows(4).position(|w| w == kind.0.to_le_bytes()).unwrap()
     };
-    for (slug, to) in
-        [("kernel-as-action", EventType::EFI_ACTION), ("kernel-as-ipl", EventType::IPL)]
-    {
+    for (slug, to, code) in [
+        // What firmware announces has to be what it measured, whatever the digest is of.
+        ("kernel-as-action", EventType::EFI_ACTION, "event-data-mismatch"),
+        ("kernel-as-compact-hash", EventType::COMPACT_HASH, "host-not-recognised"),
+        ("kernel-as-ipl", EventType::IPL, "host-not-recognised"),
+    ] {
         let about = altered("F6", slug, title, "the kernel's event").source(&["safeboot#139"]);
-        refuse_altered(book, RECORDED, "host-not-recognised", &about, |e| {
+        refuse_altered(book, RECORDED, code, &about, |e| {
             let log = &mut e.host.quote.event_log;
             let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION);
             log[at..at + 4].copy_from_slice(&to.0.to_le_bytes());
