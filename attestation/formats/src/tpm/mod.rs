@@ -6,6 +6,7 @@
 
 pub mod attest;
 pub mod command;
+mod ecdsa_p256;
 pub mod hash;
 pub mod name;
 pub mod pcr;

@@ -5,12 +5,13 @@
 //! points off the curve, RSA below 2048 bits, with an exponent other than 65537 or with a modulus of the
 //! form that CVE-2017-15361 factors.
 
-use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
+use p384::ecdsa::signature::hazmat::PrehashVerifier as _;
 use rsa::BoxedUint;
 use rsa::traits::PublicKeyParts as _;
 
 use super::alg;
 use super::command::Hierarchy;
+use super::ecdsa_p256;
 use super::hash::{Ha, HashAlg};
 use super::name::Name;
 use super::roca;
@@ -122,11 +123,7 @@ impl Key {
         let digest = hash.digest(&[message]);
         let verified = match (self, signature) {
             (Self::P256(key), Signature::Ecdsa { r, s, .. }) => {
-                p256::ecdsa::Signature::from_scalars(fixed::<32>(r)?, fixed::<32>(s)?).and_then(
-                    |sig| {
-                        p256::ecdsa::VerifyingKey::from(key).verify_prehash(digest.as_bytes(), &sig)
-                    },
-                )
+                return ecdsa_p256::verify(key, digest.as_bytes(), fixed(r)?, fixed(s)?);
             }
             (Self::P384(key), Signature::Ecdsa { r, s, .. }) => {
                 p384::ecdsa::Signature::from_scalars(fixed::<48>(r)?, fixed::<48>(s)?).and_then(

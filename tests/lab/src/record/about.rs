@@ -110,7 +110,6 @@ fn version(package: &str) -> Result<String> {
 fn unpacked(path: BootPath) -> Result<Vec<String>> {
     let loaders: &[&str] = match path {
         BootPath::OvmfSecurebootShimGrub => &["shim-signed", "grub-efi-amd64-signed"],
-        BootPath::OvmfGrub => &["grub-efi-amd64-signed"],
         BootPath::UkiSystemdStub => &["systemd-boot-efi"],
         BootPath::OvmfDirectKernel | BootPath::Seabios | BootPath::CofferGuest => &[],
     };

@@ -53,7 +53,7 @@ pub fn record(folder: &Path, path: BootPath) -> Result<(Recording, About)> {
 /// The media, and what measuring them comes to.
 fn prepare(folder: &Path, path: BootPath, initrd: PathBuf) -> Result<(Media, Vec<Fact>)> {
     match path {
-        BootPath::OvmfSecurebootShimGrub | BootPath::OvmfGrub => grub(folder, path, initrd),
+        BootPath::OvmfSecurebootShimGrub => grub(folder, initrd),
         BootPath::UkiSystemdStub => uki(folder, initrd),
         _ => direct(path, initrd),
     }
@@ -75,30 +75,29 @@ fn direct(path: BootPath, initrd: PathBuf) -> Result<(Media, Vec<Fact>)> {
     Ok((Media::Kernel(kernel, initrd), facts))
 }
 
-fn grub(folder: &Path, path: BootPath, initrd: PathBuf) -> Result<(Media, Vec<Fact>)> {
-    let secure = path == BootPath::OvmfSecurebootShimGrub;
+fn grub(folder: &Path, initrd: PathBuf) -> Result<(Media, Vec<Fact>)> {
     let loaders = workspace::boot_loaders()?;
     let shim = loaders.join("usr/lib/shim/shimx64.efi.signed");
     let grub = loaders.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed");
     let (kernel, configuration) = (workspace::kernel()?, folder.join("grub.cfg"));
     std::fs::write(&configuration, grub_cfg())?;
-    let mut facts = vec![
+    let facts = vec![
+        Fact::new(4, "shim, Authenticode", authenticode(&shim)?),
         Fact::new(4, "GRUB, Authenticode", authenticode(&grub)?),
         Fact::new(8, "command line", Digest::of(&[kernel_cmdline().as_bytes()])),
         Fact::new(9, "grub.cfg", Digest::of(&[grub_cfg().as_bytes()])),
         Fact::new(9, "kernel", Digest::of(&[&std::fs::read(&kernel)?])),
         Fact::new(9, "initrd", predict::initrd(&std::fs::read(&initrd)?)),
-    ];
-    let mut files =
-        vec![(configuration, GRUB_CFG), (kernel.clone(), "/vmlinuz"), (initrd, "/initrd")];
-    if secure {
-        facts.insert(0, Fact::new(4, "shim, Authenticode", authenticode(&shim)?));
         // shim verifies the kernel for GRUB, and measures what it verifies.
-        facts.push(Fact::new(4, "kernel, Authenticode", authenticode(&kernel)?));
-        files.extend([(shim, DEFAULT_LOADER), (grub, "/EFI/BOOT/grubx64.efi")]);
-    } else {
-        files.push((grub, DEFAULT_LOADER));
-    }
+        Fact::new(4, "kernel, Authenticode", authenticode(&kernel)?),
+    ];
+    let files = [
+        (shim, DEFAULT_LOADER),
+        (grub, "/EFI/BOOT/grubx64.efi"),
+        (configuration, GRUB_CFG),
+        (kernel, "/vmlinuz"),
+        (initrd, "/initrd"),
+    ];
     let disk = folder.join("esp.img");
     media::esp(&disk, &files)?;
     Ok((Media::Disk(disk), facts))

@@ -18,7 +18,9 @@ const SLACK_MIB: u64 = 36;
 /// Writes the initrd: the recorder as PID 1, and its orders.
 pub fn initrd(out: &Path, path: BootPath) -> Result<()> {
     let tree = ModuleTree::open(&workspace::kernel_modules()?)?;
-    let modules = tree.closure(&["efivarfs"])?;
+    // Without UEFI there are no variables, and the module refuses to load.
+    let needed: &[&str] = if path == BootPath::Seabios { &[] } else { &["efivarfs"] };
+    let modules = tree.closure(needed)?;
     let orders = Orders {
         nonce: path.nonce().to_hex(),
         modules: modules.iter().map(|module| module.file_name.clone()).collect(),
