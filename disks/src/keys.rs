@@ -1,0 +1,148 @@
+//! From the key a caller holds to the keys that touch bytes (SPEC 11.5).
+//!
+//! ```text
+//! disk key --HKDF(slot salt)--> wrap key --GCM--> data key --HKDF--> superblock key
+//!                                                          '-HKDF--> session key, one per session salt
+//! ```
+//! The data key is drawn once and never changes; rekeying wraps it under another disk key.
+
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::{AeadInOut as _, Aes256Gcm, KeyInit as _};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::entropy::Entropy;
+use crate::error::DiskError;
+
+const KEY: usize = 32;
+const WRAP: &[u8] = b"coffer/disk-wrap/v1\0";
+const SUPERBLOCK: &[u8] = b"coffer/disk-superblock/v1\0";
+const SESSION: &[u8] = b"coffer/disk-session/v1\0";
+
+/// Names a disk: drawn when it is made, kept by whoever keeps its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DiskId(pub [u8; 16]);
+
+impl std::fmt::Display for DiskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The secret that opens a disk. Wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct DiskKey([u8; KEY]);
+
+impl DiskKey {
+    /// Takes 32 bytes nobody can guess; the caller's copy is wiped.
+    pub fn new(bytes: &mut [u8; KEY]) -> Self {
+        let key = Self(*bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// A wrap key is used once: its salt is drawn anew for each wrapping. So its nonce is zero.
+    fn wrap_key(&self, id: DiskId, salt: &[u8; KEY]) -> Aes256Gcm {
+        let mut key = Zeroizing::new([0; KEY]);
+        Hkdf::<Sha256>::new(Some(salt), &self.0)
+            .expand_multi_info(&[WRAP, &id.0], &mut *key)
+            .expect("HKDF gives 32 bytes");
+        Aes256Gcm::new((&*key).into())
+    }
+}
+
+/// The data key, wrapped: part of each superblock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeySlot {
+    pub salt: [u8; KEY],
+    pub wrapped: [u8; KEY],
+    pub tag: [u8; 16],
+}
+
+/// What all blocks of a disk are sealed under. Wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct DataKey([u8; KEY]);
+
+impl DataKey {
+    pub(crate) fn draw(entropy: &mut dyn Entropy) -> Result<Self, DiskError> {
+        let mut key = Self([0; KEY]);
+        entropy.fill(&mut key.0)?;
+        Ok(key)
+    }
+
+    pub(crate) fn wrap(
+        &self,
+        key: &DiskKey,
+        id: DiskId,
+        entropy: &mut dyn Entropy,
+    ) -> Result<KeySlot, DiskError> {
+        let mut salt = [0; KEY];
+        entropy.fill(&mut salt)?;
+        let mut wrapped = self.0;
+        let tag = key
+            .wrap_key(id, &salt)
+            .encrypt_inout_detached(&[0; 12].into(), &id.0, wrapped.as_mut_slice().into())
+            .expect("GCM seals 32 bytes");
+        Ok(KeySlot { salt, wrapped, tag: tag.into() })
+    }
+
+    /// `None` under another key, or if the slot was altered: the two look the same.
+    pub(crate) fn unwrap(slot: &KeySlot, key: &DiskKey, id: DiskId) -> Option<Self> {
+        let mut data_key = Self(slot.wrapped);
+        key.wrap_key(id, &slot.salt)
+            .decrypt_inout_detached(
+                &[0; 12].into(),
+                &id.0,
+                data_key.0.as_mut_slice().into(),
+                &slot.tag.into(),
+            )
+            .ok()
+            .map(|()| data_key)
+    }
+
+    /// A MAC that superblocks carry.
+    pub(crate) fn superblock_mac(&self, id: DiskId) -> Hmac<Sha256> {
+        let key = self.derive(&[SUPERBLOCK, &id.0]);
+        Hmac::new_from_slice(&*key).expect("HMAC takes a key of any length")
+    }
+
+    /// The cipher of the session with this salt.
+    pub(crate) fn session(&self, id: DiskId, salt: &[u8; 16]) -> SessionCipher {
+        let key = self.derive(&[SESSION, &id.0, salt]);
+        SessionCipher(Aes256Gcm::new((&*key).into()))
+    }
+
+    /// HKDF-Expand alone: the data key is uniformly random (RFC 5869 section 3.3).
+    fn derive(&self, info: &[&[u8]]) -> Zeroizing<[u8; KEY]> {
+        let mut key = Zeroizing::new([0; KEY]);
+        Hkdf::<Sha256>::from_prk(&self.0)
+            .expect("a data key is as long as a digest")
+            .expand_multi_info(info, &mut *key)
+            .expect("HKDF gives 32 bytes");
+        key
+    }
+}
+
+/// AES-256-GCM under the key of one session. The nonce is the number of the write.
+pub(crate) struct SessionCipher(Aes256Gcm);
+
+impl SessionCipher {
+    /// Seals `data`; the tag.
+    pub(crate) fn seal(&self, counter: u64, aad: &[u8], data: InOutBuf<'_, '_, u8>) -> [u8; 16] {
+        let tag = self.0.encrypt_inout_detached(&nonce(counter), aad, data);
+        tag.expect("GCM seals a block").into()
+    }
+
+    /// Opens `data` in place; false, and `data` as it was, if the tag is another.
+    pub(crate) fn open(&self, counter: u64, aad: &[u8], data: &mut [u8], tag: &[u8; 16]) -> bool {
+        self.0.decrypt_inout_detached(&nonce(counter), aad, data.into(), &(*tag).into()).is_ok()
+    }
+}
+
+fn nonce(counter: u64) -> aes_gcm::Nonce<aes_gcm::aead::consts::U12> {
+    let mut nonce = [0; 12];
+    crate::bytes::put(&mut nonce, 4, &counter.to_le_bytes());
+    nonce.into()
+}

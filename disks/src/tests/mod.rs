@@ -1,0 +1,4 @@
+//! The claims of SPEC 11, each with its near misses.
+
+mod model;
+mod support;
