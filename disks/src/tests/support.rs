@@ -54,7 +54,9 @@ pub(super) enum Op {
     Write(u64, Vec<u8>),
     Flush,
     Advance,
-    /// A flush of the disk returned to the guest.
+    /// The workload took a step.
+    Step,
+    /// All that was written is flushed, and the guest knows.
     Returned,
 }
 
@@ -69,6 +71,10 @@ pub(super) struct World {
     pub history: BTreeMap<u64, Vec<u8>>,
     /// Fail the n-th operation from now on.
     pub fuse: Option<u64>,
+    /// A session runs, as against an opening.
+    pub session: bool,
+    /// What the next session may see: what the last one saw or flushed, and what was being committed since.
+    pub allowed: Vec<Vec<u8>>,
 }
 
 impl World {
@@ -112,6 +118,10 @@ impl Store for Recorder {
         world.burn()?;
         let start = offset as usize;
         world.image[start..start + bytes.len()].copy_from_slice(bytes);
+        if world.session && offset < 2 * BLOCK as u64 {
+            let model = world.model.clone();
+            world.allowed.push(model);
+        }
         world.log.push(Op::Write(offset, bytes.to_vec()));
         Ok(())
     }
@@ -137,6 +147,9 @@ impl Anchor for Recorder {
         }
         world.counter += 1;
         let model = world.model.clone();
+        if world.session {
+            world.allowed = vec![model.clone()];
+        }
         world.history.insert(from + 1, model);
         world.log.push(Op::Advance);
         Ok(())
