@@ -261,6 +261,14 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         Ok((self.volume.store, self.anchor))
     }
 
+    /// Where a block lies in the storage.
+    #[cfg(test)]
+    pub(crate) fn physical(&mut self, block: u64) -> u64 {
+        let mut entries = Vec::new();
+        self.tree.entries(&mut self.volume, block, 1, &mut entries).unwrap();
+        entries[0].physical
+    }
+
     fn fill(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         self.in_session()?;
         self.inside(first, blocks_in(buffer.len())?)?;

@@ -9,7 +9,7 @@
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut as _, Aes256Gcm, KeyInit as _};
 use hkdf::Hkdf;
-use hmac::{Hmac, Mac as _};
+use hmac::Hmac;
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -135,9 +135,15 @@ impl SessionCipher {
         tag.expect("GCM seals a block").into()
     }
 
-    /// Opens `data` in place; false, and `data` as it was, if the tag is another.
-    pub(crate) fn open(&self, counter: u64, aad: &[u8], data: &mut [u8], tag: &[u8; 16]) -> bool {
-        self.0.decrypt_inout_detached(&nonce(counter), aad, data.into(), &(*tag).into()).is_ok()
+    /// Opens `data`; false, and nothing written, if the tag is another.
+    pub(crate) fn open(
+        &self,
+        counter: u64,
+        aad: &[u8],
+        data: InOutBuf<'_, '_, u8>,
+        tag: &[u8; 16],
+    ) -> bool {
+        self.0.decrypt_inout_detached(&nonce(counter), aad, data, &(*tag).into()).is_ok()
     }
 }
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod anchor;
+pub mod bench;
 mod bytes;
 mod cache;
 mod disk;

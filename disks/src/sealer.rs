@@ -46,10 +46,6 @@ impl Sealer {
         Ok(Self { id, data_key, session, kept: VecDeque::with_capacity(CIPHERS_KEPT) })
     }
 
-    pub(crate) fn id(&self) -> DiskId {
-        self.id
-    }
-
     pub(crate) fn data_key(&self) -> &DataKey {
         &self.data_key
     }
@@ -61,6 +57,8 @@ impl Sealer {
         }
         let counter = self.session.writes;
         self.session.writes += 1;
+        #[cfg(test)]
+        crate::tests::nonces::witness(self.id, &self.session.salt, counter);
         let buffer = InOutBuf::new(plain, sealed).expect("both are a block");
         let tag = self.session.cipher.seal(counter, &self.aad(place), buffer);
         Seal { salt: self.session.salt, counter, tag }
@@ -80,7 +78,7 @@ impl Sealer {
             Self::kept(&mut self.kept, self.id, &self.data_key, &seal.salt)
         };
         cipher
-            .open(seal.counter, &aad, data, &seal.tag)
+            .open(seal.counter, &aad, data.into(), &seal.tag)
             .then_some(())
             .ok_or(DiskError::Corrupt(place))
     }

@@ -1,6 +1,10 @@
 //! The claims of SPEC 11, each with its near misses.
 
 mod adversary;
+mod damage;
 mod model;
+pub(crate) mod nonces;
 mod power_cut;
+mod session;
+mod superblocks;
 mod support;

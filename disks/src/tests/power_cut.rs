@@ -34,7 +34,7 @@ struct Tally {
 #[test]
 fn power_cut_at_every_boundary_loses_nothing_flushed() {
     let recording = record(11);
-    let tally = cut_everywhere(&recording, 24, true);
+    let tally = cut_everywhere(&recording, 18, true);
     println!("power cut: {tally:?}");
     assert!(tally.trials >= 10_000, "{tally:?}");
     assert_eq!((tally.refused, tally.lost, tally.mixed), (0, 0, 0), "{tally:?}");
