@@ -168,7 +168,8 @@ impl Cipher {
             let (arena, tags) = places(*first);
             let arena = self.arena.get_mut(arena).unwrap_or_default().chunks_exact_mut(BLOCK);
             let sealed = arena.zip(self.tags.get_mut(tags).unwrap_or_default()).zip(*first..);
-            for (plain, ((sealed, tag), block)) in black_box(&data).chunks_exact(BLOCK).zip(sealed) {
+            for (plain, ((sealed, tag), block)) in black_box(&data).chunks_exact(BLOCK).zip(sealed)
+            {
                 let buffer = InOutBuf::new(plain, sealed).expect("both are a block");
                 *tag = self.cipher.seal(block, &[0; 25], buffer);
             }

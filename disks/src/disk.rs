@@ -288,7 +288,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     /// Fills `part` as `self.entries` say, with one read for blocks that lie side by side.
     fn fill_chunk(&mut self, first: u64, part: &mut [u8]) -> Result<(), DiskError> {
         let (mut block, mut rest) = (first, part);
-        for run in self.entries.chunk_by(|a, b| side_by_side(a, b)) {
+        for run in self.entries.chunk_by(side_by_side) {
             let (data, tail) = rest.split_at_mut(run.len() * BLOCK);
             match run.first() {
                 Some(entry) if !entry.is_none() => self.volume.read_run(block, run, data)?,

@@ -1,5 +1,8 @@
 //! Disks whose promise holds against whoever owns the storage (SPEC 11).
 //!
+//! Three kinds behind one trait, [`BlockDevice`]: [`Raw`] promises nothing, [`Integrity`] is for reading and verified up
+//! to a root hash, [`Disk`] is encrypted.
+//!
 //! The encrypted disk: writable, confidential, authenticated, crash-consistent, rollback-proof. A copy-on-write tree
 //! of AES-256-GCM-sealed blocks hangs from one superblock; which superblock counts, a counter says that storage cannot
 //! turn back. [`Disk`] is the whole of it; [`Store`] and [`Anchor`] are what it stands on.
@@ -11,11 +14,14 @@ mod anchor;
 pub mod bench;
 mod bytes;
 mod cache;
+mod device;
 mod disk;
 mod entropy;
 mod entry;
 mod error;
+mod integrity;
 mod keys;
+mod ledger;
 mod node;
 mod opening;
 mod sealer;
@@ -30,10 +36,13 @@ mod volume;
 mod walk;
 
 pub use anchor::{Anchor, AnchorError, DangerousMemoryAnchor};
+pub use device::{BlockDevice, Raw};
 pub use disk::{Disk, Info};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DiskError, Place};
+pub use integrity::Integrity;
 pub use keys::{DiskId, DiskKey};
+pub use ledger::{Ledger, LedgerCounter};
 pub use shape::{BLOCKS_MAX, SPARE_MIN, Shape};
 pub use store::{FileStore, MemoryStore, Store};
 pub use walk::Report;

@@ -2,6 +2,8 @@
 
 mod adversary;
 mod damage;
+mod kinds;
+mod ledger;
 mod model;
 pub(crate) mod nonces;
 mod power_cut;

@@ -1,6 +1,7 @@
 //! Power cut at every boundary of a recorded workload: unflushed writes are lost, reordered and torn.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::support::*;
 use crate::*;
@@ -16,7 +17,7 @@ struct Recording {
     image: Vec<u8>,
     counter: u64,
     log: Vec<Op>,
-    history: BTreeMap<u64, Vec<u8>>,
+    history: BTreeMap<u64, Rc<Vec<u8>>>,
     keys: Vec<u8>,
 }
 
@@ -58,8 +59,7 @@ fn record(seed: u64) -> Recording {
     let world = Recorder::new(vec![0; shape.storage().unwrap() as usize], 7);
     world.0.borrow_mut().model = vec![0; GROWN as usize * BLOCK];
     let shape = Shape { blocks: BLOCKS, spare: SPARE };
-    let mut disk =
-        Disk::create(world.clone(), world.clone(), &key(1), shape, &mut dice).unwrap();
+    let mut disk = Disk::create(world.clone(), world.clone(), &key(1), shape, &mut dice).unwrap();
     let id = disk.info().id;
     let (image, counter) = {
         let mut world = world.0.borrow_mut();
@@ -115,7 +115,7 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
     let mut pending: Vec<(u64, Vec<u8>)> = Vec::new();
     let (mut counter, mut returned) = (recording.counter, recording.counter);
     let mut history = recording.history.clone();
-    history.insert(recording.counter, vec![0; GROWN as usize * BLOCK]);
+    history.insert(recording.counter, Rc::new(vec![0; GROWN as usize * BLOCK]));
     for op in &recording.log {
         match op {
             Op::Write(offset, bytes) => pending.push((*offset, bytes.clone())),
@@ -179,7 +179,7 @@ fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {
 struct Cut<'a> {
     counter: u64,
     returned: u64,
-    history: &'a BTreeMap<u64, Vec<u8>>,
+    history: &'a BTreeMap<u64, Rc<Vec<u8>>>,
     recording: &'a Recording,
 }
 
@@ -200,9 +200,10 @@ impl Cut<'_> {
             return;
         };
         found.resize(GROWN as usize * BLOCK, 0);
-        let epoch = (self.counter..=self.counter + 1).find(|e| self.history.get(e) == Some(&found));
+        let epoch = (self.counter..=self.counter + 1)
+            .find(|e| self.history.get(e).is_some_and(|old| **old == found));
         match epoch {
-            None if self.history.values().any(|old| *old == found) => tally.lost += 1,
+            None if self.history.values().any(|old| **old == found) => tally.lost += 1,
             None => tally.mixed += 1,
             Some(epoch) if epoch < self.returned => tally.lost += 1,
             Some(epoch) => tally.rolled_forward += u64::from(epoch > self.counter),
@@ -238,8 +239,9 @@ impl Cut<'_> {
             }
         }
         // What it would find is what it found, or the rival that the first opening did not choose.
-        let mut history: BTreeMap<u64, Vec<u8>> =
-            (counter..counter + 3).map(|epoch| (epoch, found.to_vec())).collect();
+        let found = Rc::new(found.to_vec());
+        let mut history: BTreeMap<u64, Rc<Vec<u8>>> =
+            (counter..counter + 3).map(|epoch| (epoch, found.clone())).collect();
         if counter == self.counter {
             history = self.history.clone();
         }

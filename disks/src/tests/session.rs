@@ -167,8 +167,7 @@ fn works_in_a_file_that_nobody_else_has() {
     let reach = || file.reopen().unwrap();
     let anchor = DangerousMemoryAnchor::at(0);
     let store = FileStore::new(reach()).unwrap();
-    let mut disk =
-        Disk::create(store, anchor.clone(), &key(1), shape, &mut SystemEntropy).unwrap();
+    let mut disk = Disk::create(store, anchor.clone(), &key(1), shape, &mut SystemEntropy).unwrap();
     let id = disk.info().id;
     assert_eq!(FileStore::new(reach()).err().unwrap().code(), "busy");
     let data: Vec<u8> = (0..300).flat_map(|n| Dice(n).block()).collect();

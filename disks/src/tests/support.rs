@@ -68,7 +68,7 @@ pub(super) struct World {
     /// What the disk should hold now.
     pub model: Vec<u8>,
     /// What it held when the anchor reached a value.
-    pub history: BTreeMap<u64, Vec<u8>>,
+    pub history: BTreeMap<u64, Rc<Vec<u8>>>,
     /// Fail the n-th operation from now on.
     pub fuse: Option<u64>,
     /// A session runs, as against an opening.
@@ -150,7 +150,7 @@ impl Anchor for Recorder {
         if world.session {
             world.allowed = vec![model.clone()];
         }
-        world.history.insert(from + 1, model);
+        world.history.insert(from + 1, Rc::new(model));
         world.log.push(Op::Advance);
         Ok(())
     }
