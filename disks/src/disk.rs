@@ -14,7 +14,7 @@ use crate::anchor::Anchor;
 use crate::entropy::Entropy;
 use crate::entry::Entry;
 use crate::error::{DiskError, Place};
-use crate::keys::{DataKey, DiskId, DiskKey};
+use crate::keys::{DataKey, DiskId, DiskKey, SuperblockKey};
 use crate::opening::{Opened, begin, choose, spent, write_superblock};
 use crate::sealer::Sealer;
 use crate::shape::{RESERVED, Shape};
@@ -26,8 +26,8 @@ use crate::volume::{CHUNK, Volume};
 use crate::walk::{Report, Walk};
 use crate::{BLOCK, BLOCK_BYTES};
 
-/// Nodes kept in memory: 1 MiB, the map of 85 MiB of data. With [`CHUNK`] blocks of scratch and two bits for each
-/// block of storage this is all the memory a disk takes.
+/// Nodes kept in memory: 1 MiB, the map of 85 MiB of data. With [`CHUNK`] blocks of scratch, two bits for each block of
+/// storage and 8 bytes for each block replaced since the last commit this is all the memory a disk takes.
 const CACHED_NODES: usize = 256;
 
 /// A disk in use. Dropping it loses what was not flushed, and nothing else.
@@ -39,6 +39,7 @@ pub struct Disk<S, A> {
     state: Superblock,
     /// Which superblock holds it.
     place: u64,
+    superblock_key: SuperblockKey,
     /// A commit failed half way: whether it counts is decided at the next opening.
     ended: bool,
     /// Scratch.
@@ -83,10 +84,12 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         let slot = data_key.wrap(key, id, entropy)?;
         let sealer = Sealer::new(id, data_key, epoch, entropy)?;
         let state = Superblock { id, epoch, shape, root: Entry::NONE, slot };
-        write_superblock(&mut store, &sealer, &state, 0)?;
+        let superblock_key = key.superblock_key(id, &slot);
+        write_superblock(&mut store, &superblock_key, &state, 0)?;
         anchor.advance(at)?;
         let space = Space::new(shape.physical()?, RESERVED);
-        Ok(Self::with(store, anchor, Opened { state, place: 0, sealer, space }))
+        let opened = Opened { state, place: 0, superblock_key, sealer, space };
+        Ok(Self::with(store, anchor, opened))
     }
 
     /// Opens a disk. The anchor is moved twice; once more if the last commit was cut off before it moved.
@@ -119,13 +122,14 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     }
 
     fn with(store: S, anchor: A, opened: Opened) -> Self {
-        let Opened { state, place, sealer, space } = opened;
+        let Opened { state, place, superblock_key, sealer, space } = opened;
         Self {
             volume: Volume::new(store, sealer, space),
             tree: Tree::new(state.shape.blocks, state.root, CACHED_NODES),
             anchor,
             state,
             place,
+            superblock_key,
             ended: false,
             entries: Vec::new(),
         }
@@ -215,14 +219,16 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         self.commit()
     }
 
-    /// From the moment this returned, `key` opens the disk and the key before does not. Data is not written anew: who
-    /// had the old key and a copy of the storage made before this can still read what that copy holds, and, having the
-    /// data key from it, what is written later.
+    /// From the moment this returned, `key` opens the disk and the key before does not.
+    ///
+    /// This hands a disk on; it takes nothing back. Data is not written anew: who had the old key and a copy of the
+    /// storage has the data key, can read what is written later, and alter it. Against such a one copy to a new disk.
     pub fn rekey(&mut self, key: &DiskKey, entropy: &mut dyn Entropy) -> Result<(), DiskError> {
         self.flush()?;
         let slot = self.volume.sealer.data_key().wrap(key, self.state.id, entropy)?;
         self.ended = true;
         self.state.slot = slot;
+        self.superblock_key = key.superblock_key(self.state.id, &slot);
         self.commit()
     }
 
@@ -235,7 +241,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         store
             .read_at(self.place * BLOCK_BYTES, &mut block)
             .map_err(DiskError::storage("reading a superblock"))?;
-        if block != self.state.encode(sealer.data_key()) {
+        if block != self.state.encode(&self.superblock_key) {
             report.damaged += 1;
             report.places.insert(0, Place::Superblock(self.place));
         }
@@ -345,7 +351,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         // 2. All of it on the medium before a superblock names it.
         self.volume.store.flush().map_err(DiskError::storage("flushing"))?;
         // 3. The superblock, where the committed one is not; on the medium before the anchor moves.
-        write_superblock(&mut self.volume.store, &self.volume.sealer, &next, self.place ^ 1)?;
+        write_superblock(&mut self.volume.store, &self.superblock_key, &next, self.place ^ 1)?;
         // 4. The state before is dead when this returns.
         self.anchor.advance(self.state.epoch)?;
         self.volume.space.committed();

@@ -1,17 +1,19 @@
 //! From the key a caller holds to the keys that touch bytes (SPEC 11.5).
 //!
 //! ```text
-//! disk key --HKDF(slot salt)--> wrap key --GCM--> data key --HKDF--> superblock key
-//!                                                          '-HKDF--> session key, one per session salt
+//! disk key --HKDF(slot salt)-+-> wrap key --GCM--> data key --HKDF--> session key, one per session salt
+//!                            '-> superblock key
 //! ```
-//! The data key is drawn once and never changes; rekeying wraps it under another disk key.
+//! The data key is drawn once and never changes; rekeying wraps it under another disk key. Rekeying
+//! hands a disk on; it is no defence against who had the old key and a copy of the storage, hence the data key: under a
+//! known key a GCM tag binds nothing.
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut as _, Aes256Gcm, KeyInit as _};
 use hkdf::Hkdf;
 use hmac::Hmac;
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroize as _;
 
 use crate::entropy::Entropy;
 use crate::error::DiskError;
@@ -31,25 +33,58 @@ impl std::fmt::Display for DiskId {
     }
 }
 
-/// The secret that opens a disk. Wiped when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct DiskKey([u8; KEY]);
+/// 32 secret bytes in one place: moving them copies a pointer. Wiped when dropped; no `Debug`.
+struct Secret(Box<[u8; KEY]>);
+
+impl Secret {
+    fn zero() -> Self {
+        Self(Box::new([0; KEY]))
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The secret that opens a disk.
+pub struct DiskKey(Secret);
 
 impl DiskKey {
     /// Takes 32 bytes nobody can guess; the caller's copy is wiped.
     pub fn new(bytes: &mut [u8; KEY]) -> Self {
-        let key = Self(*bytes);
+        let mut key = Secret::zero();
+        key.0.copy_from_slice(bytes);
         bytes.zeroize();
-        key
+        Self(key)
     }
 
     /// A wrap key is used once: its salt is drawn anew for each wrapping. So its nonce is zero.
     fn wrap_key(&self, id: DiskId, salt: &[u8; KEY]) -> Aes256Gcm {
-        let mut key = Zeroizing::new([0; KEY]);
-        Hkdf::<Sha256>::new(Some(salt), &self.0)
-            .expand_multi_info(&[WRAP, &id.0], &mut *key)
+        Aes256Gcm::new((&*self.derive(WRAP, id, salt).0).into())
+    }
+
+    /// What superblocks with this key slot are authenticated under.
+    pub(crate) fn superblock_key(&self, id: DiskId, slot: &KeySlot) -> SuperblockKey {
+        SuperblockKey(self.derive(SUPERBLOCK, id, &slot.salt))
+    }
+
+    fn derive(&self, label: &[u8], id: DiskId, salt: &[u8; KEY]) -> Secret {
+        let mut key = Secret::zero();
+        Hkdf::<Sha256>::new(Some(salt), &*self.0.0)
+            .expand_multi_info(&[label, &id.0], &mut *key.0)
             .expect("HKDF gives 32 bytes");
-        Aes256Gcm::new((&*key).into())
+        key
+    }
+}
+
+/// What superblocks are authenticated under, until the next rekeying.
+pub(crate) struct SuperblockKey(Secret);
+
+impl SuperblockKey {
+    pub(crate) fn mac(&self) -> Hmac<Sha256> {
+        Hmac::new_from_slice(&*self.0.0).expect("HMAC takes a key of any length")
     }
 }
 
@@ -61,15 +96,14 @@ pub(crate) struct KeySlot {
     pub tag: [u8; 16],
 }
 
-/// What all blocks of a disk are sealed under. Wiped when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub(crate) struct DataKey([u8; KEY]);
+/// What all blocks of a disk are sealed under.
+pub(crate) struct DataKey(Secret);
 
 impl DataKey {
     pub(crate) fn draw(entropy: &mut dyn Entropy) -> Result<Self, DiskError> {
-        let mut key = Self([0; KEY]);
-        entropy.fill(&mut key.0)?;
-        Ok(key)
+        let mut key = Secret::zero();
+        entropy.fill(&mut *key.0)?;
+        Ok(Self(key))
     }
 
     pub(crate) fn wrap(
@@ -80,7 +114,7 @@ impl DataKey {
     ) -> Result<KeySlot, DiskError> {
         let mut salt = [0; KEY];
         entropy.fill(&mut salt)?;
-        let mut wrapped = self.0;
+        let mut wrapped = *self.0.0;
         let tag = key
             .wrap_key(id, &salt)
             .encrypt_inout_detached(&[0; 12].into(), &id.0, wrapped.as_mut_slice().into())
@@ -90,7 +124,8 @@ impl DataKey {
 
     /// `None` under another key, or if the slot was altered: the two look the same.
     pub(crate) fn unwrap(slot: &KeySlot, key: &DiskKey, id: DiskId) -> Option<Self> {
-        let mut data_key = Self(slot.wrapped);
+        let mut data_key = Secret::zero();
+        data_key.0.copy_from_slice(&slot.wrapped);
         key.wrap_key(id, &slot.salt)
             .decrypt_inout_detached(
                 &[0; 12].into(),
@@ -99,29 +134,18 @@ impl DataKey {
                 &slot.tag.into(),
             )
             .ok()
-            .map(|()| data_key)
-    }
-
-    /// A MAC that superblocks carry.
-    pub(crate) fn superblock_mac(&self, id: DiskId) -> Hmac<Sha256> {
-        let key = self.derive(&[SUPERBLOCK, &id.0]);
-        Hmac::new_from_slice(&*key).expect("HMAC takes a key of any length")
+            .map(|()| Self(data_key))
     }
 
     /// The cipher of the session with this salt.
     pub(crate) fn session(&self, id: DiskId, salt: &[u8; 16]) -> SessionCipher {
-        let key = self.derive(&[SESSION, &id.0, salt]);
-        SessionCipher(Aes256Gcm::new((&*key).into()))
-    }
-
-    /// HKDF-Expand alone: the data key is uniformly random (RFC 5869 section 3.3).
-    fn derive(&self, info: &[&[u8]]) -> Zeroizing<[u8; KEY]> {
-        let mut key = Zeroizing::new([0; KEY]);
-        Hkdf::<Sha256>::from_prk(&self.0)
+        let mut key = Secret::zero();
+        // HKDF-Expand alone: the data key is uniformly random (RFC 5869 section 3.3).
+        Hkdf::<Sha256>::from_prk(&*self.0.0)
             .expect("a data key is as long as a digest")
-            .expand_multi_info(info, &mut *key)
+            .expand_multi_info(&[SESSION, &id.0, salt], &mut *key.0)
             .expect("HKDF gives 32 bytes");
-        key
+        SessionCipher(Aes256Gcm::new((&*key.0).into()))
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::anchor::Anchor;
 use crate::entropy::Entropy;
 use crate::error::DiskError;
-use crate::keys::{DataKey, DiskId, DiskKey};
+use crate::keys::{DataKey, DiskId, DiskKey, SuperblockKey};
 use crate::sealer::Sealer;
 use crate::space::Space;
 use crate::store::Store;
@@ -19,6 +19,7 @@ use crate::{BLOCK, BLOCK_BYTES};
 pub(crate) struct Found {
     pub state: Superblock,
     pub data_key: DataKey,
+    pub superblock_key: SuperblockKey,
     /// Which of the two it is.
     pub place: u64,
 }
@@ -27,6 +28,7 @@ pub(crate) struct Found {
 pub(crate) struct Opened {
     pub state: Superblock,
     pub place: u64,
+    pub superblock_key: SuperblockKey,
     pub sealer: Sealer,
     pub space: Space,
 }
@@ -90,7 +92,9 @@ fn survey<S: Store>(
             Err(error) => return Err(DiskError::storage("reading a superblock")(error)),
         }
         match Superblock::open(&block, key, id) {
-            Ok((state, data_key)) => authentic.push(Found { state, data_key, place }),
+            Ok((state, data_key, superblock_key)) => {
+                authentic.push(Found { state, data_key, superblock_key, place });
+            }
             Err(reason) => unfit.push(reason),
         }
     }
@@ -110,7 +114,7 @@ pub(crate) fn begin<S: Store, A: Anchor>(
     mut at: u64,
     entropy: &mut dyn Entropy,
 ) -> Result<Opened, DiskError> {
-    let Found { state, data_key, place } = found;
+    let Found { state, data_key, superblock_key, place } = found;
     let needed = state.shape.storage()?;
     let length = store.len().map_err(DiskError::storage("measuring the storage"))?;
     if length < needed {
@@ -128,21 +132,21 @@ pub(crate) fn begin<S: Store, A: Anchor>(
     // 2. The state again, two epochs on, in the other place: until the anchor has moved, the one found still counts.
     let state = Superblock { epoch, ..state };
     let place = place ^ 1;
-    write_superblock(store, &sealer, &state, place)?;
+    write_superblock(store, &superblock_key, &state, place)?;
     // 3. Past the epoch that a superblock of an earlier session, never committed, may have; then to ours.
     anchor.advance(at)?;
     anchor.advance(at + 1)?;
-    Ok(Opened { state, place, sealer, space })
+    Ok(Opened { state, place, superblock_key, sealer, space })
 }
 
 /// Writes a superblock and waits until it, and all before it, is on the medium.
 pub(crate) fn write_superblock<S: Store>(
     store: &mut S,
-    sealer: &Sealer,
+    key: &SuperblockKey,
     state: &Superblock,
     place: u64,
 ) -> Result<(), DiskError> {
-    let block = state.encode(sealer.data_key());
+    let block = state.encode(key);
     store
         .write_at(place * BLOCK_BYTES, &block)
         .map_err(DiskError::storage("writing a superblock"))?;

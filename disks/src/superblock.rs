@@ -11,7 +11,7 @@ use hmac::Mac as _;
 
 use crate::entry::Entry;
 use crate::error::DiskError;
-use crate::keys::{DataKey, DiskId, DiskKey, KeySlot};
+use crate::keys::{DataKey, DiskId, DiskKey, KeySlot, SuperblockKey};
 use crate::shape::Shape;
 use crate::{BLOCK, bytes};
 
@@ -61,7 +61,7 @@ impl From<Unfit> for DiskError {
 
 impl Superblock {
     /// Its block, under a MAC.
-    pub(crate) fn encode(&self, data_key: &DataKey) -> [u8; BLOCK] {
+    pub(crate) fn encode(&self, key: &SuperblockKey) -> [u8; BLOCK] {
         let mut block = [0; BLOCK];
         let physical = self.shape.physical().unwrap_or_default();
         let fields: [(usize, &[u8]); 11] = [
@@ -81,18 +81,18 @@ impl Superblock {
             bytes::put(&mut block, offset, field);
         }
         let (covered, mac) = block.split_at_mut(MAC_AT);
-        let mut hmac = data_key.superblock_mac(self.id);
+        let mut hmac = key.mac();
         hmac.update(covered);
         mac.copy_from_slice(&hmac.finalize().into_bytes());
         block
     }
 
-    /// Authenticates a block with the key it wraps; that key too.
+    /// Authenticates a block; what it says, the key it wraps, and what the next superblock is authenticated under.
     pub(crate) fn open(
         block: &[u8; BLOCK],
         key: &DiskKey,
         id: DiskId,
-    ) -> Result<(Self, DataKey), Unfit> {
+    ) -> Result<(Self, DataKey, SuperblockKey), Unfit> {
         if bytes::get(block, 0) != *MAGIC {
             return Err(Unfit::Absent);
         }
@@ -110,13 +110,14 @@ impl Superblock {
         };
         let data_key = DataKey::unwrap(&slot, key, id).ok_or(Unfit::WrongKey)?;
         let (covered, mac) = block.split_at(MAC_AT);
-        let mut hmac = data_key.superblock_mac(id);
+        let superblock_key = key.superblock_key(id, &slot);
+        let mut hmac = superblock_key.mac();
         hmac.update(covered);
         hmac.verify_slice(mac).map_err(|_| Unfit::Corrupt)?;
         let superblock = Self::parse(block, id, slot).ok_or(Unfit::Corrupt)?;
         // Accepts exactly what `encode` makes: reserved bytes are zero.
-        let same = superblock.encode(&data_key) == *block;
-        same.then_some((superblock, data_key)).ok_or(Unfit::Corrupt)
+        let same = superblock.encode(&superblock_key) == *block;
+        same.then_some((superblock, data_key, superblock_key)).ok_or(Unfit::Corrupt)
     }
 
     fn parse(block: &[u8; BLOCK], id: DiskId, slot: KeySlot) -> Option<Self> {

@@ -10,3 +10,4 @@ mod power_cut;
 mod session;
 mod superblocks;
 mod support;
+mod trees;

@@ -198,3 +198,31 @@ fn shapes_at_the_edges() {
     assert_eq!(crate::shape::levels(BLOCKS_MAX), 5);
     assert_eq!(Shape::within(u64::MAX, u64::MAX), None);
 }
+
+/// Devices live in threads.
+#[test]
+fn a_disk_can_be_sent() {
+    fn sent<T: Send>() {}
+    sent::<Disk<FileStore, DangerousMemoryAnchor>>();
+    sent::<Ledger<FileStore, DangerousMemoryAnchor>>();
+}
+
+/// Creating is cut at each step: there is an empty disk or none.
+#[test]
+fn creating_can_be_cut() {
+    let shape = Shape { blocks: 4, spare: 16 };
+    for fuse in 0..4 {
+        let world = Recorder::new(vec![0; shape.storage().unwrap() as usize], 7);
+        world.0.borrow_mut().fuse = Some(fuse);
+        let created = Disk::create(world.clone(), world.clone(), &key(1), shape, &mut Dice(1));
+        // Write, flush, move of the anchor.
+        assert_eq!(created.is_ok(), fuse >= 3);
+        drop(created);
+        world.0.borrow_mut().fuse = None;
+        let id = DiskId(crate::bytes::get(&world.0.borrow().image, 16));
+        match reopen(&world, id, &mut Dice(2)) {
+            Ok(mut disk) => assert_eq!(contents(&mut disk).unwrap(), [0; 4 * BLOCK]),
+            Err(error) => assert_eq!((error.code(), fuse), ("not-a-disk", 0)),
+        }
+    }
+}

@@ -20,7 +20,7 @@ fn any_superblock() -> impl Strategy<Value = (Superblock, [u8; 4096])> {
             let data_key = DataKey::draw(&mut dice).unwrap();
             let slot = data_key.wrap(&key(1), id, &mut dice).unwrap();
             let superblock = Superblock { id, epoch, shape, root, slot };
-            let block = superblock.encode(&data_key);
+            let block = superblock.encode(&key(1).superblock_key(id, &slot));
             (superblock, block)
         },
     )
@@ -31,9 +31,9 @@ proptest! {
 
     #[test]
     fn what_was_written_parses_to_the_same((superblock, block) in any_superblock()) {
-        let (parsed, data_key) = Superblock::open(&block, &key(1), superblock.id).ok().unwrap();
+        let (parsed, _, mac_key) = Superblock::open(&block, &key(1), superblock.id).ok().unwrap();
         prop_assert_eq!(parsed, superblock);
-        prop_assert_eq!(parsed.encode(&data_key), block);
+        prop_assert_eq!(parsed.encode(&mac_key), block);
     }
 
     #[test]
@@ -85,9 +85,10 @@ fn the_holder_of_the_key_cannot_break_the_format_either() {
     let data_key = DataKey::draw(&mut dice).unwrap();
     let slot = data_key.wrap(&key(1), id, &mut dice).unwrap();
     let shape = Shape { blocks: 10, spare: 16 };
-    let block = Superblock { id, epoch: 1, shape, root: Entry::NONE, slot }.encode(&data_key);
+    let block = Superblock { id, epoch: 1, shape, root: Entry::NONE, slot }
+        .encode(&key(1).superblock_key(id, &slot));
     let resign = |mut block: [u8; BLOCK]| {
-        let mut mac = data_key.superblock_mac(id);
+        let mut mac = key(1).superblock_key(id, &slot).mac();
         mac.update(&block[..BLOCK - 32]);
         block[BLOCK - 32..].copy_from_slice(&mac.finalize().into_bytes());
         Superblock::open(&block, &key(1), id).err()
@@ -98,4 +99,17 @@ fn the_holder_of_the_key_cannot_break_the_format_either() {
         broken[offset] = value;
         assert_eq!(resign(broken), Some(Unfit::Corrupt), "{offset}");
     }
+}
+
+#[test]
+fn after_rekeying_a_superblock_takes_the_new_key() {
+    let mut dice = Dice(1);
+    let id = DiskId([9; 16]);
+    let data_key = DataKey::draw(&mut dice).unwrap();
+    let slot = data_key.wrap(&key(2), id, &mut dice).unwrap();
+    let shape = Shape { blocks: 10, spare: 16 };
+    let state = Superblock { id, epoch: 5, shape, root: Entry::NONE, slot };
+    let open = |block| Superblock::open(&block, &key(2), id).err();
+    assert_eq!(open(state.encode(&key(2).superblock_key(id, &slot))), None);
+    assert_eq!(open(state.encode(&key(1).superblock_key(id, &slot))), Some(Unfit::Corrupt));
 }
