@@ -40,8 +40,10 @@ fn host_boot() -> Vec<Event> {
         backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
         backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, b"SecureBoot"),
         backed(7, EventType::SEPARATOR, &[0; 4]),
-        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, b"device path".to_vec()),
-        backed(1, EventType::EFI_VARIABLE_BOOT, b"BootOrder"),
+        // An image from nowhere: no path.
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, vec![0; 32]),
+        // A variable without GUID, name or value.
+        backed(1, EventType::EFI_VARIABLE_BOOT, &[0; 32]),
         backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..7).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));

@@ -194,7 +194,9 @@ impl EventLog<'_> {
             }
             Ok(())
         };
-        self.events().iter().try_for_each(|event| check(event).map_err(|reject| (event.pcr, reject)))
+        self.events()
+            .iter()
+            .try_for_each(|event| check(event).map_err(|reject| (event.pcr, reject)))
     }
 }
 
