@@ -12,7 +12,7 @@ use coffer_attestation::appraisal::{
     ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
-use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, vm_launch_log};
+use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, body, vm_launch_log};
 use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
 use coffer_attestation::runtime::RuntimeData;
@@ -38,12 +38,11 @@ fn host_boot() -> Vec<Event> {
     let backed = |pcr, kind, data: &[u8]| (pcr, kind, Digest::of(&[data]), data.to_vec());
     let mut events = vec![
         backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
-        backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, b"SecureBoot"),
+        backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable("SecureBoot", &[1])),
         backed(7, EventType::SEPARATOR, &[0; 4]),
         // An image from nowhere: no path.
         (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, vec![0; 32]),
-        // A variable without GUID, name or value.
-        backed(1, EventType::EFI_VARIABLE_BOOT, &[0; 32]),
+        backed(1, EventType::EFI_VARIABLE_BOOT, &variable("BootOrder", &[0, 0])),
         backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..7).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));
@@ -53,6 +52,13 @@ fn host_boot() -> Vec<Event> {
     events.push((9, EventType::EVENT_TAG, HOST_INITRD, initrd));
     events.push(backed(5, EventType::EFI_ACTION, b"Exit Boot Services Invocation"));
     events
+}
+
+/// UEFI_VARIABLE_DATA of EFI_GLOBAL_VARIABLE (PFP 1.06, 10.2.6).
+fn variable(name: &str, data: &[u8]) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let sizes = [name.len() as u64 / 2, data.len() as u64].map(u64::to_le_bytes).concat();
+    [&body::Guid::GLOBAL.0[..], &sizes, &name, data].concat()
 }
 
 fn log_of(events: &[Event]) -> Vec<u8> {
@@ -503,11 +509,16 @@ fn refuses_an_event_relabelled_but_accepts_what_nobody_measures() {
     let scene = &mut Scene::good();
     // The type of the kernel's event: claimed, so the digest is no longer looked for among applications.
     let at = |log: &[u8], kind: u32| log.windows(4).position(|w| w == kind.to_le_bytes()).unwrap();
-    scene.refuses_altered("application as an action", Reject::HostNotRecognised, |e| {
-        let log = &mut e.host.quote.event_log;
-        let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
-        log[at..at + 4].copy_from_slice(&EventType::EFI_ACTION.0.to_le_bytes());
-    });
+    for (kind, reject) in [
+        (EventType::COMPACT_HASH, Reject::HostNotRecognised),
+        (EventType::EFI_ACTION, Reject::EventDataMismatch),
+    ] {
+        scene.refuses_altered("application as something else", reject, |e| {
+            let log = &mut e.host.quote.event_log;
+            let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
+            log[at..at + 4].copy_from_slice(&kind.0.to_le_bytes());
+        });
+    }
     scene.refuses_altered("separator as an action", Reject::SeparatorInvalid, |e| {
         let log = &mut e.host.quote.event_log;
         let at = log.windows(8).position(|w| w == [7, 0, 0, 0, 4, 0, 0, 0]).unwrap();
@@ -543,7 +554,7 @@ fn refuses_hosts_whose_boot_differs() {
         }),
         ("a shell before the kernel", "host kernel", &|e| {
             let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
-            e.insert(3, (4, kind, Digest([0xee; 32]), b"shell".to_vec()));
+            e.insert(3, (4, kind, Digest([0xee; 32]), vec![0; 32]));
         }),
         ("a shell under another type", "unexpected event", &|e| {
             let data = b"the image itself".to_vec();
@@ -562,10 +573,13 @@ fn refuses_hosts_whose_boot_differs() {
             e.push((9, EventType::IPL, Digest([0xee; 32]), b"initrd".to_vec()));
         }),
         ("other firmware", "firmware code", &|e| e[0].2 = Digest([0xee; 32])),
-        ("other Secure Boot state", "Secure Boot state", &|e| e[1].2 = Digest([0xee; 32])),
+        ("other Secure Boot state", "Secure Boot state", &|e| {
+            let data = variable("SecureBoot", &[0]);
+            (e[1].2, e[1].3) = (Digest::of(&[&data]), data);
+        }),
         ("an option ROM", "option ROM code", &|e| {
             let kind = EventType::EFI_BOOT_SERVICES_DRIVER;
-            e.insert(3, (2, kind, Digest([0xee; 32]), vec![]));
+            e.insert(3, (2, kind, Digest([0xee; 32]), vec![0; 32]));
         }),
     ];
     for (name, what, change) in cases {

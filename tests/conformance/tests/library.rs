@@ -43,7 +43,7 @@ fn no_case_is_missing() {
         ("H", 30),
         ("I", 13),
         ("J", 48),
-        ("valid", 37),
+        ("valid", 41),
     ];
     assert_eq!(counts, expected.into());
 }

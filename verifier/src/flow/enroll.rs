@@ -12,7 +12,7 @@ use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes,
 };
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::{Digest, Nonce, Reject, enroll};
+use coffer_attestation::{Digest, Nonce, Reject, clock, enroll};
 
 use crate::api::{Decision, DecisionKind};
 use crate::clock::Moment;
@@ -63,7 +63,7 @@ pub(crate) async fn complete(
         return Err(Reject::SessionGone.into());
     };
     let host = session.identity.host.clone();
-    let outcome = match admit(session, request, &verifier.moment()) {
+    let outcome = match admit(session, request, &verifier.moment(), &verifier.revoked_firmware) {
         Ok((identity, clock)) => enrol(verifier, request_id, identity, clock, now).await,
         Err(fault) => Err(fault),
     };
@@ -148,6 +148,7 @@ fn admit(
     session: EnrollSession,
     request: EnrollComplete,
     now: &Moment,
+    revoked_firmware: &[u64],
 ) -> Result<(PendingIdentity, HostClock), Fault> {
     let EnrollSession { nonce, proof_hash, identity, given } = session;
     if !now.is_within(SESSION_TTL_S, &given) {
@@ -165,11 +166,15 @@ fn admit(
     };
     let first = enroll::verify_first_quote(&ak, &nonce, &request.host_claims.0, &quote)
         .map_err(|reject| Fault::reject(reject, format!("first host quote: {reject}")))?;
-    let clock = first.pcrs.clock_info();
+    clock::check_firmware(first.pcrs.signed(), revoked_firmware).map_err(|reject| {
+        let version = first.pcrs.signed().firmware_version;
+        Fault::reject(reject, format!("the operator revoked TPM firmware {version:016x}"))
+    })?;
+    let now = first.pcrs.clock_info();
     let clock = HostClock {
-        reset_count: clock.reset_count,
-        restart_count: clock.restart_count,
-        clock: clock.clock,
+        reset_count: now.reset_count,
+        restart_count: now.restart_count,
+        clock: now.clock,
     };
     Ok((identity, clock))
 }

@@ -122,9 +122,9 @@ fn freshness(book: &mut Book) {
         json!({"do": "release", "evidence": "e1"}),
     ];
     refuse(book, "nonce-consumed", &about, &[enrolled(), steps].concat());
-    let about = altered("E10", "all-distinct", "challenges are all different", "100,000 of them")
+    let about = altered("E10", "all-distinct", "challenges are all different", "2,000 of them")
         .source(&["CVE-2026-6420"]);
-    accept(book, &about, &[json!({"do": "challenges", "count": 100_000})]);
+    accept(book, &about, &[json!({"do": "challenges", "count": 2000})]);
     set_back(book);
 }
 
