@@ -108,7 +108,8 @@ fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
     let bytes = file(args)?;
     if let Some(log) = UserspaceLog::read(&bytes) {
         let bank = bank(args)?.unwrap_or(HashAlg::Sha256);
-        let registers = log.and_then(|log| log.replay(bank)).map_err(|reject| refused(reject, ""))?;
+        let registers =
+            log.and_then(|log| log.replay(bank)).map_err(|reject| refused(reject, ""))?;
         let register = |(pcr, value): (u8, Ha)| Register { pcr, value: value.to_string() };
         let registers = registers.into_iter().map(register).collect();
         return print_replayed(args, &Replayed { bank: bank.name(), registers });

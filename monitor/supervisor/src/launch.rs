@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -289,6 +290,7 @@ fn start(
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
         guest_cid: GUEST_CID,
+        uid: own_uid(),
         console: plan.console,
         fds: roles,
     };
@@ -297,6 +299,15 @@ fn start(
     }
     let companions = Companions { passt, vtpm, directory };
     vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+}
+
+/// A uid for one VM (SPEC 6.3.1), not used by another for 2^28 launches. VMs end with their supervisor, so counting begins anew
+/// with it.
+fn own_uid() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 0x6000_0000;
+    const COUNT: u32 = 0x1000_0000;
+    FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT
 }
 
 /// How the launch went, now that it either runs or is gone.

@@ -101,7 +101,11 @@ pub const IDS: &[(&str, &str, &str)] = &[
     ("E7", "NonceMismatch", ""),
     ("E8", "NonceMismatch", ""),
     ("E9", "NonceConsumed", ""),
-    ("E10", "all distinct", "2,000 challenges over the real service; 100,000 from its source in verifier/src/keys.rs"),
+    (
+        "E10",
+        "all distinct",
+        "2,000 challenges over the real service; 100,000 from its source in verifier/src/keys.rs",
+    ),
     ("E11", "NonceExpired", ""),
     ("F1", "ReplayMismatch", ""),
     ("F2", "ReplayMismatch", ""),
