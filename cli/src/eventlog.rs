@@ -112,7 +112,14 @@ fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
             log.and_then(|log| log.replay(bank)).map_err(|reject| refused(reject, ""))?;
         let register = |(pcr, value): (u8, Ha)| Register { pcr, value: value.to_string() };
         let registers = registers.into_iter().map(register).collect();
-        return print_replayed(args, &Replayed { bank: bank.name(), registers });
+        print_replayed(args, &Replayed { bank: bank.name(), registers })?;
+        // IMA is alone in its register; others were measured into before systemd ran.
+        if !args.json && !bytes.starts_with(&[10]) && !bytes.starts_with(b"10 ") {
+            output::line(
+                "from zero: what firmware and loaders measured before is not in this list",
+            )?;
+        }
+        return Ok(());
     }
     let shown = explained(&bytes, args, None, &[])?;
     // Registers of half a log would mislead.

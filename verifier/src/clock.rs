@@ -41,14 +41,16 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// True if `then` is at most `ttl_s` before this moment: by the steady clock if it was in this process, by
-    /// the wall clock if in an earlier one. A moment still to come is none that this verifier gave out.
+    /// True if `then` is at most `ttl_s` before this moment, by both clocks: the steady one stands still while the
+    /// machine sleeps. What an earlier process gave out goes by the wall clock alone; a moment still to come is
+    /// none that it gave out.
     pub(crate) fn is_within(&self, ttl_s: u64, then: &Self) -> bool {
-        let passed = match self.run == then.run {
-            true => self.steady.checked_sub(then.steady),
-            false => self.wall.checked_sub(then.wall),
+        let wall = self.wall.checked_sub(then.wall);
+        let (passed, slept) = match self.run == then.run {
+            true => (self.steady.checked_sub(then.steady), wall.unwrap_or(0)),
+            false => (wall, 0),
         };
-        passed.is_some_and(|passed| passed <= ttl_s)
+        passed.is_some_and(|passed| passed.max(slept) <= ttl_s)
     }
 }
 
@@ -64,6 +66,7 @@ mod tests {
         assert!(!at(10_121, 171, 1));
         assert!(!at(10_020, 171, 1), "set back by two minutes");
         assert!(at(6_400, 60, 1), "set back by an hour, ten seconds later");
+        assert!(!at(100_000, 60, 1), "the machine slept");
         assert!(at(10_120, 3, 2), "another process");
         assert!(!at(10_121, 3, 2));
         assert!(!at(9_999, 3, 2), "another process, the clock set back");

@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::binding;
 use crate::claims::HostClaims;
+use crate::event_log::secure_boot::SecureBoot;
 use crate::event_log::{self, EventLog};
 use crate::evidence::QuotePart;
 pub use crate::proof::proof;
@@ -115,6 +116,7 @@ pub fn verify_first_quote<'a>(
         .and_then(|()| log.check_separators())
         .and_then(|()| log.check_data())
         .map_err(|(_, reject)| reject)?;
+    SecureBoot::extract(&log, &pcrs)?;
     Ok(FirstQuote { pcrs, log, claims })
 }
 

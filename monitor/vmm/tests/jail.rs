@@ -37,7 +37,7 @@ enum Outcome {
 use Depth::{Confined, Left, Righted};
 
 /// The attempts, and the first depth at which each is refused. A confined process is ended for each of them.
-const ATTEMPTS: [(&str, Depth); 9] = [
+const ATTEMPTS: [(&str, Depth); 11] = [
     ("open a file by its path", Left),
     ("write a file", Left),
     ("connect to an address", Left),
@@ -47,6 +47,8 @@ const ATTEMPTS: [(&str, Depth); 9] = [
     ("become root again", Righted),
     ("make a socket", Confined),
     ("make a thread", Confined),
+    ("start a program", Left),
+    ("have code in memory", Confined),
 ];
 
 fn main() -> ExitCode {
@@ -57,30 +59,29 @@ fn main() -> ExitCode {
         return try_it(attempt, depth.parse().unwrap(), place);
     }
     for (attempt, refused_from) in ATTEMPTS {
-        for depth in DEPTHS {
-            let expected = match depth {
-                _ if depth < refused_from => Outcome::Did,
-                Confined => Outcome::Killed,
-                _ => Outcome::Refused,
-            };
-            assert_eq!(run(attempt, depth), expected, "{attempt}, {depth:?}");
+        for depth in DEPTHS.into_iter().filter(|depth| *depth != Confined) {
+            let expected = if depth < refused_from { Outcome::Did } else { Outcome::Refused };
+            assert_eq!(run(attempt, depth, "devices"), expected, "{attempt}, {depth:?}");
+        }
+        for role in ["vcpu", "tpm", "devices"] {
+            assert_eq!(run(attempt, Confined, role), Outcome::Killed, "{attempt}, {role}");
         }
         println!("ok: {attempt}");
     }
-    assert_eq!(run("do its work", Confined), Outcome::Did);
-    assert_eq!(run("take a uid of the host's", Depth::Open), Outcome::Refused);
+    assert_eq!(run("do its work", Confined, "devices"), Outcome::Did);
+    assert_eq!(run("take a uid of the host's", Depth::Open, "devices"), Outcome::Refused);
     println!("ok: do its work");
     println!("test result: ok. {} passed; 0 failed; 0 ignored", ATTEMPTS.len() + 1);
     ExitCode::SUCCESS
 }
 
 /// One attempt in a process of its own, with a directory of the host's for standard input.
-fn run(attempt: &str, depth: Depth) -> Outcome {
+fn run(attempt: &str, depth: Depth, role: &str) -> Outcome {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("coffer-jail-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let _abstract = UnixListener::bind_addr(&address).unwrap();
-    let place = format!("{} {name} {}", tcp.local_addr().unwrap(), std::process::id());
+    let place = format!("{} {name} {} {role}", tcp.local_addr().unwrap(), std::process::id());
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--attempt", attempt, &(depth as u8).to_string(), &place])
         .stdin(File::open("/").unwrap())
@@ -105,10 +106,15 @@ fn try_it(attempt: &str, depth: u8, place: &str) -> ExitCode {
     if depth >= Righted as u8 {
         jail::drop_rights(UIDS.start).unwrap();
     }
-    if depth >= Confined as u8 {
-        jail::confine(Role::Devices).unwrap();
-    }
     let place: Vec<&str> = place.split(' ').collect();
+    let role = match place[3] {
+        "vcpu" => Role::Vcpu,
+        "tpm" => Role::Tpm,
+        _ => Role::Devices,
+    };
+    if depth >= Confined as u8 {
+        jail::confine(role).unwrap();
+    }
     let done = match attempt {
         "open a file by its path" => File::open("/etc/passwd").is_ok(),
         "write a file" => {
@@ -131,11 +137,28 @@ fn try_it(attempt: &str, depth: u8, place: &str) -> ExitCode {
         "become root again" => nix::unistd::setuid(nix::unistd::Uid::from_raw(0)).is_ok(),
         "make a socket" => UdpSocket::bind("0.0.0.0:0").is_ok(),
         "make a thread" => std::thread::spawn(|| true).join().unwrap(),
+        "start a program" => Command::new("/bin/true").status().is_ok(),
+        "have code in memory" => code_in_memory(),
         "do its work" => work(),
         "take a uid of the host's" => jail::drop_rights(1000).is_ok(),
         other => panic!("no attempt is called `{other}`"),
     };
     if done { ExitCode::SUCCESS } else { ExitCode::from(REFUSED as u8) }
+}
+
+#[expect(unsafe_code, reason = "asks for a mapping, which nobody uses")]
+fn code_in_memory() -> bool {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    // SAFETY: the kernel chooses a place where nothing is.
+    let mapped = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            4096,
+            ProtFlags::READ | ProtFlags::EXEC,
+            MapFlags::PRIVATE,
+        )
+    };
+    mapped.is_ok()
 }
 
 /// Streams and memory, as the device thread has them.

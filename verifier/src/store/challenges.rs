@@ -60,6 +60,7 @@ impl Store {
         now: &Moment,
         ttl_s: u64,
     ) -> Result<(), StoreError> {
+        self.forget_before(now, NONCE_MEMORY_S).await?;
         sqlx::query("DELETE FROM nonces WHERE run = ? AND steady < ?")
             .bind(&now.run[..])
             .bind(int(now.steady.saturating_sub(NONCE_MEMORY_S)))
@@ -67,7 +68,7 @@ impl Store {
             .await?;
         let done = sqlx::query(
             "INSERT INTO nonces (nonce, given_at, run, steady)
-             SELECT ?, ?, ?, ? WHERE (SELECT count(*) FROM nonces WHERE run = ? AND steady >= ?) < ?",
+             SELECT ?, ?, ?, ? WHERE (SELECT count(*) FROM nonces WHERE run <> ? OR steady >= ?) < ?",
         )
         .bind(nonce.as_bytes())
         .bind(int(now.wall))

@@ -3,7 +3,7 @@
 //! [`Backed`] is minted here only, where the hash was computed and found equal. It is as authentic as the
 //! digest: once the log replays to quoted registers. Everything else in an event is claimed.
 
-use super::{Event, EventLog, EventType, body};
+use super::{Event, EventType, Log, body};
 use crate::Reject;
 use crate::tpm::hash::{Ha, HashAlg};
 
@@ -180,11 +180,16 @@ impl<'a> Event<'a> {
     }
 }
 
-impl EventLog<'_> {
+impl Log<'_> {
     /// Checks that every event's data is what its type says it is, and that firmware's configuration variables
     /// and announcements say what was measured: whoever reads them for a verdict asks this first. The data of
     /// other types is a claim beside the digest, and is judged by digest.
     pub fn check_data(&self) -> Result<(), (u8, Reject)> {
+        self.data().map_err(|(event, reject)| (event.pcr, reject))
+    }
+
+    /// The same, with the event that is not as it should be.
+    pub(super) fn data(&self) -> Result<(), (&Event<'_>, Reject)> {
         let check = |event: &Event<'_>| {
             body::Body::read(event)?;
             let told =
@@ -194,9 +199,7 @@ impl EventLog<'_> {
             }
             Ok(())
         };
-        self.events()
-            .iter()
-            .try_for_each(|event| check(event).map_err(|reject| (event.pcr, reject)))
+        self.events().iter().try_for_each(|event| check(event).map_err(|reject| (event, reject)))
     }
 }
 

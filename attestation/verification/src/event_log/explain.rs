@@ -202,6 +202,18 @@ fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) ->
     if let Err((pcr, reject)) = log.separators() {
         return refuse(reject, Some(pcr), reject.message().into());
     }
+    if let Err((event, reject)) = log.data() {
+        let bank = log.bank();
+        let why = format!(
+            "{}: event {}, {}: the digest is {}, the data hashes to {}",
+            reject.message(),
+            event.number,
+            event.kind,
+            event.digest,
+            bank.digest(&[event.data])
+        );
+        return refuse(reject, Some(event.pcr), why);
+    }
     let faults = |judged: &Judged| judged.rows.iter().filter(|row| !row.ok).count();
     let closest = judged.iter().min_by_key(|judged| faults(judged));
     if let Some(row) = closest.and_then(|judged| judged.rows.iter().find(|row| !row.ok)) {

@@ -122,7 +122,7 @@ impl<'a> SecureBoot<'a> {
 fn variable<'a>(log: &Log<'a>, event: &Event<'a>) -> Result<Option<MeasuredVariable<'a>>, Reject> {
     let claims = is_config(event) || event.kind == EventType::EFI_VARIABLE_AUTHORITY;
     match event.content(log.bank()) {
-        Content::Whole(backed) => match Variable::read(backed.bytes()) {
+        Content::Whole(backed) => match read(event, backed.bytes()) {
             Ok(variable) => Ok(Some(MeasuredVariable { event: event.number, variable, backed })),
             Err(reject) if claims => Err(reject),
             Err(_) => Ok(None),
@@ -131,6 +131,13 @@ fn variable<'a>(log: &Log<'a>, event: &Event<'a>) -> Result<Option<MeasuredVaria
         Content::Part(_) => Ok(None),
         _ if is_config(event) => Err(Reject::EventDataMismatch),
         _ => Ok(None),
+    }
+}
+
+fn read<'a>(event: &Event<'_>, bytes: &'a [u8]) -> Result<Variable<'a>, Reject> {
+    match event.kind {
+        EventType::EFI_VARIABLE_AUTHORITY => Variable::read_authority(bytes),
+        _ => Variable::read(bytes),
     }
 }
 

@@ -35,8 +35,9 @@ pub enum JailError {
     Uid(u32),
 }
 
-/// uids VMs run under, one for each: beyond those of people, services and containers of usual ranges.
-pub const UIDS: std::ops::Range<u32> = 0x6000_0000..0x7000_0000;
+/// uids VMs run under, one for each: above the last that systemd gives to containers (0x6fffffff), below those that
+/// some programs take for negative.
+pub const UIDS: std::ops::Range<u32> = 0x7000_0000..0x7fff_0000;
 
 /// Leaves everything that has a name: files, networks, processes, other VMs' queues.
 pub fn leave() -> Result<(), JailError> {

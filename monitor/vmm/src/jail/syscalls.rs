@@ -46,7 +46,6 @@ const COMMON: &[c::c_long] = &[
     c::SYS_rt_sigreturn,
     c::SYS_sched_yield,
     c::SYS_sigaltstack,
-    c::SYS_tgkill,
     c::SYS_write,
     c::SYS_writev,
 ];
@@ -65,7 +64,6 @@ const DEVICES: &[c::c_long] = &[
     c::SYS_epoll_ctl,
     c::SYS_epoll_pwait,
     c::SYS_epoll_wait,
-    c::SYS_fcntl,
     c::SYS_fdatasync,
     c::SYS_fstat,
     c::SYS_fsync,
@@ -116,9 +114,15 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
         Role::Tpm => {}
         Role::Devices => {
             rules.insert(c::SYS_ioctl, vec![argument(1, c::FIONBIO)?]);
-            rules.insert(c::SYS_socketpair, vec![argument(0, c::AF_UNIX as u64)?]);
+            let stream = (c::SOCK_STREAM | c::SOCK_CLOEXEC) as u64;
+            rules.insert(c::SYS_socketpair, vec![argument(1, stream)?]);
+            let commands = [c::F_GETFD, c::F_GETFL, c::F_SETFL, c::F_DUPFD_CLOEXEC];
+            let allowed = commands.map(|command| argument(1, command as u64));
+            rules.insert(c::SYS_fcntl, allowed.into_iter().collect::<Result<_, _>>()?);
         }
     }
+    // Signals for threads of this process alone: vCPUs are called out of the guest by one.
+    rules.insert(c::SYS_tgkill, vec![argument(0, u64::from(std::process::id()))?]);
     // No page becomes code.
     let data = |protection: i32| argument(2, protection as u64);
     rules.insert(

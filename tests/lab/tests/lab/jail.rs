@@ -10,7 +10,7 @@ fn walls(thread: &BTreeMap<String, String>) -> [(&'static str, bool); 5] {
     let is = |field: &str, value: &str| thread[field] == value;
     let uid: Vec<u32> = thread["Uid"].split_whitespace().map(|uid| uid.parse().unwrap()).collect();
     [
-        ("a uid of its own", uid.iter().all(|uid| (0x6000_0000..0x7000_0000).contains(uid))),
+        ("a uid of its own", uid.iter().all(|uid| (0x7000_0000..0x7fff_0000).contains(uid))),
         ("no group of the host's", is("Groups", "")),
         ("no capability", is("CapPrm", "0000000000000000") && is("CapEff", "0000000000000000")),
         ("no new privileges", is("NoNewPrivs", "1")),

@@ -57,8 +57,8 @@ impl<'a> Body<'a> {
         Ok(match event.kind {
             EventType::EFI_VARIABLE_DRIVER_CONFIG
             | EventType::EFI_VARIABLE_BOOT
-            | EventType::EFI_VARIABLE_BOOT2
-            | EventType::EFI_VARIABLE_AUTHORITY => Self::Variable(Variable::read(data)?),
+            | EventType::EFI_VARIABLE_BOOT2 => Self::Variable(Variable::read(data)?),
+            EventType::EFI_VARIABLE_AUTHORITY => Self::Variable(Variable::read_authority(data)?),
             EventType::EFI_BOOT_SERVICES_APPLICATION
             | EventType::EFI_BOOT_SERVICES_DRIVER
             | EventType::EFI_RUNTIME_SERVICES_DRIVER => Self::Image(ImageLoad::read(data)?),
