@@ -15,6 +15,7 @@ use coffer_attestation::claims::{HostClaims, VmClaims};
 use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, body, vm_launch_log};
 use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
@@ -756,4 +757,31 @@ fn the_first_quote_of_an_enrolment_verifies_and_nothing_else_does() {
         &attestation.quote,
     );
     assert_eq!(verdict.map(drop).unwrap_err(), Reject::NonceMismatch);
+}
+
+#[test]
+fn a_vm_not_seen_before_is_its_first_incarnation() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let judge = |known: &[Entry]| ledger::judge(scene.judge(&evidence).unwrap(), known);
+    let current = judge(&[]).unwrap();
+    let entry = Entry::of(current.facts());
+    assert_eq!((entry.instance_id, entry.incarnation), (InstanceId([4; 16]), 1));
+    assert_eq!(current.host_clock(), scene.judge(&evidence).unwrap().host_clock());
+    assert!(judge(&[entry]).is_ok(), "the holder again");
+    let moved = Entry { incarnation: 2, ..entry };
+    let refusal = judge(&[entry, moved]).unwrap_err();
+    assert_eq!(refusal.reject, Reject::IncarnationRollback);
+    assert!(refusal.explanation.contains("expected incarnation 2 of"), "{refusal}");
+
+    // What the claims and the record agree on, and nobody gave out.
+    let record = LaunchRecord { incarnation: 2, ..record() };
+    let mut scene = Scene::boot(&host_boot(), launch(&record), &record.encode());
+    let mut draft = scene.draft();
+    draft.vm_claims.incarnation = 2;
+    draft.vm_claims.launch_digest = LaunchRecord::digest(&record.encode());
+    draft.launch_record = record.encode();
+    let evidence = scene.evidence(&draft);
+    let refusal = ledger::judge(scene.judge(&evidence).unwrap(), &[]).unwrap_err();
+    assert_eq!(refusal.reject, Reject::LaunchMismatch);
 }

@@ -100,6 +100,9 @@ mod tests {
         assert_eq!(changed(16, &[11]), Err(Reject::Malformed), "name too long");
         assert_eq!(changed(16, &[1, 2]), Err(Reject::LimitExceeded), "name over its limit");
         assert_eq!(changed(24, &[0xff; 8]), Err(Reject::Malformed), "value of 2^64-1");
+        let named = |units: usize| Variable::read(&variable(&"n".repeat(units), &[])).map(drop);
+        assert_eq!(named(NAME_MAX), Ok(()));
+        assert_eq!(named(NAME_MAX + 1), Err(Reject::LimitExceeded));
         for len in 0..good.len() {
             assert_eq!(Variable::read(&good[..len]), Err(Reject::Malformed), "{len}");
         }
