@@ -257,4 +257,33 @@ mod tests {
         assert_eq!(read(&[], F4, &[]), bad, "no number");
         assert_eq!(rsa_key(&[5, 0]).err(), Some(Reject::BadKey));
     }
+
+    /// By `openssl dgst -sign`; the private key was thrown away.
+    const RSA_KEY: &[u8] = include_bytes!("../../tests/vectors/rsa/key.der");
+    const MESSAGE: &[u8] = b"signed by OpenSSL";
+    const SIGNATURES: [(&str, &[u8]); 3] = [
+        ("1.2.840.113549.1.1.11", include_bytes!("../../tests/vectors/rsa/sha256.sig")),
+        ("1.2.840.113549.1.1.12", include_bytes!("../../tests/vectors/rsa/sha384.sig")),
+        ("1.2.840.113549.1.1.13", include_bytes!("../../tests/vectors/rsa/sha512.sig")),
+    ];
+
+    #[test]
+    fn an_rsa_signature_is_by_its_hash_over_its_message() {
+        let key = PublicKey::Tpm(rsa_key(RSA_KEY).unwrap());
+        let verify = |algorithm: &str, message: &[u8], signature: &[u8]| {
+            let (message, signature) = (message.to_vec(), signature.to_vec());
+            Signed { message, algorithm: algorithm.to_owned(), signature }.verify(&key)
+        };
+        let bad = Err(Reject::BadSignature);
+        for (named, _) in SIGNATURES {
+            for (algorithm, signature) in SIGNATURES {
+                let expected = if named == algorithm { Ok(()) } else { bad };
+                assert_eq!(verify(named, MESSAGE, signature), expected, "{algorithm} as {named}");
+                assert_eq!(verify(named, b"another", signature), bad);
+                assert_eq!(verify("1.2.840.10045.4.3.2", MESSAGE, signature), bad, "as ECDSA");
+            }
+        }
+        let sha1 = verify("1.2.840.113549.1.1.5", MESSAGE, SIGNATURES[0].1);
+        assert_eq!(sha1, Err(Reject::WeakHash), "by its name");
+    }
 }
