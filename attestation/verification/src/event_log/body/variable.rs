@@ -121,6 +121,9 @@ mod tests {
             assert_eq!(found.is_ok_and(|found| found == good_read), read, "{count} stray bytes");
         }
         assert_eq!(Variable::read(&stray(1)), Err(Reject::Malformed), "of no other type");
+        let named = |units: usize| Variable::read(&variable(&"n".repeat(units), &[])).map(drop);
+        assert_eq!(named(NAME_MAX), Ok(()));
+        assert_eq!(named(NAME_MAX + 1), Err(Reject::LimitExceeded));
         for len in 0..good.len() {
             assert_eq!(Variable::read(&good[..len]), Err(Reject::Malformed), "{len}");
         }
