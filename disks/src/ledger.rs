@@ -1,0 +1,158 @@
+//! Many counters from one (SPEC 11.9): a TPM may have room for eight.
+//!
+//! The ledger is an encrypted disk, so its own promise makes the counters in it monotonic: what a flush of it committed
+//! is never taken back. Block `n` is the counter of holder `n`.
+//!
+//! ```text
+//! 0 "COFFERCT"   8 value (u64)   16 zeros; a block of zeros is a counter at 0
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::anchor::{Anchor, AnchorError};
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::store::Store;
+use crate::{BLOCK, bytes};
+
+const MAGIC: &[u8; 8] = b"COFFERCT";
+
+/// The disk that holds the counters. Clones share it.
+pub struct Ledger<S, A>(Arc<Shared<S, A>>);
+
+struct Shared<S, A> {
+    disk: Mutex<Disk<S, A>>,
+    queue: Mutex<Queue>,
+    answered: Condvar,
+}
+
+/// Moves that wait. Whoever finds nobody at work makes all that wait, with one flush.
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Move>,
+    answers: BTreeMap<u64, Result<(), AnchorError>>,
+    at_work: bool,
+    tickets: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Move {
+    ticket: u64,
+    holder: u64,
+    from: u64,
+}
+
+impl<S, A> Clone for Ledger<S, A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Store, A: Anchor> Ledger<S, A> {
+    /// Takes a disk that holds nothing else.
+    pub fn new(disk: Disk<S, A>) -> Self {
+        let (disk, queue) = (Mutex::new(disk), Mutex::default());
+        Self(Arc::new(Shared { disk, queue, answered: Condvar::new() }))
+    }
+
+    /// The counter of a holder. Who holds which is the caller's to remember, authenticated, beside the disk's id.
+    pub fn counter(&self, holder: u64) -> LedgerCounter<S, A> {
+        LedgerCounter { ledger: self.clone(), holder }
+    }
+
+    fn queue(&self) -> Result<MutexGuard<'_, Queue>, AnchorError> {
+        self.0.queue.lock().map_err(|_| panicked())
+    }
+
+    fn disk(&self) -> Result<MutexGuard<'_, Disk<S, A>>, AnchorError> {
+        self.0.disk.lock().map_err(|_| panicked())
+    }
+
+    /// Makes the moves and flushes once. What failed alone answers for itself; a failed flush is everybody's.
+    fn make(&self, moves: &[Move]) -> Vec<Result<(), AnchorError>> {
+        let mut disk = match self.disk() {
+            Ok(disk) => disk,
+            Err(_) => return moves.iter().map(|_| Err(panicked())).collect(),
+        };
+        let entered: Vec<_> = moves.iter().map(|one| enter(&mut disk, one)).collect();
+        match disk.flush() {
+            Ok(()) => entered,
+            Err(error) => {
+                let reason = error.to_string();
+                moves.iter().map(|_| Err(AnchorError::Failed(reason.clone().into()))).collect()
+            }
+        }
+    }
+}
+
+/// One counter of a ledger.
+pub struct LedgerCounter<S, A> {
+    ledger: Ledger<S, A>,
+    holder: u64,
+}
+
+impl<S: Store, A: Anchor> Anchor for LedgerCounter<S, A> {
+    /// Flushes first: a value that a power cut could take back is not told.
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        let mut disk = self.ledger.disk()?;
+        disk.flush().map_err(failed)?;
+        value(&mut disk, self.holder)
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        let mut queue = self.ledger.queue()?;
+        let ticket = queue.tickets;
+        queue.tickets += 1;
+        queue.waiting.push(Move { ticket, holder: self.holder, from });
+        loop {
+            if let Some(answer) = queue.answers.remove(&ticket) {
+                return answer;
+            }
+            if queue.at_work {
+                queue = self.ledger.0.answered.wait(queue).map_err(|_| panicked())?;
+                continue;
+            }
+            queue.at_work = true;
+            let moves = std::mem::take(&mut queue.waiting);
+            drop(queue);
+            let answers = self.ledger.make(&moves);
+            queue = self.ledger.queue()?;
+            queue.answers.extend(moves.iter().map(|one| one.ticket).zip(answers));
+            queue.at_work = false;
+            self.ledger.0.answered.notify_all();
+        }
+    }
+}
+
+fn enter<S: Store, A: Anchor>(disk: &mut Disk<S, A>, one: &Move) -> Result<(), AnchorError> {
+    let Move { holder, from, .. } = *one;
+    let found = value(disk, holder)?;
+    if found != from {
+        return Err(AnchorError::Moved { expected: from, found });
+    }
+    let next = from.checked_add(1).ok_or_else(|| AnchorError::Failed("it is spent".into()))?;
+    let mut block = [0; BLOCK];
+    bytes::put(&mut block, 0, MAGIC);
+    bytes::put(&mut block, 8, &next.to_le_bytes());
+    disk.write(holder, &block).map_err(failed)
+}
+
+fn value<S: Store, A: Anchor>(disk: &mut Disk<S, A>, holder: u64) -> Result<u64, AnchorError> {
+    let mut block = [0; BLOCK];
+    disk.read(holder, &mut block).map_err(failed)?;
+    let rest_is_zero = block.iter().skip(16).all(|byte| *byte == 0);
+    match bytes::get(&block, 0) {
+        _ if block == [0; BLOCK] => Ok(0),
+        magic if magic == *MAGIC && rest_is_zero => Ok(bytes::get_u64(&block, 8)),
+        _ => Err(AnchorError::Failed("the ledger holds something else there".into())),
+    }
+}
+
+fn failed(error: DiskError) -> AnchorError {
+    AnchorError::Failed(error.into())
+}
+
+fn panicked() -> AnchorError {
+    AnchorError::Failed("a holder of the ledger panicked".into())
+}

@@ -1,0 +1,133 @@
+//! Going through a whole tree as it is stored: at opening, to learn what is taken; at a check, to verify all of it.
+
+use crate::entry::Entry;
+use crate::error::{DiskError, Place};
+use crate::node::Node;
+use crate::sealer::Sealer;
+use crate::shape::{RESERVED, levels, nodes_of};
+use crate::space::Space;
+use crate::store::Store;
+use crate::superblock::Superblock;
+use crate::volume::read_block;
+use crate::{BLOCK, FANOUT};
+
+/// Damaged places named in a report; more are only counted.
+const DAMAGE_NAMED: usize = 64;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Data blocks stored; all others are zero.
+    pub data: u64,
+    /// Nodes stored.
+    pub nodes: u64,
+    /// Damaged places; what lies below a damaged node was not reached.
+    pub damaged: u64,
+    /// The first of them.
+    pub places: Vec<Place>,
+}
+
+/// One pass.
+pub(crate) struct Walk<'a, S> {
+    store: &'a S,
+    sealer: &'a mut Sealer,
+    blocks: u64,
+    space: Space,
+    report: Report,
+    thorough: bool,
+}
+
+impl<'a, S: Store> Walk<'a, S> {
+    /// Reads all nodes; fails at the first that is damaged.
+    pub(crate) fn nodes(
+        store: &'a S,
+        sealer: &'a mut Sealer,
+        state: &Superblock,
+    ) -> Result<Space, DiskError> {
+        Ok(Self::run(store, sealer, state, false)?.0)
+    }
+
+    /// Reads all nodes and all data, and reports what is damaged.
+    pub(crate) fn all(
+        store: &'a S,
+        sealer: &'a mut Sealer,
+        state: &Superblock,
+    ) -> Result<Report, DiskError> {
+        Ok(Self::run(store, sealer, state, true)?.1)
+    }
+
+    fn run(
+        store: &'a S,
+        sealer: &'a mut Sealer,
+        state: &Superblock,
+        thorough: bool,
+    ) -> Result<(Space, Report), DiskError> {
+        let blocks = state.shape.blocks;
+        let space = Space::new(state.shape.physical()?, RESERVED);
+        let report = Report::default();
+        let mut walk = Self { store, sealer, blocks, space, report, thorough };
+        if !state.root.is_none() {
+            walk.node(levels(blocks), 0, &state.root)?;
+        }
+        Ok((walk.space, walk.report))
+    }
+
+    /// A node and what it holds. Recursion ends at level 1; there are at most five levels.
+    fn node(&mut self, level: u8, index: u64, entry: &Entry) -> Result<(), DiskError> {
+        let place = Place::Node { level, index };
+        let mut node = Node::empty();
+        if !self.take(place, entry)? || !self.read(place, entry, &mut *node.0)? {
+            return Ok(());
+        }
+        self.report.nodes += 1;
+        let first = index * FANOUT;
+        let children = nodes_of(self.blocks, level - 1).saturating_sub(first);
+        if !node.is_well_formed(children) {
+            return self.damage(place);
+        }
+        for (child, entry) in (first..).zip(node.entries()).filter(|(_, entry)| !entry.is_none()) {
+            match level {
+                1 => self.data(child, &entry)?,
+                _ => self.node(level - 1, child, &entry)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, block: u64, entry: &Entry) -> Result<(), DiskError> {
+        let place = Place::Data(block);
+        self.report.data += 1;
+        if self.take(place, entry)? && self.thorough {
+            let mut buffer = [0; BLOCK];
+            self.read(place, entry, &mut buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the block an entry names: one that is there and that nothing else names.
+    fn take(&mut self, place: Place, entry: &Entry) -> Result<bool, DiskError> {
+        match self.space.mark(entry.physical) {
+            true => Ok(true),
+            false => self.damage(place).map(|()| false),
+        }
+    }
+
+    fn read(&mut self, place: Place, entry: &Entry, buffer: &mut [u8]) -> Result<bool, DiskError> {
+        match read_block(self.store, self.sealer, place, entry, buffer) {
+            Ok(()) => Ok(true),
+            Err(DiskError::Corrupt(place)) => self.damage(place).map(|()| false),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn damage(&mut self, place: Place) -> Result<(), DiskError> {
+        if !self.thorough {
+            return Err(DiskError::Corrupt(place));
+        }
+        self.report.damaged += 1;
+        if self.report.places.len() < DAMAGE_NAMED {
+            self.report.places.push(place);
+        }
+        Ok(())
+    }
+}
