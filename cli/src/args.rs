@@ -665,9 +665,11 @@ pub enum EventLogCommand {
 #[command(after_help = "\
 Examples:
   coffer eventlog show /sys/kernel/security/tpm0/binary_bios_measurements
-  coffer eventlog replay --bank sha1 log.bin --json")]
+  coffer eventlog show /run/log/systemd/tpm2-measure.log
+  coffer eventlog replay --bank sha1 log.bin --json
+  coffer eventlog replay /sys/kernel/security/ima/binary_runtime_measurements")]
 pub struct EventLogFileArgs {
-    /// Event log, as Linux exports it
+    /// Event log, as Linux exports it; `show` and `replay` also read systemd's log (CEL in JSON) and IMA's list
     pub file: PathBuf,
     /// Bank: sha1, sha256, sha384 or sha512
     #[arg(long)]

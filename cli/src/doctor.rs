@@ -96,6 +96,7 @@ fn judge(facts: &Facts) -> Report {
             Level::Warn,
             "install erofs-utils: building images needs it",
         ),
+        jail(facts),
         lockdown(facts),
         iommu(facts),
         ksm(facts),
@@ -182,6 +183,16 @@ fn tool(found: &Option<String>, name: &'static str, level: Level, remedy: &'stat
     }
 }
 
+/// The walls around every VM process (SPEC 6.3.1); without one of them no VM starts.
+fn jail(facts: &Facts) -> Check {
+    if facts.jail_lacks.is_empty() {
+        return ok("jail", "namespaces, Landlock and seccomp");
+    }
+    let found = format!("this kernel has no {}", facts.jail_lacks.join(", no "));
+    let remedy = "use Linux 5.19 or later with SECCOMP_FILTER, namespaces, and `landlock` among the security modules (`lsm=`)";
+    not_ok("jail", Level::Missing, found, remedy)
+}
+
 fn lockdown(facts: &Facts) -> Check {
     let remedy = "boot with `lockdown=confidentiality`: a policy may ask that root cannot read kernel memory";
     match facts.lockdown.as_deref() {
@@ -237,6 +248,8 @@ struct Facts {
     swtpm: Option<String>,
     passt: Option<String>,
     mkfs_erofs: Option<String>,
+    /// Walls of a VM's jail that the kernel does not have.
+    jail_lacks: Vec<&'static str>,
     lockdown: Option<String>,
     iommu: bool,
     ksm: bool,
@@ -262,6 +275,7 @@ impl Facts {
             swtpm: version_of("swtpm"),
             passt: version_of("passt"),
             mkfs_erofs: version_of("mkfs.erofs"),
+            jail_lacks: jail_lacks(),
             lockdown: lockdown_mode(&text("/sys/kernel/security/lockdown")),
             iommu: has_entries("/sys/class/iommu"),
             ksm: text("/sys/kernel/mm/ksm/run") == "1",
@@ -305,6 +319,27 @@ fn host_tpm() -> Tpm {
         Err(io::ErrorKind::ResourceBusy) => Tpm::Ready,
         Err(kind) => Tpm::Closed(kind),
     }
+}
+
+fn jail_lacks() -> Vec<&'static str> {
+    let namespaces = ["mnt", "net", "ipc", "uts", "cgroup"];
+    let walls = [
+        ("namespaces", namespaces.iter().all(|ns| Path::new("/proc/self/ns").join(ns).exists())),
+        ("Landlock", has_landlock()),
+        ("seccomp", text("/proc/sys/kernel/seccomp/actions_avail").contains("kill_process")),
+    ];
+    walls.into_iter().filter(|(_, there)| !there).map(|(wall, _)| wall).collect()
+}
+
+/// Makes the rules a VM process is put under (those of Linux 5.19), for nobody.
+fn has_landlock() -> bool {
+    use landlock::RulesetAttr as _;
+    use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible as _, Ruleset};
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V2))
+        .and_then(Ruleset::create)
+        .is_ok()
 }
 
 /// First line that `PROGRAM --version` prints; the path where it prints nothing. Debian keeps some of
@@ -352,6 +387,7 @@ mod tests {
             swtpm: Some("TPM emulator version 0.7.1".into()),
             passt: Some("passt".into()),
             mkfs_erofs: Some("mkfs.erofs 1.5".into()),
+            jail_lacks: vec![],
             lockdown: Some("confidentiality".into()),
             iommu: true,
             ksm: false,
@@ -405,6 +441,17 @@ mod tests {
             "tpm",
             Level::Missing,
             "permission",
+        );
+    }
+
+    #[test]
+    fn every_wall_of_the_jail_is_needed() {
+        check(|f| f.jail_lacks = vec!["Landlock"], "jail", Level::Missing, "no Landlock");
+        check(
+            |f| f.jail_lacks = vec!["namespaces", "seccomp"],
+            "jail",
+            Level::Missing,
+            "no seccomp",
         );
     }
 

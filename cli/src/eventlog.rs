@@ -1,4 +1,5 @@
-//! `coffer eventlog`: shows, replays and explains event logs, ours or any PC's `binary_bios_measurements`.
+//! `coffer eventlog`: shows, replays and explains event logs, ours or any PC's `binary_bios_measurements`; shows and
+//! replays what systemd and the kernel measured after it.
 //!
 //! A log is a claim. What is printed says of each event whether its digest answers for its data; only a
 //! quote makes any of it authentic, and `explain --pcr` is where register values come in. Text and verdict
@@ -14,10 +15,11 @@ use serde::Serialize;
 
 use crate::args::{EventLogCommand, EventLogExplainArgs, EventLogFileArgs};
 use crate::error::Error;
+use crate::userspace_log::{Event, UserspaceLog};
 use crate::{files, output};
 
-/// Most bytes of a log file: what the reader takes (SPEC 4.5).
-const EVENT_LOG_MAX: u64 = 512 << 10;
+/// Most bytes of a file: a kernel's list of 100,000 files. Readers of firmware's logs take 512 KiB (SPEC 4.5).
+const FILE_MAX: u64 = 16 << 20;
 
 /// `coffer eventlog`.
 pub fn run(command: EventLogCommand) -> Result<(), Error> {
@@ -29,7 +31,11 @@ pub fn run(command: EventLogCommand) -> Result<(), Error> {
 }
 
 fn show(args: &EventLogFileArgs) -> Result<(), Error> {
-    let shown = read(args, None, &[])?;
+    let bytes = file(args)?;
+    if let Some(log) = UserspaceLog::read(&bytes) {
+        return show_userspace(args, &log.map_err(|reject| refused(reject, ""))?);
+    }
+    let shown = explained(&bytes, args, None, &[])?;
     if args.json {
         return output::json(&shown);
     }
@@ -53,6 +59,38 @@ fn show(args: &EventLogFileArgs) -> Result<(), Error> {
     notes(&shown)
 }
 
+/// A list of systemd's or the kernel's.
+#[derive(Serialize)]
+struct Userspace {
+    format: &'static str,
+    bank: &'static str,
+    events: Vec<Event>,
+}
+
+fn show_userspace(args: &EventLogFileArgs, log: &UserspaceLog<'_>) -> Result<(), Error> {
+    let bank = bank(args)?.unwrap_or(HashAlg::Sha256);
+    let shown = Userspace { format: log.format(), bank: bank.name(), events: log.events(bank) };
+    if args.json {
+        return output::json(&shown);
+    }
+    output::pairs(&[
+        ("format", shown.format.to_owned()),
+        ("bank", shown.bank.to_owned()),
+        ("events", shown.events.len().to_string()),
+    ])?;
+    let rows = shown.events.iter().map(|event| {
+        [
+            event.event.to_string(),
+            event.pcr.to_string(),
+            event.kind.clone(),
+            event.digest.as_deref().map_or("-", short).to_owned(),
+            if event.measured { "measured" } else { "claimed" }.to_owned(),
+            event.text.as_deref().map(clipped).unwrap_or_default(),
+        ]
+    });
+    output::table(&["NO", "PCR", "EVENT", "DIGEST", "DATA", "WHAT"], rows)
+}
+
 /// One register as the log has it.
 #[derive(Serialize)]
 struct Replayed {
@@ -67,7 +105,23 @@ struct Register {
 }
 
 fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
-    let shown = read(args, None, &[])?;
+    let bytes = file(args)?;
+    if let Some(log) = UserspaceLog::read(&bytes) {
+        let bank = bank(args)?.unwrap_or(HashAlg::Sha256);
+        let registers =
+            log.and_then(|log| log.replay(bank)).map_err(|reject| refused(reject, ""))?;
+        let register = |(pcr, value): (u8, Ha)| Register { pcr, value: value.to_string() };
+        let registers = registers.into_iter().map(register).collect();
+        print_replayed(args, &Replayed { bank: bank.name(), registers })?;
+        // IMA is alone in its register; others were measured into before systemd ran.
+        if !args.json && !bytes.starts_with(&[10]) && !bytes.starts_with(b"10 ") {
+            output::line(
+                "from zero: what firmware and loaders measured before is not in this list",
+            )?;
+        }
+        return Ok(());
+    }
+    let shown = explained(&bytes, args, None, &[])?;
     // Registers of half a log would mislead.
     if let Some(reject) = shown.broken {
         return Err(refused(reject, &format!("after {} events", shown.events.len())));
@@ -76,9 +130,12 @@ fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
         .registers
         .iter()
         .filter_map(|row| Some(Register { pcr: row.pcr, value: row.digest?.to_string() }));
-    let replayed = Replayed { bank: shown.bank, registers: registers.collect() };
+    print_replayed(args, &Replayed { bank: shown.bank, registers: registers.collect() })
+}
+
+fn print_replayed(args: &EventLogFileArgs, replayed: &Replayed) -> Result<(), Error> {
     if args.json {
-        return output::json(&replayed);
+        return output::json(replayed);
     }
     output::line(format_args!("bank {}", replayed.bank))?;
     let rows = replayed.registers.iter().map(|r| [r.pcr.to_string(), r.value.clone()]);
@@ -87,7 +144,7 @@ fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
 
 fn explain(args: &EventLogExplainArgs) -> Result<(), Error> {
     let file = &args.log;
-    let bank = file.bank.as_deref().map(parse_bank).transpose()?;
+    let bank = bank(file)?;
     let expected = args
         .expected
         .iter()
@@ -96,7 +153,12 @@ fn explain(args: &EventLogExplainArgs) -> Result<(), Error> {
     let references =
         args.references.iter().map(|path| files::reference(path)).collect::<Result<Vec<_>, _>>()?;
     let quoted = (!expected.is_empty()).then_some(expected.as_slice());
-    let explained = read(file, quoted, &references)?;
+    let bytes = self::file(file)?;
+    if UserspaceLog::read(&bytes).is_some() {
+        let hint = "`coffer eventlog show` and `replay` read lists of systemd and of the kernel";
+        return Err(Error::usage(format!("`{}` is no firmware's log", file.file.display()), hint));
+    }
+    let explained = explained(&bytes, file, quoted, &references)?;
     if file.json {
         output::json(&explained)?;
     } else {
@@ -188,14 +250,21 @@ fn notes(shown: &Explanation) -> Result<(), Error> {
     }
 }
 
-fn read(
+fn file(args: &EventLogFileArgs) -> Result<Vec<u8>, Error> {
+    files::read(&args.file, FILE_MAX, "an event log")
+}
+
+fn bank(args: &EventLogFileArgs) -> Result<Option<HashAlg>, Error> {
+    args.bank.as_deref().map(parse_bank).transpose()
+}
+
+fn explained(
+    bytes: &[u8],
     args: &EventLogFileArgs,
     quoted: Option<&[(u8, Ha)]>,
     references: &[HostReference],
 ) -> Result<Explanation, Error> {
-    let bytes = files::read(&args.file, EVENT_LOG_MAX, "an event log")?;
-    let bank = args.bank.as_deref().map(parse_bank).transpose()?;
-    explain_log(&bytes, bank, quoted, references).map_err(|reject| refused(reject, ""))
+    explain_log(bytes, bank(args)?, quoted, references).map_err(|reject| refused(reject, ""))
 }
 
 /// `PCR=HEX`, of the bank named.

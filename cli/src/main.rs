@@ -23,6 +23,7 @@ mod secret;
 mod serve;
 mod tpm2_files;
 mod usage;
+mod userspace_log;
 mod verifier;
 mod verifier_client;
 mod vm;

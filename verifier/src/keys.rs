@@ -124,6 +124,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_100000_challenges_no_two_are_alike_and_no_bit_is_constant() {
+        let mut seen = std::collections::HashSet::new();
+        let (mut or, mut and) = ([0; 32], [0xff; 32]);
+        for _ in 0..100_000 {
+            let bytes = *random::<32>().unwrap();
+            for (at, byte) in bytes.iter().enumerate() {
+                or[at] |= byte;
+                and[at] &= byte;
+            }
+            assert!(seen.insert(bytes), "(E10)");
+        }
+        assert_eq!((or, and), ([0xff; 32], [0; 32]));
+    }
+
+    #[test]
     fn a_sealed_secret_opens_for_its_own_row_only() {
         let key = FileKey::from_bytes(&[7; 32]).unwrap();
         let sealed = key.seal(b"web/key|1", b"value").unwrap();

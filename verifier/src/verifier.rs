@@ -12,10 +12,11 @@ use coffer_policies::{LoadError, Policies, Source};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::data_dir::DataDir;
+use crate::flow::enroll::SESSION_TTL_S;
 use crate::init::Settings;
-use crate::keys::{AtRest, FileKey, KeyError, ReleaseKey};
+use crate::keys::{AtRest, FileKey, KeyError, ReleaseKey, random};
 use crate::roots::{self, RootsError};
 use crate::store::{Store, StoreError};
 use crate::strangers::Strangers;
@@ -35,6 +36,8 @@ pub(crate) struct Verifier {
     pub(crate) roots: Roots,
     pub(crate) revoked_firmware: Vec<u64>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// This process: whose steady clock a moment is by.
+    run: [u8; 16],
     pub(crate) strangers: Strangers,
     /// Turns to work: a request keeps its turn until its work is done, whether or not its peer still waits.
     pub(crate) turns: Arc<Semaphore>,
@@ -54,6 +57,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Randomness,
     /// A key may be read by others.
     #[error("`{0}` may be read by other users")]
     Exposed(PathBuf),
@@ -85,6 +91,7 @@ impl OpenError {
         match self {
             Self::NotInitialised(_) => "make one with `coffer verifier init`",
             Self::Io { .. } => "check that the folder belongs to the user the service runs as",
+            Self::Randomness => "check that `/dev/urandom` can be read",
             Self::Exposed(_) => {
                 "`chmod 600` it, and consider the key known to whoever could read it"
             }
@@ -127,7 +134,8 @@ impl Verifier {
         let ca_pem = String::from_utf8(read(&dir.ca_certificate())?)
             .map_err(|_| OpenError::Damaged(dir.ca_certificate()))?;
         let store = Store::open(&dir.database()).await.map_err(|e| database(dir, &e))?;
-        Ok(Self {
+        let run = *random().map_err(|_| OpenError::Randomness)?;
+        let verifier = Self {
             url: settings.url,
             ca_pem,
             store,
@@ -138,9 +146,18 @@ impl Verifier {
             roots,
             revoked_firmware: revoked_firmware(dir)?,
             clock,
+            run,
             strangers: Strangers::default(),
             turns: Arc::new(Semaphore::new(TURNS)),
-        })
+        };
+        let forget = verifier.store.forget_before(&verifier.moment(), SESSION_TTL_S).await;
+        forget.map_err(|e| database(dir, &e))?;
+        Ok(verifier)
+    }
+
+    /// This moment, by both clocks.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { wall: self.clock.now(), steady: self.clock.steady(), run: self.run }
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::Barrier;
 use coffer_attestation::appraisal::{HostProfile, HostReference};
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::BoxKind;
+use coffer_attestation::protocol::Enrolled;
+use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::{Digest, Nonce, Reject};
 use coffer_verifier::{Clock as _, SystemClock, api};
 use testkit::host::EkAuthority;
@@ -31,6 +33,29 @@ fn a_closed_box_on_an_enrolled_host_gets_its_secret() {
     assert!(record.report.vm.iter().all(|r| r.ok) && record.report.vm.len() == 9);
     let text = serde_json::to_string(&scene.decisions()).unwrap();
     assert!(!text.contains(std::str::from_utf8(SECRET).unwrap()));
+}
+
+#[test]
+fn a_host_whose_tpm_firmware_was_revoked_gets_nothing_and_is_not_enrolled_again() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    let nonce = Nonce([1; 32]);
+    let evidence = Evidence::from_cmw(&vm.evidence(&mut scene.host, &nonce)).unwrap();
+    let quote = Attest::parse(&evidence.host.quote.attest).unwrap();
+    let revoke = |scene: &mut Scene, version: u64| {
+        let list = format!("# made up for this test\n{version:016x} # and for no other\n");
+        std::fs::write(scene.service.dir().revoked_tpm_firmware(), list).unwrap();
+        scene.service.restart();
+    };
+    revoke(&mut scene, quote.firmware_version ^ 1);
+    assert_eq!(scene.secrets(&mut vm).len(), 1, "another version is revoked");
+    revoke(&mut scene, quote.firmware_version);
+    scene.attest(&mut vm).1.refused(Reject::TcbRevoked);
+
+    scene.service.delete("/v1/admin/hosts/rack-7").no_content();
+    scene.enroll().refused(Reject::TcbRevoked);
+    revoke(&mut scene, quote.firmware_version ^ 1);
+    scene.enroll().ok::<Enrolled>();
 }
 
 #[test]

@@ -31,15 +31,19 @@ pub fn bench(
         // No lab host boots: programs, but no kernel and no root file systems.
         setup::programs(workspace, progress, no_install)?;
     }
+    let rounds = rounds.to_string();
     let mut bench = match name {
         // It counts its allocations, so it is a program of its own.
         "verify" => program(workspace, "coffer-bench-verify"),
+        // Nothing in it depends on time.
+        "corpus" => program(workspace, "coffer"),
         _ => lab(workspace),
     };
-    if name != "verify" {
-        bench.args(["bench", name]);
-    }
-    bench.args(["--rounds", &rounds.to_string()]);
+    match name {
+        "verify" => bench.args(["--rounds", &rounds]),
+        "corpus" => bench.arg("conformance"),
+        _ => bench.args(["bench", name, "--rounds", &rounds]),
+    };
     progress.own_output(&format!("Bench `{name}`"), || {
         command::loud(&mut bench)?;
         Ok(((), String::new()))

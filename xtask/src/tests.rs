@@ -1,4 +1,5 @@
-//! `cargo xtask test`: format, lints, every test of the workspace; one line sums them up.
+//! `cargo xtask test`: format, lints, every test of the workspace; one line sums them up; then a short run of every
+//! fuzz target.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{build, check, setup};
+use crate::{build, check, fuzz, setup};
 
 /// Runs all of it.
 pub fn all(
@@ -36,6 +37,10 @@ pub fn all(
     println!("{} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     if counts.failed > 0 || !counts.success {
         bail!("tests failed");
+    }
+    // Whoever asks for one test does not ask for this.
+    if filter.is_none() {
+        fuzz::run(workspace, progress, no_install, fuzz::SHORT_RUNS, None)?;
     }
     Ok(())
 }

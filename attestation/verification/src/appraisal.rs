@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
 use crate::claims::{HostClaims, VmClaims};
+use crate::event_log::secure_boot::SecureBoot;
 use crate::event_log::{self, EventLog, vm_launch_log};
 use crate::evidence::Evidence;
 pub use crate::host_reference::{HostProfile, HostReference};
@@ -412,6 +413,8 @@ impl<'a> Case<'a> {
             reject,
             explanation: format!("host event log, pcr {pcr}: {}", reject.message()),
         })?;
+        // Of two states, or of one that does not parse, no reference is to choose.
+        SecureBoot::extract(&log, pcrs).map_err(at("host event log, Secure Boot state"))?;
         Ok(log)
     }
 

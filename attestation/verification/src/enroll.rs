@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::binding;
 use crate::claims::HostClaims;
+use crate::event_log::secure_boot::SecureBoot;
 use crate::event_log::{self, EventLog};
 use crate::evidence::QuotePart;
 pub use crate::proof::proof;
@@ -115,6 +116,7 @@ pub fn verify_first_quote<'a>(
         .and_then(|()| log.check_separators())
         .and_then(|()| log.check_data())
         .map_err(|(_, reject)| reject)?;
+    SecureBoot::extract(&log, &pcrs)?;
     Ok(FirstQuote { pcrs, log, claims })
 }
 
@@ -132,8 +134,9 @@ const AK_FORBIDDEN: u32 = attributes::DECRYPT | attributes::ENCRYPTED_DUPLICATIO
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tpm::template;
     use crate::tpm::testing::{SoftAk, with_point};
+    use crate::tpm::wire::Writer;
+    use crate::tpm::{alg, template};
 
     /// The key of a [`SoftAk`] in another template, with a change.
     fn key(template: Vec<u8>, at: usize, value: &[u8]) -> Public {
@@ -194,6 +197,105 @@ mod tests {
         for (name, at, value) in cases {
             let ek = key(template::ek_p256(), *at, value);
             assert_eq!(check_ek(&ek), Err(Reject::BadEkTemplate), "{name}");
+        }
+    }
+
+    /// The parts of an EK's template.
+    #[derive(Clone, Copy)]
+    struct Template {
+        kind: Kind,
+        name_alg: HashAlg,
+        attributes: u32,
+        policy: &'static [u8],
+        aes: u16,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Kind {
+        P256,
+        P384,
+        Rsa(u16),
+    }
+
+    impl Template {
+        const fn low(kind: Kind) -> Self {
+            let (attributes, policy) = (EK_ATTRIBUTES, &EK_POLICY);
+            Self { kind, name_alg: HashAlg::Sha256, attributes, policy, aes: 128 }
+        }
+
+        const fn high(kind: Kind) -> Self {
+            Self {
+                attributes: EK_HIGH_ATTRIBUTES,
+                policy: &EK_HIGH_POLICY_SHA256,
+                ..Self::low(kind)
+            }
+        }
+
+        const fn high_384(kind: Kind) -> Self {
+            let policy = &EK_HIGH_POLICY_SHA384;
+            Self { name_alg: HashAlg::Sha384, policy, aes: 256, ..Self::high(kind) }
+        }
+
+        fn check(self) -> Result<(), Reject> {
+            let head = Writer::new()
+                .u16(if matches!(self.kind, Kind::Rsa(_)) { alg::RSA } else { alg::ECC })
+                .u16(self.name_alg.id())
+                .u32(self.attributes)
+                .tpm2b(self.policy)
+                .u16(alg::AES)
+                .u16(self.aes)
+                .u16(alg::CFB)
+                .u16(alg::NULL);
+            let ecc = |head: Writer, curve: u16, point: &[u8]| {
+                let (x, y) = point[1..].split_at(point.len() / 2);
+                head.u16(curve).u16(alg::NULL).tpm2b(x).tpm2b(y)
+            };
+            let public = match self.kind {
+                Kind::P256 => {
+                    let key = p256::ecdsa::SigningKey::from_slice(&[1; 32]).unwrap();
+                    ecc(head, 3, key.verifying_key().to_sec1_point(false).as_bytes())
+                }
+                Kind::P384 => {
+                    let key = p384::ecdsa::SigningKey::from_slice(&[1; 48]).unwrap();
+                    ecc(head, 4, key.verifying_key().to_sec1_point(false).as_bytes())
+                }
+                Kind::Rsa(bits) => head.u16(bits).u32(0).tpm2b(&vec![0xff; usize::from(bits) / 8]),
+            };
+            check_ek(&Public::parse(&public.finish()).unwrap())
+        }
+    }
+
+    #[test]
+    fn an_ek_is_of_one_template_in_all_its_parts() {
+        use Kind::{P256, P384, Rsa};
+        let (low, high) = (Template::low(P256), Template::high(P256));
+        for (name, template) in [
+            ("L-1", Template::low(Rsa(2048))),
+            ("L-2", low),
+            ("H-1", Template::high(Rsa(2048))),
+            ("H-2", high),
+            ("H-3", Template::high_384(P384)),
+            ("H-6", Template::high_384(Rsa(3072))),
+            ("H-7", Template::high_384(Rsa(4096))),
+        ] {
+            assert_eq!(template.check(), Ok(()), "{name}");
+        }
+        let wide = Template::high_384(P384);
+        for (what, template) in [
+            ("low, with the policy of high", Template { policy: high.policy, ..low }),
+            ("high, with the policy of low", Template { policy: low.policy, ..high }),
+            ("H-3, without a policy", Template { policy: &[], ..wide }),
+            ("H-2, without a policy", Template { policy: &[], ..high }),
+            ("H-3, with AES-128", Template { aes: 128, ..wide }),
+            ("H-2, with AES-256", Template { aes: 256, ..high }),
+            ("H-3, with attributes of low", Template { attributes: low.attributes, ..wide }),
+            ("P-256 as H-3", Template::high_384(P256)),
+            ("P-384 as H-2", Template::high(P384)),
+            ("P-384 as L-2", Template::low(P384)),
+            ("RSA-2048 as H-6", Template::high_384(Rsa(2048))),
+            ("RSA-3072 as L-1", Template::low(Rsa(3072))),
+        ] {
+            assert_eq!(template.check(), Err(Reject::BadEkTemplate), "{what}");
         }
     }
 

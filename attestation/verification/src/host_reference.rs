@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Digest;
 use crate::claims::HostClaims;
 use crate::event_log::boot::ACTIONS;
 use crate::event_log::{Event, EventLog, EventType, SEPARATOR, values};
 use crate::quote::QuotedPcrs;
 use crate::report::{Row, word};
 use crate::tpm::hash::{Ha, HashAlg};
-use crate::{Digest, Reject, predict};
 
 /// Registers every reference must give: firmware code, option ROM code and configuration, Secure Boot.
 pub const REQUIRED_FIRMWARE: &[u8] = &[0, 2, 3, 7];
@@ -63,21 +63,6 @@ pub struct HostReference {
 }
 
 impl HostReference {
-    /// [`predict::load_options`].
-    pub fn predict_cmdline(cmdline: &str) -> Digest {
-        predict::load_options(cmdline)
-    }
-
-    /// [`predict::initrd`].
-    pub fn predict_initrd(initrd: &[u8]) -> Digest {
-        predict::initrd(initrd)
-    }
-
-    /// [`predict::authenticode_sha256`].
-    pub fn predict_kernel(pe: &[u8]) -> Result<Digest, Reject> {
-        predict::authenticode_sha256(pe)
-    }
-
     /// The register values a reference must give, of a boot that is trusted at this moment. None in a log
     /// of another bank.
     pub fn firmware_of(log: &EventLog<'_>) -> Option<BTreeMap<u8, Digest>> {

@@ -248,6 +248,58 @@ fn accepts_a_leaf_within_the_profile() {
 }
 
 #[test]
+fn an_attribute_is_printable_and_of_at_most_64_characters() {
+    let judge = |model: &str| {
+        let mut chain = Chain::good();
+        let attributes = [(1, "id:00000001"), (2, model), (3, "id:00000003")];
+        let attributes: Vec<_> =
+            attributes.iter().map(|(n, text)| tpm_attribute(*n, text)).collect();
+        let name = der(0xa4, &[der(0x30, &attributes)]);
+        let content = der(0x30, &[name]);
+        chain.leaf.params.custom_extensions = vec![extension(&[2, 5, 29, 17], false, content)];
+        chain.judge().map(|endorsed| endorsed.model)
+    };
+    let longest = "m".repeat(64);
+    assert_eq!(judge(&longest), Ok(longest.clone()));
+    let bad = Err(Reject::BadEkCert);
+    assert_eq!(judge(&"m".repeat(65)), bad);
+    assert_eq!(judge(""), bad);
+    assert_eq!(judge("m\u{1b}[31m"), bad);
+}
+
+#[test]
+fn a_specification_is_read_to_its_end() {
+    let judge = |attributes: &[Vec<u8>]| {
+        let mut chain = Chain::good();
+        let content = extension(&[2, 5, 29, 9], false, der(0x30, attributes));
+        chain.leaf.params.custom_extensions.push(content);
+        chain.judge().map(|endorsed| endorsed.specification)
+    };
+    let revision = |content: &[u8]| der(2, &[content.to_vec()]);
+    let read = |family: &str, content: &[u8]| {
+        let read = judge(&[specification_of(family, &[revision(content)])]);
+        read.map(|specification| specification.map(|s| (s.family, s.revision)))
+    };
+    let found = |family: &str, revision: u32| Ok(Some((family.to_owned(), revision)));
+    let bad = Err(Reject::BadEkCert);
+    assert_eq!(read("2.0", &[1, 0x2d]), found("2.0", 301));
+    assert_eq!(read("2.0", &[0x7f, 0xff, 0xff, 0xff]), found("2.0", 0x7fff_ffff));
+    assert_eq!(read("2.0", &[0, 0x80, 0, 0, 0]), bad, "five bytes");
+    let longest = "f".repeat(64);
+    assert_eq!(read(&longest, &[116]), found(&longest, 116));
+    assert_eq!(read(&"f".repeat(65), &[116]), bad);
+    assert_eq!(read("2.0\n", &[116]), bad);
+    // Other attributes are nobody's business; two specifications are one too many.
+    let other = der(0x30, &[vec![6, 2, 0x2a, 3], der(0x31, &[vec![5, 0]])]);
+    let one = specification_of("2.0", &[revision(&[116])]);
+    assert_eq!(judge(std::slice::from_ref(&other)), Ok(None));
+    assert!(judge(&[other, one.clone()]).unwrap().is_some());
+    assert_eq!(judge(&[one.clone(), one]), Err(Reject::BadEkCert));
+    let more = specification_of("2.0", &[revision(&[116]), vec![5, 0]]);
+    assert_eq!(judge(&[more]), Err(Reject::BadEkCert), "a fourth field");
+}
+
+#[test]
 fn a_report_tells_what_a_certificate_says() {
     let mut chain = Chain::good();
     chain.leaf.params = ek("id:494E5443");
@@ -271,6 +323,7 @@ fn a_report_tells_what_a_certificate_says() {
     assert!(report.authority && report.tpm.is_none());
     assert_eq!(report.refused_as_ek, Some(Reject::BadEkCert));
     assert_eq!(inspect(b"0"), Err(Reject::Malformed));
+    assert_eq!(inspect(&[0x30; 16384]), Err(Reject::Malformed));
     assert_eq!(inspect(&[0x30; 16385]), Err(Reject::LimitExceeded));
 }
 

@@ -208,18 +208,26 @@ fn refuses_lists_that_do_not_say_what_they_seem_to() {
     assert_eq!(add(&with_extension(idp(vec![0x84, 1, 0xff]))), unusable, "indirect list");
     assert_eq!(add(&with_extension(idp(vec![0x85, 1, 0xff]))), unusable, "attribute certificates");
     assert_eq!(add(&with_extension(idp(vec![0x83, 2, 1, 2]))), unusable, "some reasons");
-    let entry = edited(&|fields: &mut Vec<Vec<u8>>| {
-        let at = fields.len() - 2;
-        let [one] = inside(&fields[at]).try_into().unwrap();
-        let mut parts = inside(&one);
-        parts[2] = der(0x30, std::slice::from_ref(&unknown));
-        fields[at] = der(0x30, &[der(0x30, &parts)]);
-    });
-    assert_eq!(add(&entry), unusable, "unknown critical extension of an entry");
+    let entry = |extension: &Vec<u8>| {
+        let list = edited(&|fields: &mut Vec<Vec<u8>>| {
+            let at = fields.len() - 2;
+            let [one] = inside(&fields[at]).try_into().unwrap();
+            let mut parts = inside(&one);
+            parts[2] = der(0x30, std::slice::from_ref(extension));
+            fields[at] = der(0x30, &[der(0x30, &parts)]);
+        });
+        add(&list)
+    };
+    assert_eq!(entry(&unknown), unusable, "unknown critical extension of an entry");
+    assert_eq!(entry(&extension(&[0x2a, 3], 0, vec![5, 0])), Ok(()), "one that is not critical");
+    let reason = |critical| extension(&[0x55, 0x1d, 0x15], critical, vec![10, 1, 1]);
+    assert_eq!(entry(&reason(0)), Ok(()));
+    assert_eq!(entry(&reason(0xff)), Ok(()), "a reason is understood");
     assert_eq!(add(&edited(&|f| f[1] = der(0x30, &[vec![6, 2, 0x2a, 3]]))), unusable, "algorithms");
     assert_eq!(add(&[good.clone(), vec![0]].concat()), Err(Reject::TrailingData));
     assert_eq!(add(&good[..good.len() - 1]), unusable);
     assert_eq!(add(&[]), unusable);
+    assert_eq!(add(&vec![0x30; 8 << 20]), unusable, "read, and none");
     assert_eq!(add(&vec![0x30; (8 << 20) + 1]), Err(Reject::LimitExceeded));
     // Without a next update it is never current.
     let endless = edited(&|fields| {
@@ -242,6 +250,27 @@ fn a_list_that_never_says_when_the_next_comes_is_not_current() {
     let lists = [endless, list(&chain.root, &[])];
     assert_eq!(judge(&chain, Required, &lists), Err(Reject::CrlUnusable));
     assert_eq!(judge(&chain, IfPresent, &lists), Ok(vec![Warning::StaleCrl]));
+}
+
+#[test]
+fn a_list_has_at_most_250_000_entries() {
+    let chain = Chain::good();
+    let good = list(&chain.intermediate, &[OTHER]);
+    let [tbs, algorithm, signature] = inside(&good).try_into().unwrap();
+    let add = |entries: u32| {
+        let mut fields = inside(&tbs);
+        let at = fields.len() - 2;
+        let date = der(0x17, &[b"260101000000Z".to_vec()]);
+        let entry = |serial: u32| {
+            let serial = der(2, &[(serial + 0x0100_0000).to_be_bytes().to_vec()]);
+            der(0x30, &[serial, date.clone()])
+        };
+        fields[at] = der(0x30, &(0..entries).map(entry).collect::<Vec<_>>());
+        let tbs = der(0x30, &fields);
+        Roots::new().add_crl(&der(0x30, &[tbs, algorithm.clone(), signature.clone()]))
+    };
+    assert_eq!(add(250_000), Ok(()));
+    assert_eq!(add(250_001), Err(Reject::LimitExceeded));
 }
 
 proptest! {

@@ -40,9 +40,15 @@ fn module_name(kind: u8, serial: &[u8]) -> CustomExtension {
 }
 
 fn module(kind: u8, serial: &[u8]) -> Vec<u8> {
+    module_with(kind, serial, &[], &[])
+}
+
+/// The same with more fields in it, and more after it.
+fn module_with(kind: u8, serial: &[u8], fields: &[Vec<u8>], after: &[Vec<u8>]) -> Vec<u8> {
     let id = der(6, &[vec![0x2b, 6, 1, 5, 5, 7, 8, 4]]);
-    let fields = [der(6, &[vec![0x67, 0x81, 0x05, 0x01, kind]]), der(4, &[serial.to_vec()])];
-    der(0xa0, &[id, der(0xa0, &[der(0x30, &fields)])])
+    let known = [der(6, &[vec![0x67, 0x81, 0x05, 0x01, kind]]), der(4, &[serial.to_vec()])];
+    let module = der(0x30, &[&known, fields].concat());
+    der(0xa0, &[id, der(0xa0, &[&[module], after].concat())])
 }
 
 /// A device maker, and an IAK in software.
@@ -96,6 +102,15 @@ fn refuses_what_is_no_iak_certificate() {
     leaf("an authority", |p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
     leaf("does not sign", |p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]);
     leaf("signs certificates", |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign));
+    leaf("signs CRLs", |p| p.key_usages.push(KeyUsagePurpose::CrlSign));
+    leaf("a usage that is not critical", |p| {
+        p.key_usages.clear();
+        p.custom_extensions.push(extension(&[2, 5, 29, 15], false, vec![3, 2, 7, 0x80]));
+    });
+    leaf("names that are not critical under an empty subject", |p| {
+        p.distinguished_name = rcgen::DistinguishedName::new();
+        p.custom_extensions[0].set_criticality(false);
+    });
     leaf("no module name", |p| p.custom_extensions.clear());
     leaf("an EK's names", |p| p.custom_extensions = vec![tpm_name("id:00000001", &[1, 2, 3])]);
     leaf("of a TPM 1.2", |p| p.custom_extensions = vec![module_name(1, b"serial 7")]);
@@ -103,6 +118,14 @@ fn refuses_what_is_no_iak_certificate() {
     leaf("an endless serial", |p| p.custom_extensions = vec![module_name(2, &[7; 129])]);
     leaf("two modules", |p| {
         let content = der(0x30, &[module(2, b"a"), module(2, b"b")]);
+        p.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
+    });
+    leaf("a module name of three fields", |p| {
+        let content = der(0x30, &[module_with(2, b"serial 7", &[vec![5, 0]], &[])]);
+        p.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
+    });
+    leaf("two module names in one", |p| {
+        let content = der(0x30, &[module_with(2, b"serial 7", &[], &[vec![5, 0]])]);
         p.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
     });
     check("another key", Reject::EkMismatch, |d| d.iak = Device::good().iak);
@@ -120,6 +143,35 @@ fn refuses_what_is_no_iak_certificate() {
     assert_eq!(verdict, Err(Reject::UntrustedRoot), "a root of the same name");
     let verdict = verify_iak_chain(&leaf, &[], &device.iak, &DeviceRoots::default(), NOW);
     assert_eq!(verdict, Err(Reject::UntrustedRoot));
+}
+
+#[test]
+fn accepts_what_iak_certificates_have() {
+    #[track_caller]
+    fn check(name: &str, change: fn(&mut CertificateParams)) {
+        let mut device = Device::good();
+        change(&mut device.chain.leaf.params);
+        assert!(device.judge().is_ok(), "{name}: {:?}", device.judge());
+    }
+    check("no key usage", |p| p.key_usages.clear());
+    check("an empty subject", |p| p.distinguished_name = rcgen::DistinguishedName::new());
+    check("names that are not critical", |p| p.custom_extensions[0].set_criticality(false));
+    check("the longest serial", |p| p.custom_extensions = vec![module_name(2, &[7; 128])]);
+    check("another name beside it", |p| {
+        let other = der(0xa0, &[vec![6, 2, 0x2a, 3], der(0xa0, &[vec![5, 0]])]);
+        let content = der(0x30, &[other, module(2, b"serial 7")]);
+        p.custom_extensions = vec![extension(&[2, 5, 29, 17], true, content)];
+    });
+    let device = Device::good();
+    let (root, issuer, leaf) = device.chain.sign();
+    let roots = DeviceRoots::new(hardware([&root]));
+    let judge = |leaf: &[u8]| {
+        verify_iak_chain(leaf, std::slice::from_ref(&issuer), &device.iak, &roots, NOW).map(drop)
+    };
+    assert_eq!(judge(&[&leaf[..], &[0; 9]].concat()), Ok(()), "padding of NV");
+    assert_eq!(judge(&[&leaf[..], &[0, 1]].concat()), Err(Reject::TrailingData));
+    let own = device.chain.leaf.params.self_signed(&device.chain.leaf.key).unwrap();
+    assert_eq!(judge(own.der()), Err(Reject::UntrustedRoot), "one that vouches for itself");
 }
 
 #[test]

@@ -100,6 +100,17 @@ fn expiry_since_is_a_warning() {
         c.leaf.params.not_after = at(NOW - 1);
     });
     assert_eq!(all.warnings, [Warning::LeafExpired, Warning::AuthorityExpired]);
+    let last_second = accepts("the last second", |c| {
+        c.root.params.not_after = at(NOW);
+        c.intermediate.params.not_after = at(NOW);
+        c.leaf.params.not_after = at(NOW);
+    });
+    assert_eq!(last_second.warnings, []);
+    accepts("the first second", |c| {
+        c.root.params.not_before = at(NOW);
+        c.intermediate.params.not_before = at(NOW);
+        c.leaf.params.not_before = at(NOW);
+    });
     // RFC 5280, 4.1.2.5: no well-defined end.
     let endless = accepts("endless", |c| c.leaf.params.not_after = at(253_402_300_799));
     assert_eq!(endless.warnings, []);
@@ -156,6 +167,9 @@ fn limits_are_kept() {
     let over = Err(Reject::LimitExceeded);
     assert_eq!(judge(&leaf, &vec![issuer.clone(); 9]), over);
     assert_eq!(judge(&leaf, &[vec![0x30; (16 << 10) + 1]]), over);
+    assert_eq!(judge(&leaf, &[vec![0x30; 16 << 10]]), Err(Reject::BadEkChain), "read, and none");
+    let endless = verify_chain(&leaf, &[], &chain.ek(), &roots, u64::MAX);
+    assert_eq!(endless, over, "a time no certificate can state");
     assert_eq!(judge(&vec![0x30; 1 << 20], std::slice::from_ref(&issuer)), over);
     let padded = |size: usize| [leaf.clone(), vec![0; size - leaf.len()]].concat();
     assert!(judge(&padded(16 << 10), std::slice::from_ref(&issuer)).is_ok());
@@ -242,6 +256,34 @@ fn an_intermediate_may_be_a_root_and_a_root_must_be_readable() {
     let odd = odd.params.self_signed(&odd.key).unwrap();
     assert_eq!(roots.add_hardware(odd.der()), Err(Reject::WeakKey));
     assert!(roots.is_empty());
+}
+
+#[test]
+fn roots_are_counted_by_kind_and_software_comes_first() {
+    let mut roots = Roots::new();
+    assert!(roots.is_empty());
+    // One authority with a certificate in either list.
+    let mut chain = Chain::good();
+    let (first, issuer, leaf) = chain.sign();
+    chain.root.params.serial_number = Some(rcgen::SerialNumber::from(7u64));
+    let second = chain.root.params.self_signed(&chain.root.key).unwrap().der().to_vec();
+    roots.add_hardware(&first).unwrap();
+    roots.add_dangerous_software(&second).unwrap();
+    roots.add_hardware(&issuer).unwrap();
+    assert_eq!((roots.len(), roots.is_empty()), ((2, 1), false));
+    let mut two = hardware([&first]);
+    two.add_dangerous_software(&second).unwrap();
+    let endorsed = verify_chain(&leaf, &[issuer], &chain.ek(), &two, NOW).unwrap();
+    assert!(endorsed.software);
+}
+
+#[test]
+fn an_operator_loads_at_most_4096_certificates_and_lists() {
+    let issuer = Chain::good().sign().1;
+    let mut roots = Roots::new();
+    (0..4096).for_each(|_| roots.add_intermediate(&issuer).unwrap());
+    assert_eq!(roots.add_intermediate(&issuer), Err(Reject::LimitExceeded));
+    assert_eq!(roots.add_hardware(&issuer), Err(Reject::LimitExceeded));
 }
 
 #[test]

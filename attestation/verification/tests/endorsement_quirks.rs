@@ -61,6 +61,8 @@ fn a_disordered_issuer_is_tolerated_of_nuvoton() {
     );
     let ordered = judge(&Chain::good(), name(c.clone(), o.clone())).unwrap();
     assert_eq!(ordered.quirks, []);
+    let same = judge(&Chain::good(), name(c.clone(), c.clone())).unwrap();
+    assert_eq!(same.quirks, [], "equal elements ascend (X.690, 11.6)");
     // The same name in the other order is another name.
     let chain = Chain::good();
     let (_, issuer, leaf) = chain.sign();

@@ -9,13 +9,15 @@ use std::collections::BTreeMap;
 
 use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, HostProfile, HostReference, ImageDigests,
-    ReceivedEvidence, Refusal, appraise,
+    ReceivedEvidence, Refusal, Row, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
-use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, vm_launch_log};
+use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, body, vm_launch_log};
 use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::runtime::RuntimeData;
+use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::{command, response, template};
@@ -38,10 +40,11 @@ fn host_boot() -> Vec<Event> {
     let backed = |pcr, kind, data: &[u8]| (pcr, kind, Digest::of(&[data]), data.to_vec());
     let mut events = vec![
         backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
-        backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, b"SecureBoot"),
+        backed(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable("SecureBoot", &[1])),
         backed(7, EventType::SEPARATOR, &[0; 4]),
-        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, b"device path".to_vec()),
-        backed(1, EventType::EFI_VARIABLE_BOOT, b"BootOrder"),
+        // An image from nowhere: no path.
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, vec![0; 32]),
+        backed(1, EventType::EFI_VARIABLE_BOOT, &variable("BootOrder", &[0, 0])),
         backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..7).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));
@@ -51,6 +54,13 @@ fn host_boot() -> Vec<Event> {
     events.push((9, EventType::EVENT_TAG, HOST_INITRD, initrd));
     events.push(backed(5, EventType::EFI_ACTION, b"Exit Boot Services Invocation"));
     events
+}
+
+/// UEFI_VARIABLE_DATA of EFI_GLOBAL_VARIABLE (PFP 1.06, 10.2.6).
+fn variable(name: &str, data: &[u8]) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let sizes = [name.len() as u64 / 2, data.len() as u64].map(u64::to_le_bytes).concat();
+    [&body::Guid::GLOBAL.0[..], &sizes, &name, data].concat()
 }
 
 fn log_of(events: &[Event]) -> Vec<u8> {
@@ -324,12 +334,22 @@ fn accepts_evidence_as_made_and_says_what_it_rests_on() {
     assert_eq!(facts.host_name, "rack-7");
     assert_eq!((facts.reference_name.as_str(), facts.reference_svn), ("lab-1", 3));
     assert_eq!(facts.box_kind(), BoxKind::Closed);
-    assert_eq!(facts.hpke_key(), &[9; 32]);
+    assert_eq!((facts.hpke_key(), facts.resources()), (&[9; 32], &["site/tls-key".into()][..]));
     assert_eq!(facts.evidence, Digest::of(&[&evidence.to_cmw()]));
     let report = appraisal.report();
     assert!(report.host.iter().chain(&report.vm).all(|row| row.ok));
+    let names = |rows: &[Row]| rows.iter().map(|row| row.what.to_string()).collect::<Vec<_>>();
     // Registers 0, 4, 9, 11, 12, 17 hold 2, 2, 2, 1, 1 and 1 events.
-    assert_eq!(report.vm.len(), 9);
+    let vm = "monitor version, separator, separator, kernel, initrd, cmdline, descriptor, launch record, launch";
+    assert_eq!(names(&report.vm).join(", "), vm);
+    // Registers whole, save 4 and 9, which are judged event by event.
+    let host = [
+        "firmware code, firmware configuration, option ROM code, option ROM configuration",
+        "boot configuration, platform events, Secure Boot state",
+        "register, register, register, register, register",
+        "host kernel, boot manager, boot manager, host command line, host initrd",
+    ];
+    assert_eq!(names(&report.host).join(", "), host.join(", "));
     assert!(report.vm.iter().all(|row| row.expected == row.digest));
     assert!(report.host.iter().any(|row| row.what == "host initrd" && row.expected.is_some()));
 }
@@ -501,11 +521,16 @@ fn refuses_an_event_relabelled_but_accepts_what_nobody_measures() {
     let scene = &mut Scene::good();
     // The type of the kernel's event: claimed, so the digest is no longer looked for among applications.
     let at = |log: &[u8], kind: u32| log.windows(4).position(|w| w == kind.to_le_bytes()).unwrap();
-    scene.refuses_altered("application as an action", Reject::HostNotRecognised, |e| {
-        let log = &mut e.host.quote.event_log;
-        let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
-        log[at..at + 4].copy_from_slice(&EventType::EFI_ACTION.0.to_le_bytes());
-    });
+    for (kind, reject) in [
+        (EventType::COMPACT_HASH, Reject::HostNotRecognised),
+        (EventType::EFI_ACTION, Reject::EventDataMismatch),
+    ] {
+        scene.refuses_altered("application as something else", reject, |e| {
+            let log = &mut e.host.quote.event_log;
+            let at = at(log, EventType::EFI_BOOT_SERVICES_APPLICATION.0);
+            log[at..at + 4].copy_from_slice(&kind.0.to_le_bytes());
+        });
+    }
     scene.refuses_altered("separator as an action", Reject::SeparatorInvalid, |e| {
         let log = &mut e.host.quote.event_log;
         let at = log.windows(8).position(|w| w == [7, 0, 0, 0, 4, 0, 0, 0]).unwrap();
@@ -541,7 +566,7 @@ fn refuses_hosts_whose_boot_differs() {
         }),
         ("a shell before the kernel", "host kernel", &|e| {
             let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
-            e.insert(3, (4, kind, Digest([0xee; 32]), b"shell".to_vec()));
+            e.insert(3, (4, kind, Digest([0xee; 32]), vec![0; 32]));
         }),
         ("a shell under another type", "unexpected event", &|e| {
             let data = b"the image itself".to_vec();
@@ -559,11 +584,30 @@ fn refuses_hosts_whose_boot_differs() {
         ("something more in PCR 9", "unexpected event", &|e| {
             e.push((9, EventType::IPL, Digest([0xee; 32]), b"initrd".to_vec()));
         }),
+        ("a tag nobody knows", "unexpected event", &|e| {
+            e.push((9, EventType::EVENT_TAG, Digest([0xee; 32]), vec![0; 8]));
+        }),
+        ("a separator of something else", "unexpected event", &|e| {
+            e.push((9, EventType::SEPARATOR, Digest([0xee; 32]), vec![0; 4]));
+        }),
+        ("a separator that says error", "unexpected event", &|e| {
+            e.push((9, EventType::SEPARATOR, Digest::of(&[&[1, 0, 0, 0]]), vec![1, 0, 0, 0]));
+        }),
+        ("a separator under another type", "unexpected event", &|e| {
+            e.push((9, EventType::EFI_ACTION, Digest::of(&[&[0; 4]]), vec![0; 4]));
+        }),
+        ("an announcement under another type", "unexpected event", &|e| {
+            let data = b"Calling EFI Application from Boot Option".to_vec();
+            e.push((4, EventType::IPL, Digest::of(&[&data]), data));
+        }),
         ("other firmware", "firmware code", &|e| e[0].2 = Digest([0xee; 32])),
-        ("other Secure Boot state", "Secure Boot state", &|e| e[1].2 = Digest([0xee; 32])),
+        ("other Secure Boot state", "Secure Boot state", &|e| {
+            let data = variable("SecureBoot", &[0]);
+            (e[1].2, e[1].3) = (Digest::of(&[&data]), data);
+        }),
         ("an option ROM", "option ROM code", &|e| {
             let kind = EventType::EFI_BOOT_SERVICES_DRIVER;
-            e.insert(3, (2, kind, Digest([0xee; 32]), vec![]));
+            e.insert(3, (2, kind, Digest([0xee; 32]), vec![0; 32]));
         }),
     ];
     for (name, what, change) in cases {
@@ -576,6 +620,16 @@ fn refuses_hosts_whose_boot_differs() {
     let separators =
         differing(&|e| e.push((3, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4])));
     assert_eq!(separators.reject, Reject::SeparatorInvalid);
+}
+
+#[test]
+fn a_separator_in_pcr_9_is_harmless() {
+    let mut events = host_boot();
+    events.push((9, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4]));
+    let mut scene = Scene::boot(&events, launch(&record()), &record().encode());
+    let evidence = scene.evidence(&scene.draft());
+    let accepted = scene.judge(&evidence).unwrap();
+    assert!(accepted.report().host.iter().any(|row| row.what == "separator"));
 }
 
 #[test]
@@ -637,6 +691,11 @@ fn refuses_what_the_verifier_holds_against_it() {
         ..good.clone()
     };
     assert!(judge(&evidence, &rebooted, &references).is_ok(), "a reset since starts a new count");
+    let firmware = firmware_version(&evidence);
+    let revoked = EnrolledHost { revoked_firmware: vec![firmware], ..good.clone() };
+    check("revoked firmware", judge(&evidence, &revoked, &references), Reject::TcbRevoked);
+    let others = EnrolledHost { revoked_firmware: vec![firmware ^ 1], ..good.clone() };
+    assert!(judge(&evidence, &others, &references).is_ok(), "other firmware is revoked");
     let other_key = EnrolledHost { ak_public: scene.vak.1.clone(), ..good.clone() };
     check("another enrolled key", judge(&evidence, &other_key, &references), Reject::BadSignature);
 
@@ -646,9 +705,26 @@ fn refuses_what_the_verifier_holds_against_it() {
     assert!(refusal.explanation.contains("no reference value in `lab-1`"), "{refusal}");
     let unquoted = HostReference { firmware: [(10, Digest::ZERO)].into(), ..reference() };
     check("unquoted register", judge(&evidence, &good, &[unquoted]), Reject::HostNotRecognised);
+    // The rows are those of the reference that comes closest, the first of equals.
+    let other = Digest([0xee; 32]);
+    let far = HostReference { initrd: other, cmdline: other, ..reference() };
+    let (near, as_near) = (
+        HostReference { initrd: other, ..reference() },
+        HostReference { cmdline: other, ..reference() },
+    );
+    for references in [[&far, &near, &as_near], [&near, &far, &as_near], [&near, &as_near, &far]] {
+        let refusal = judge(&evidence, &good, &references.map(Clone::clone)).unwrap_err();
+        let at_fault = refusal.report.host.iter().filter(|row| !row.ok).map(|row| &row.what);
+        assert!(at_fault.eq(&["host initrd"]), "{refusal}");
+    }
     let older = HostReference { name: "old".into(), initrd: Digest::ZERO, ..reference() };
     let accepted = judge(&evidence, &good, &[older, reference()]).unwrap();
     assert_eq!(accepted.facts().reference_name, "lab-1");
+}
+
+/// firmwareVersion of the host's quote.
+fn firmware_version(evidence: &Evidence) -> u64 {
+    Attest::parse(&evidence.host.quote.attest).unwrap().firmware_version
 }
 
 /// The boot is the same in every case; what the host says of it has to be what the reference states.
@@ -740,4 +816,31 @@ fn the_first_quote_of_an_enrolment_verifies_and_nothing_else_does() {
         &attestation.quote,
     );
     assert_eq!(verdict.map(drop).unwrap_err(), Reject::NonceMismatch);
+}
+
+#[test]
+fn a_vm_not_seen_before_is_its_first_incarnation() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let judge = |known: &[Entry]| ledger::judge(scene.judge(&evidence).unwrap(), known);
+    let current = judge(&[]).unwrap();
+    let entry = Entry::of(current.facts());
+    assert_eq!((entry.instance_id, entry.incarnation), (InstanceId([4; 16]), 1));
+    assert_eq!(current.host_clock(), scene.judge(&evidence).unwrap().host_clock());
+    assert!(judge(&[entry]).is_ok(), "the holder again");
+    let moved = Entry { incarnation: 2, ..entry };
+    let refusal = judge(&[entry, moved]).unwrap_err();
+    assert_eq!(refusal.reject, Reject::IncarnationRollback);
+    assert!(refusal.explanation.contains("expected incarnation 2 of"), "{refusal}");
+
+    // What the claims and the record agree on, and nobody gave out.
+    let record = LaunchRecord { incarnation: 2, ..record() };
+    let mut scene = Scene::boot(&host_boot(), launch(&record), &record.encode());
+    let mut draft = scene.draft();
+    draft.vm_claims.incarnation = 2;
+    draft.vm_claims.launch_digest = LaunchRecord::digest(&record.encode());
+    draft.launch_record = record.encode();
+    let evidence = scene.evidence(&draft);
+    let refusal = ledger::judge(scene.judge(&evidence).unwrap(), &[]).unwrap_err();
+    assert_eq!(refusal.reject, Reject::LaunchMismatch);
 }

@@ -30,6 +30,18 @@ const COMMANDS: &[&str] = &[
     "verifier decisions",
     "secret",
     "secret put",
+    "quote",
+    "quote verify",
+    "eventlog",
+    "eventlog show",
+    "eventlog replay",
+    "eventlog explain",
+    "ek",
+    "ek inspect",
+    "ek make-credential",
+    "evidence",
+    "evidence show",
+    "evidence explain",
     "doctor",
     "conformance",
 ];
@@ -55,7 +67,7 @@ fn help_is_as_it_was() {
 
 #[test]
 fn every_leaf_command_shows_examples() {
-    let groups = ["", "image", "host", "verifier", "secret"];
+    let groups = ["", "image", "host", "verifier", "secret", "quote", "eventlog", "ek", "evidence"];
     for command in COMMANDS.iter().filter(|c| !groups.contains(c)) {
         let help = succeeds(Place::new().coffer().args(command.split_whitespace()).arg("--help"));
         assert!(help.contains("Examples:\n"), "coffer {command}");

@@ -257,6 +257,71 @@ fn a_log_of_any_machine_is_shown_replayed_and_explained() {
 }
 
 #[test]
+fn lists_of_systemd_and_of_the_kernel_are_shown_and_replayed() {
+    let place = Place::new();
+    let read = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&succeeds(place.coffer().args(args))).unwrap()
+    };
+    let originals = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/conformance/corpus/originals");
+    let ima = format!("{originals}/eventlog-host-ima/ima.bin");
+    let shown = read(&["eventlog", "show", &ima, "--json"]);
+    assert_eq!((&shown["format"], &shown["bank"]), (&"ima".into(), &"sha256".into()));
+    assert_eq!(shown["events"][1]["text"], "/init");
+    let registers: serde_json::Value = serde_json::from_str(
+        &std::fs::read_to_string(format!("{originals}/eventlog-host-ima/pcrs.json")).unwrap(),
+    )
+    .unwrap();
+    let ten = registers.as_array().unwrap().iter().find(|register| register["pcr"] == 10).unwrap();
+    let replayed = read(&["eventlog", "replay", &ima, "--json"]);
+    assert_eq!(replayed["registers"], serde_json::json!([{"pcr": 10, "value": ten["value"]}]));
+    let text = succeeds(place.coffer().args(["eventlog", "show", &ima]));
+    assert!(text.contains("boot_aggregate") && text.contains("measured"), "{text}");
+
+    // As systemd writes it (systemd.io, TPM2_PCR_MEASUREMENTS): one phase of a boot.
+    let digest = "8b6f1f1d3f9a5ee0d63c0d9e1b9ad9f2f22b4dbf3f0d1f1c8f4e6b5c4d3e2f10";
+    let record = format!(
+        r#"{{"pcr":11,"digests":[{{"hashAlg":"sha256","digest":"{digest}"}}],"content_type":"systemd","content":{{"eventType":"phase","string":"enter-initrd"}}}}"#
+    );
+    let cel = place.write("cel.json", format!("\x1e{record}\n"));
+    let cel = cel.to_str().unwrap();
+    let shown = read(&["eventlog", "show", cel, "--json"]);
+    assert_eq!(shown["events"][0]["text"], "enter-initrd");
+    assert_eq!(shown["events"][0]["measured"], false, "the digest is not the text's");
+    assert_eq!(read(&["eventlog", "replay", cel, "--json"])["registers"][0]["pcr"], 11);
+
+    let cut = std::fs::read(&ima).unwrap();
+    let cut = place.write("cut.bin", &cut[..cut.len() - 1]);
+    place.refused(&["eventlog", "show", cut.to_str().unwrap()]).says(1, "ima-invalid", "");
+    place.refused(&["eventlog", "replay", cel, "--bank", "sha384"]).says(1, "bank-not-allowed", "");
+    place.refused(&["eventlog", "explain", &ima]).says(2, "no firmware's log", "show");
+}
+
+#[test]
+fn an_ek_certificate_is_inspected_in_both_forms() {
+    let place = Place::new();
+    let originals = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/conformance/corpus/originals");
+    let der = format!("{originals}/endorsement-swtpm-rsa/ek.der");
+    let said = succeeds(place.coffer().args(["ek", "inspect", &der]));
+    assert!(said.contains("tpm maker") && said.contains("acceptable, if a chain leads"), "{said}");
+    let pem = place.path("ek.pem");
+    let output = Command::new("openssl")
+        .args(["x509", "-inform", "DER", "-in", &der, "-out", pem.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let of = |file: &str| succeeds(place.coffer().args(["ek", "inspect", file, "--json"]));
+    assert_eq!(of(&der), of(pem.to_str().unwrap()));
+
+    // An authority's certificate is shown, and said to be no EK's.
+    let issuer = format!("{originals}/endorsement-swtpm-rsa/issuer.der");
+    let said = succeeds(place.coffer().args(["ek", "inspect", &issuer]));
+    assert!(said.contains("refused"), "{said}");
+    let cut = std::fs::read(&der).unwrap();
+    let cut = place.write("cut.der", &cut[..cut.len() / 2]);
+    place.refused(&["ek", "inspect", cut.to_str().unwrap()]).says(1, "malformed", "");
+}
+
+#[test]
 fn evidence_is_shown_and_explained() {
     let place = Place::new();
     let folder = concat!(

@@ -7,7 +7,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -289,6 +290,7 @@ fn start(
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
         guest_cid: GUEST_CID,
+        uid: own_uid()?,
         console: plan.console,
         fds: roles,
     };
@@ -297,6 +299,18 @@ fn start(
     }
     let companions = Companions { passt, vtpm, directory };
     vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+}
+
+/// A uid for one VM (SPEC 6.3.1): the next one, from a start that every monitor draws for itself, since another
+/// may run on this host.
+fn own_uid() -> Result<u32, LaunchError> {
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    const FIRST: u32 = 0x7000_0000;
+    const COUNT: u32 = 0x0fff_0000;
+    let InstanceId(random) = instance_id()?;
+    let start = random.first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
+    let next = NEXT.get_or_init(|| AtomicU32::new(start));
+    Ok(FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
 }
 
 /// How the launch went, now that it either runs or is gone.

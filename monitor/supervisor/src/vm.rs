@@ -181,7 +181,7 @@ impl Vm {
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        tracing::info!(vm = %self.identity.record.instance_id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), "ended");
+        tracing::info!(vm = %self.identity.record.instance_id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), detail = ?failure.as_ref().map(|f| f.detail.as_str()), "ended");
         life.state = state;
         life.failure = failure;
         life.ended = true;

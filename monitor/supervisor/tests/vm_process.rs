@@ -134,6 +134,7 @@ fn launch_watched(
         disks: Vec::new(),
         nics: Vec::new(),
         guest_cid: 3,
+        uid: 0x7000_0000,
         console: true,
         fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
     };

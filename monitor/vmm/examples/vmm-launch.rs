@@ -108,6 +108,7 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
         disks,
         nics,
         guest_cid: 3,
+        uid: 0x7000_0000,
         console: true,
         fds: roles,
     };

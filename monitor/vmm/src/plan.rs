@@ -163,6 +163,7 @@ mod tests {
             disks: vec![],
             nics: vec![],
             guest_cid: 3,
+            uid: 0x7000_0000,
             console: true,
             fds: vec![FdRole::Kvm, FdRole::Kernel, FdRole::Initrd, FdRole::Tpm],
         }

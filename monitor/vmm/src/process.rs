@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
+use crate::jail;
 use crate::plan::VmPlan;
 use crate::stop::Stop;
 use crate::vm::Vm;
@@ -31,6 +32,8 @@ pub fn run() -> anyhow::Result<()> {
     // Guest memory is in this process: no debugger may attach and no core may be written.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context("cannot become undumpable")?;
+    // Before the spec comes, while the supervisor still measures.
+    jail::leave()?;
     let control = Control::new(
         std::io::stdin()
             .as_fd()
@@ -60,6 +63,7 @@ fn launch(
     fds: Vec<OwnedFd>,
     started: Instant,
 ) -> anyhow::Result<EndReason> {
+    jail::drop_rights(spec.uid)?;
     let plan = VmPlan::new(spec, fds)?;
     let stop = Stop::new()?;
     let vm = Vm::build(plan, control, &stop)?;

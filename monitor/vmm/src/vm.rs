@@ -1,7 +1,7 @@
 //! One VM: its parts put together, started in order, and watched until it ends.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use anyhow::Context;
 use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
@@ -15,6 +15,7 @@ use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
 use crate::devices::tpm_crb::TpmCrb;
+use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
@@ -71,7 +72,9 @@ impl Vm {
             if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
-        let tpm = Arc::new(TpmCrb::new(Box::new(SwtpmChannel::new(tpm)?))?);
+        let tpm = Arc::new(TpmCrb::new(Box::new(SwtpmChannel::new(tpm)?), || {
+            jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
+        })?);
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
@@ -97,10 +100,20 @@ impl Vm {
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let mut threads = Vec::new();
+        // No vCPU runs before every thread is confined.
+        let confined = Arc::new(Barrier::new(vcpus.len() + 1));
         for vcpu in vcpus {
-            let (bus, stop) = (bus.clone(), stop.clone());
-            threads.push(VcpuThread::spawn(vcpu, move |vcpu| run_vcpu(vcpu, &bus, &stop))?);
+            let (bus, stop, confined) = (bus.clone(), stop.clone(), confined.clone());
+            threads.push(VcpuThread::spawn(vcpu, move |vcpu| {
+                if let Err(error) = jail::confine(jail::Role::Vcpu) {
+                    stop.now(EndReason::Failed { detail: error.to_string() });
+                }
+                confined.wait();
+                run_vcpu(vcpu, &bus, &stop);
+            })?);
         }
+        jail::confine(jail::Role::Devices)?;
+        confined.wait();
         let reason = device_loop
             .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
         // A killed VM ends with the process, at once; any other end is orderly.

@@ -103,6 +103,8 @@ pub struct VmSpec {
     pub nics: Vec<NetSpec>,
     /// vsock CID of the guest.
     pub guest_cid: u32,
+    /// User the process runs as: this VM's alone.
+    pub uid: u32,
     /// True if the guest's serial output goes to standard output.
     pub console: bool,
     /// The descriptors that come with this message, in order.

@@ -1,5 +1,6 @@
 //! A lab host that runs: booted, its API reached, everything about it bounded in time.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -151,6 +152,11 @@ impl LabHost {
     /// Stops and forgets a VM.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.coffer()?.run(["rm", "--force", name], |c| c)?.must().map(drop)
+    }
+
+    /// What the kernel says of the threads of every process of this name.
+    pub fn threads(&self, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
+        probe::threads(self.machine.port(probe::PORT)?, process)
     }
 
     /// Searches every file of the host.

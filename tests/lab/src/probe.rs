@@ -7,11 +7,11 @@
 //! zero ends them. Then what is missing: `u64` number of things that vanished while they were looked at, and
 //! `u32 length | name and error` for each that was there and could not be read, ended by a length of zero; a search
 //! with any of these fails. Files are those of every mount namespace, and those that exist only as open descriptors (sealed
-//! memory files, deleted files). Not read: `/proc` and `/sys`, which hold no files, the image store, which is
+//! memory files, deleted files), and what the kernel says of every thread. Not read otherwise: `/proc` and `/sys`, which hold no files, the image store, which is
 //! searched as the disk image it came as, and the memory of processes: a guest's memory is on its host in clear
 //! (SPEC 2.3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirEntry, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -121,6 +121,7 @@ fn dump(stream: &TcpStream) -> io::Result<()> {
             }
         }
         out.descriptors(&process.join("fd"))?;
+        out.threads(&process.join("task"))?;
     }
     out.end()
 }
@@ -207,6 +208,15 @@ impl<W: Write> Dump<W> {
         Ok(())
     }
 
+    /// What the kernel says of every thread of a process.
+    fn threads(&mut self, folder: &Path) -> io::Result<()> {
+        for thread in self.entries(folder) {
+            let status = thread.path().join("status");
+            self.file(&status, &status.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
     fn file(&mut self, path: &Path, name: &str) -> io::Result<()> {
         let Some(bytes) = self.taken(path, std::fs::read(path)) else { return Ok(()) };
         self.text(name)?;
@@ -279,6 +289,29 @@ pub fn search(port: u16, needles: &[&Needle]) -> Result<Found> {
     );
     found.vanished = vanished;
     Ok(found)
+}
+
+/// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`.
+pub fn threads(port: u16, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).context("the probe does not answer")?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    let mut input = BufReader::with_capacity(1 << 18, stream);
+    let (mut all, mut groups) = (Vec::new(), BTreeSet::new());
+    while let Some((name, bytes)) = next_file(&mut input).context("the dump broke off")? {
+        if !(name.starts_with("/proc/") && name.ends_with("/status") && name.contains("/task/")) {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let fields = text.lines().filter_map(|line| line.split_once(":\t"));
+        let thread: BTreeMap<String, String> =
+            fields.map(|(field, value)| (field.to_owned(), value.trim().to_owned())).collect();
+        if thread.get("Name").is_some_and(|name| name == process) {
+            groups.extend(thread.get("Tgid").cloned());
+        }
+        all.push(thread);
+    }
+    all.retain(|thread| thread.get("Tgid").is_some_and(|group| groups.contains(group)));
+    Ok(all)
 }
 
 /// The end of a dump: how much vanished, and what could not be read.

@@ -12,6 +12,6 @@ pub(crate) const CHALLENGE_TTL_S: u32 = 120;
 
 pub(crate) async fn challenge(verifier: &Verifier) -> Result<Challenge, Fault> {
     let nonce = Nonce(*random::<32>()?);
-    verifier.store.put_nonce(&nonce, verifier.clock.now(), CHALLENGE_TTL_S.into()).await?;
+    verifier.store.put_nonce(&nonce, &verifier.moment(), CHALLENGE_TTL_S.into()).await?;
     Ok(Challenge { nonce, expires_in_s: CHALLENGE_TTL_S })
 }

@@ -12,16 +12,17 @@ use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, HexBytes,
 };
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::{Digest, Nonce, Reject, enroll};
+use coffer_attestation::{Digest, Nonce, Reject, clock, enroll};
 
 use crate::api::{Decision, DecisionKind};
+use crate::clock::Moment;
 use crate::fault::Fault;
 use crate::keys::{hash_token, random, same};
 use crate::store::{EnrollSession, HostClock, PendingIdentity, TokenUse};
 use crate::verifier::Verifier;
 
 /// A host's TPM answers within seconds; a person may carry the messages.
-const SESSION_TTL_S: u64 = 300;
+pub(crate) const SESSION_TTL_S: u64 = 300;
 
 /// Answers `POST /v1/enroll/start`.
 pub(crate) async fn start(
@@ -62,7 +63,7 @@ pub(crate) async fn complete(
         return Err(Reject::SessionGone.into());
     };
     let host = session.identity.host.clone();
-    let outcome = match admit(session, request, now) {
+    let outcome = match admit(session, request, &verifier.moment(), &verifier.revoked_firmware) {
         Ok((identity, clock)) => enrol(verifier, request_id, identity, clock, now).await,
         Err(fault) => Err(fault),
     };
@@ -109,9 +110,9 @@ async fn begin(
             tpm_version: endorsed.version,
             software_tpm: endorsed.software,
         },
-        expires_at: now.saturating_add(SESSION_TTL_S),
+        given: verifier.moment(),
     };
-    verifier.store.put_session(&session, &pending, now).await?;
+    verifier.store.put_session(&session, &pending, SESSION_TTL_S).await?;
     Ok(EnrollChallenge {
         session,
         nonce,
@@ -146,10 +147,11 @@ fn remarks(endorsed: &Endorsed) -> Vec<String> {
 fn admit(
     session: EnrollSession,
     request: EnrollComplete,
-    now: u64,
+    now: &Moment,
+    revoked_firmware: &[u64],
 ) -> Result<(PendingIdentity, HostClock), Fault> {
-    let EnrollSession { nonce, proof_hash, identity, expires_at } = session;
-    if now > expires_at {
+    let EnrollSession { nonce, proof_hash, identity, given } = session;
+    if !now.is_within(SESSION_TTL_S, &given) {
         return Err(Fault::reject(Reject::SessionGone, "the enrolment session has expired"));
     }
     if !same(&Digest::of(&[&request.proof.0]), &proof_hash) {
@@ -164,11 +166,15 @@ fn admit(
     };
     let first = enroll::verify_first_quote(&ak, &nonce, &request.host_claims.0, &quote)
         .map_err(|reject| Fault::reject(reject, format!("first host quote: {reject}")))?;
-    let clock = first.pcrs.clock_info();
+    clock::check_firmware(first.pcrs.signed(), revoked_firmware).map_err(|reject| {
+        let version = first.pcrs.signed().firmware_version;
+        Fault::reject(reject, format!("the operator revoked TPM firmware {version:016x}"))
+    })?;
+    let now = first.pcrs.clock_info();
     let clock = HostClock {
-        reset_count: clock.reset_count,
-        restart_count: clock.restart_count,
-        clock: clock.clock,
+        reset_count: now.reset_count,
+        restart_count: now.restart_count,
+        clock: now.clock,
     };
     Ok((identity, clock))
 }

@@ -90,7 +90,10 @@ impl Case<'_> {
 
         // 3. The challenge is used up before anything else is judged.
         let now = verifier.clock.now();
-        let consumed = verifier.store.consume_nonce(received.nonce(), now).await?;
+        let consumed = verifier
+            .store
+            .consume_nonce(received.nonce(), &verifier.moment(), CHALLENGE_TTL_S.into())
+            .await?;
         self.consumed = !matches!(consumed, Err(Reject::NonceConsumed));
         consumed?;
         let nonce = ConsumedNonce::assert_consumed(*received.nonce());

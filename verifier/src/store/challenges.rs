@@ -5,8 +5,10 @@ use coffer_attestation::protocol::HexBytes;
 use coffer_attestation::{Digest, Nonce, ObjectName, Reject};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use super::{Store, StoreError, int, uint};
+use crate::clock::Moment;
 
 /// Most challenges outstanding: at 120 s each, some 160 guests asking per second.
 const NONCES_MAX: i64 = 20_000;
@@ -30,7 +32,8 @@ pub(crate) struct EnrollSession {
     /// SHA-256 of the proof that completes it.
     pub(crate) proof_hash: Digest,
     pub(crate) identity: PendingIdentity,
-    pub(crate) expires_at: u64,
+    /// When it began.
+    pub(crate) given: Moment,
 }
 
 /// An identity that is not enrolled yet.
@@ -54,20 +57,25 @@ impl Store {
     pub(crate) async fn put_nonce(
         &self,
         nonce: &Nonce,
-        now: u64,
+        now: &Moment,
         ttl_s: u64,
     ) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM nonces WHERE expires_at < ?")
-            .bind(int(now.saturating_sub(NONCE_MEMORY_S)))
+        self.forget_before(now, NONCE_MEMORY_S).await?;
+        sqlx::query("DELETE FROM nonces WHERE run = ? AND steady < ?")
+            .bind(&now.run[..])
+            .bind(int(now.steady.saturating_sub(NONCE_MEMORY_S)))
             .execute(&self.pool)
             .await?;
         let done = sqlx::query(
-            "INSERT INTO nonces (nonce, expires_at)
-             SELECT ?, ? WHERE (SELECT count(*) FROM nonces WHERE expires_at >= ?) < ?",
+            "INSERT INTO nonces (nonce, given_at, run, steady)
+             SELECT ?, ?, ?, ? WHERE (SELECT count(*) FROM nonces WHERE run <> ? OR steady >= ?) < ?",
         )
         .bind(nonce.as_bytes())
-        .bind(int(now.saturating_add(ttl_s)))
-        .bind(int(now))
+        .bind(int(now.wall))
+        .bind(&now.run[..])
+        .bind(int(now.steady))
+        .bind(&now.run[..])
+        .bind(int(now.steady.saturating_sub(ttl_s)))
         .bind(NONCES_MAX)
         .execute(&self.pool)
         .await?;
@@ -78,15 +86,31 @@ impl Store {
     pub(crate) async fn consume_nonce(
         &self,
         nonce: &Nonce,
-        now: u64,
+        now: &Moment,
+        ttl_s: u64,
     ) -> Result<Result<(), Reject>, StoreError> {
-        let row = sqlx::query("DELETE FROM nonces WHERE nonce = ? RETURNING expires_at")
+        let row = sqlx::query("DELETE FROM nonces WHERE nonce = ? RETURNING given_at, run, steady")
             .bind(nonce.as_bytes())
             .fetch_optional(&self.pool)
             .await?;
         let Some(row) = row else { return Ok(Err(Reject::NonceConsumed)) };
-        let expires_at = uint(row.try_get(0)?);
-        Ok(if now <= expires_at { Ok(()) } else { Err(Reject::NonceExpired) })
+        let good = now.is_within(ttl_s, &moment(&row, "nonces")?);
+        Ok(if good { Ok(()) } else { Err(Reject::NonceExpired) })
+    }
+
+    /// Forgets what earlier processes gave out and nobody can use any more.
+    pub(crate) async fn forget_before(&self, now: &Moment, ttl_s: u64) -> Result<(), StoreError> {
+        for table in ["nonces", "enroll_sessions"] {
+            let statement =
+                format!("DELETE FROM {table} WHERE run <> ? AND (given_at < ? OR given_at > ?)");
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(&now.run[..])
+                .bind(int(now.wall.saturating_sub(ttl_s)))
+                .bind(int(now.wall))
+                .execute(&self.pool)
+                .await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn put_token(
@@ -130,22 +154,27 @@ impl Store {
         &self,
         id: &str,
         session: &EnrollSession,
-        now: u64,
+        ttl_s: u64,
     ) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM enroll_sessions WHERE expires_at < ?")
-            .bind(int(now))
+        let given = &session.given;
+        sqlx::query("DELETE FROM enroll_sessions WHERE run = ? AND steady < ?")
+            .bind(&given.run[..])
+            .bind(int(given.steady.saturating_sub(ttl_s)))
             .execute(&self.pool)
             .await?;
         let identity = serde_json::to_string(&session.identity)
             .map_err(|_| StoreError::Damaged("enroll_sessions"))?;
         sqlx::query(
-            "INSERT INTO enroll_sessions (id, nonce, proof_hash, identity, expires_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO enroll_sessions (id, nonce, proof_hash, identity, given_at, run, steady)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(id)
         .bind(session.nonce.as_bytes())
         .bind(session.proof_hash.as_bytes())
         .bind(identity)
-        .bind(int(session.expires_at))
+        .bind(int(given.wall))
+        .bind(&given.run[..])
+        .bind(int(given.steady))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -154,7 +183,8 @@ impl Store {
     /// Removes a session for good, before anything in the answer to it is looked at.
     pub(crate) async fn take_session(&self, id: &str) -> Result<Option<EnrollSession>, StoreError> {
         let row = sqlx::query(
-            "DELETE FROM enroll_sessions WHERE id = ? RETURNING nonce, proof_hash, identity, expires_at",
+            "DELETE FROM enroll_sessions WHERE id = ?
+             RETURNING nonce, proof_hash, identity, given_at, run, steady",
         )
         .bind(id)
         .fetch_optional(&self.pool)
@@ -167,7 +197,17 @@ impl Store {
             nonce: Nonce::from_slice(&nonce).ok_or_else(damaged)?,
             proof_hash: Digest::from_slice(&proof_hash).ok_or_else(damaged)?,
             identity: serde_json::from_str(&identity).map_err(|_| damaged())?,
-            expires_at: uint(row.try_get(3)?),
+            given: moment(&row, "enroll_sessions")?,
         }))
     }
+}
+
+/// The moment a row was given out.
+fn moment(row: &SqliteRow, table: &'static str) -> Result<Moment, StoreError> {
+    let run: Vec<u8> = row.try_get("run")?;
+    Ok(Moment {
+        wall: uint(row.try_get("given_at")?),
+        steady: uint(row.try_get("steady")?),
+        run: run.try_into().map_err(|_| StoreError::Damaged(table))?,
+    })
 }

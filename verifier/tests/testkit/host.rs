@@ -218,7 +218,8 @@ fn host_boot() -> Vec<Event> {
     let backed = |pcr, kind, data: &[u8]| (pcr, kind, Digest::of(&[data]), data.to_vec());
     let mut events = vec![
         backed(0, EventType::S_CRTM_VERSION, &[0, 0]),
-        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, b"device path".to_vec()),
+        // An image from nowhere: no path.
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION, HOST_KERNEL, vec![0; 32]),
         backed(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
     ];
     events.extend((0..8).map(|pcr| backed(pcr, EventType::SEPARATOR, &[0; 4])));

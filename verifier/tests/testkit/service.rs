@@ -30,6 +30,10 @@ impl Clock for TestClock {
     fn now(&self) -> u64 {
         SystemClock.now() + self.0.load(Ordering::SeqCst)
     }
+
+    fn steady(&self) -> u64 {
+        SystemClock.steady() + self.0.load(Ordering::SeqCst)
+    }
 }
 
 pub struct Service {

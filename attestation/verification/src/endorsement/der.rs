@@ -114,6 +114,9 @@ mod tests {
         assert_eq!(content(&[4, 1, 9]), Some(1));
         assert_eq!(content(&[&[4, 0x81, 0x80][..], &[0; 128]].concat()), Some(128));
         assert_eq!(content(&[&[4, 0x82, 1, 0][..], &[0; 256]].concat()), Some(256));
+        assert_eq!(content(&[&[4, 0x82, 1, 3][..], &[0; 259]].concat()), Some(259));
+        assert_eq!(content(&[&[4, 0x83, 1, 2, 3][..], &[0; 0x1_0203]].concat()), Some(0x1_0203));
+        assert_eq!(content(&[&[4, 0x83, 1, 0, 0][..], &[0; 0x1_0000]].concat()), Some(0x1_0000));
         assert_eq!(content(&[4, 0x81, 1, 9]), None, "one byte would have done");
         assert_eq!(content(&[&[4, 0x82, 0, 0x80][..], &[0; 128]].concat()), None);
         assert_eq!(content(&[&[4, 0x83, 0, 1, 0][..], &[0; 256]].concat()), None);

@@ -215,3 +215,75 @@ fn ecdsa(key: &PublicKey, prehash: &[u8], signature: &[u8]) -> bool {
         PublicKey::Tpm(Key::Rsa(_)) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RSAPublicKey of these two numbers, and what follows them.
+    fn rsa_public_key(modulus: &[u8], exponent: &[u8], more: &[u8]) -> Vec<u8> {
+        let element = |tag: u8, content: &[u8]| {
+            let length = (content.len() as u16).to_be_bytes();
+            let length = match content.len() {
+                0..=0x7f => vec![length[1]],
+                0x80..=0xff => vec![0x81, length[1]],
+                _ => vec![0x82, length[0], length[1]],
+            };
+            [&[tag], length.as_slice(), content].concat()
+        };
+        let numbers = [element(der::INTEGER, modulus), element(der::INTEGER, exponent)].concat();
+        element(der::SEQUENCE, &[&numbers, more].concat())
+    }
+
+    #[test]
+    fn an_rsa_key_has_2048_to_4096_bits_and_the_usual_exponent() {
+        const F4: &[u8] = &[1, 0, 1];
+        let modulus = |bytes: usize| [&[0][..], &vec![0xc5; bytes]].concat();
+        let read = |modulus: &[u8], exponent: &[u8], more: &[u8]| {
+            let key = rsa_key(&rsa_public_key(modulus, exponent, more));
+            key.map(|key| PublicKey::Tpm(key).describe())
+        };
+        assert_eq!(read(&modulus(256), F4, &[]).as_deref(), Ok("RSA-2048"));
+        assert_eq!(read(&modulus(384), F4, &[]).as_deref(), Ok("RSA-3072"));
+        assert_eq!(read(&modulus(512), F4, &[]).as_deref(), Ok("RSA-4096"));
+        let weak = Err(Reject::WeakKey);
+        assert_eq!(read(&modulus(255), F4, &[]), weak);
+        assert_eq!(read(&modulus(513), F4, &[]), weak);
+        assert_eq!(read(&modulus(256), &[3], &[]), weak, "another exponent");
+        let bad = Err(Reject::BadKey);
+        assert_eq!(read(&modulus(256), F4, &[5, 0]), bad, "a third field");
+        let short = [&[0, 0x45][..], &[0xc5; 255]].concat();
+        assert_eq!(read(&short, F4, &[]), bad, "2047 bits in 256 bytes");
+        assert_eq!(read(&[], F4, &[]), bad, "no number");
+        assert_eq!(rsa_key(&[5, 0]).err(), Some(Reject::BadKey));
+    }
+
+    /// By `openssl dgst -sign`; the private key was thrown away.
+    const RSA_KEY: &[u8] = include_bytes!("../../tests/vectors/rsa/key.der");
+    const MESSAGE: &[u8] = b"signed by OpenSSL";
+    const SIGNATURES: [(&str, &[u8]); 3] = [
+        ("1.2.840.113549.1.1.11", include_bytes!("../../tests/vectors/rsa/sha256.sig")),
+        ("1.2.840.113549.1.1.12", include_bytes!("../../tests/vectors/rsa/sha384.sig")),
+        ("1.2.840.113549.1.1.13", include_bytes!("../../tests/vectors/rsa/sha512.sig")),
+    ];
+
+    #[test]
+    fn an_rsa_signature_is_by_its_hash_over_its_message() {
+        let key = PublicKey::Tpm(rsa_key(RSA_KEY).unwrap());
+        let verify = |algorithm: &str, message: &[u8], signature: &[u8]| {
+            let (message, signature) = (message.to_vec(), signature.to_vec());
+            Signed { message, algorithm: algorithm.to_owned(), signature }.verify(&key)
+        };
+        let bad = Err(Reject::BadSignature);
+        for (named, _) in SIGNATURES {
+            for (algorithm, signature) in SIGNATURES {
+                let expected = if named == algorithm { Ok(()) } else { bad };
+                assert_eq!(verify(named, MESSAGE, signature), expected, "{algorithm} as {named}");
+                assert_eq!(verify(named, b"another", signature), bad);
+                assert_eq!(verify("1.2.840.10045.4.3.2", MESSAGE, signature), bad, "as ECDSA");
+            }
+        }
+        let sha1 = verify("1.2.840.113549.1.1.5", MESSAGE, SIGNATURES[0].1);
+        assert_eq!(sha1, Err(Reject::WeakHash), "by its name");
+    }
+}

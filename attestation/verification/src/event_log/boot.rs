@@ -182,6 +182,10 @@ mod tests {
         )
     }
 
+    fn digests(items: &[Item]) -> Vec<Option<Digest>> {
+        items.iter().map(|item| item.digest.sha256()).collect()
+    }
+
     #[test]
     fn sections_have_measured_names() {
         let log = section(section(LogBuilder::new(), ".linux", b"kernel"), ".cmdline", b"quiet");
@@ -201,6 +205,17 @@ mod tests {
     }
 
     #[test]
+    fn a_section_has_a_text_where_the_text_was_measured() {
+        let bytes = section(LogBuilder::new(), ".linux", b"kernel")
+            .event(11, EventType::IPL, Digest::of(&[b".uname\0"]), &utf16(".uname"))
+            .event(11, EventType::IPL, Digest::of(&[b"6.12"]), b"6.12")
+            .finish();
+        let boot = Boot::extract(&parse(&bytes).unwrap());
+        let texts: Vec<_> = boot.sections.iter().map(|s| s.text.as_deref()).collect();
+        assert_eq!(texts, [None, Some("6.12")]);
+    }
+
+    #[test]
     fn applications_are_whatever_is_not_known_to_be_harmless() {
         let d = |b: u8| Digest([b; 32]);
         let bytes = LogBuilder::new()
@@ -211,8 +226,46 @@ mod tests {
             .event(4, EventType::SEPARATOR, d(3), SEPARATOR)
             .finish();
         let boot = Boot::extract(&parse(&bytes).unwrap());
-        let found: Vec<_> = boot.applications.iter().map(|a| a.digest.sha256()).collect();
-        assert_eq!(found, [Some(d(1)), Some(d(2)), Some(d(3))]);
+        assert_eq!(digests(&boot.applications), [Some(d(1)), Some(d(2)), Some(d(3))]);
+    }
+
+    #[test]
+    fn an_application_is_named_by_its_path_or_its_text() {
+        let image = |path: &[u8]| {
+            let head = [0, 0, 0, path.len() as u64].map(u64::to_le_bytes).concat();
+            [&head[..], path].concat()
+        };
+        let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
+        let bytes = LogBuilder::new()
+            .event(4, kind, Digest([1; 32]), &image(b"\x04\x04\x06\0a\0\x7f\xff\x04\0"))
+            .event(4, kind, Digest([1; 32]), &image(b""))
+            .event(4, EventType::IPL, Digest([1; 32]), b"MokList\0")
+            .finish();
+        let boot = Boot::extract(&parse(&bytes).unwrap());
+        let names: Vec<_> = boot.applications.iter().map(|a| a.name.as_deref()).collect();
+        assert_eq!(names, [Some("a"), None, Some("MokList")]);
+    }
+
+    #[test]
+    fn pcr_9_tells_command_lines_initrds_and_files_apart() {
+        let d = |b: u8| Digest([b; 32]);
+        let tagged = |tag: u32, label: &[u8]| {
+            [&tag.to_le_bytes()[..], &(label.len() as u32).to_le_bytes(), label].concat()
+        };
+        let options = tagged(Tagged::LINUX_LOAD_OPTIONS, b"LOADED_IMAGE::LoadOptions\0");
+        let bytes = LogBuilder::new()
+            .event(9, EventType::EVENT_TAG, d(1), &options)
+            .event(9, EventType::EVENT_TAG, d(2), &tagged(Tagged::LINUX_INITRD, b"Linux initrd\0"))
+            .event(9, EventType::EVENT_TAG, d(3), &tagged(7, b"Linux initrd\0"))
+            .event(9, EventType::IPL, d(4), b"grub_linuxefi Initrd\0")
+            .event(9, EventType::IPL, d(5), b"/vmlinuz\0")
+            .event(9, EventType::IPL, d(6), &[0xff])
+            .event(9, EventType::EFI_ACTION, d(7), b"/vmlinuz\0")
+            .finish();
+        let boot = Boot::extract(&parse(&bytes).unwrap());
+        assert_eq!(digests(&boot.command_lines), [Some(d(1))]);
+        assert_eq!(digests(&boot.initrds), [Some(d(2)), Some(d(4))]);
+        assert_eq!(digests(&boot.files), [Some(d(5)), Some(d(6))]);
     }
 
     #[test]
@@ -226,6 +279,7 @@ mod tests {
             .event(8, EventType::IPL, Digest::of(&[b"set x=1"]), b"grub_cmd: set x=1\0")
             .event(12, EventType::IPL, Digest::of(&[&stub]), &stub)
             .event(12, EventType::IPL, Digest([2; 32]), &stub)
+            .event(12, EventType::EFI_ACTION, Digest::of(&[&stub]), &stub)
             .finish();
         let boot = Boot::extract(&parse(&bytes).unwrap());
         let texts: Vec<_> = boot.command_lines.iter().map(|c| c.text.as_deref()).collect();

@@ -225,10 +225,51 @@ mod tests {
         let twice = format!("{twice}{}", &twice[1..]);
         check("a bank twice", "[", &twice, Reject::DuplicateBank);
         check("bytes after", "}}", "}}{}", Reject::TrailingData);
-        let many = sequence(&vec!["{}".into(); 4097]);
-        assert!(CelLog::parse(many.as_bytes()).is_err());
         assert_eq!(CelLog::parse(&[0x1e]), Err(Reject::Malformed), "an empty record");
         assert_eq!(CelLog::parse(&vec![b' '; EVENT_LOG_MAX + 1]), Err(Reject::LimitExceeded));
+    }
+
+    #[test]
+    fn limits_admit_the_last_that_is_within() {
+        let limit = Err(Reject::LimitExceeded);
+        let parse = |text: &str| CelLog::parse(text.as_bytes()).map(|log| log.records.len());
+        let nv = |count: usize| vec![r#"{"nv_index":1}"#.to_owned(); count];
+        let (most, more) = (nv(RECORDS_MAX), nv(RECORDS_MAX + 1));
+        assert_eq!(parse(&sequence(&most)), Ok(0));
+        assert_eq!(parse(&sequence(&more)), limit);
+        assert_eq!(parse(&format!("[{}]", most.join(","))), Ok(0));
+        assert_eq!(parse(&format!("[{}]", more.join(","))), limit);
+        let banks = |count: usize| {
+            let unknown = r#"{"hashAlg":"sm3_256","digest":""},"#.repeat(count - 1);
+            parse(&record(11, "ready").replacen('[', &format!("[{unknown}"), 1))
+        };
+        assert_eq!(banks(DIGESTS_MAX), Ok(1));
+        assert_eq!(banks(DIGESTS_MAX + 1), limit);
+        let padded = |size: usize| {
+            let record = record(11, "ready");
+            parse(&(" ".repeat(size - record.len()) + &record))
+        };
+        assert_eq!(padded(EVENT_LOG_MAX), Ok(1));
+        assert_eq!(padded(EVENT_LOG_MAX + 1), limit);
+    }
+
+    #[test]
+    fn a_record_has_one_digest_of_each_bank() {
+        let sha384 = HashAlg::Sha384.digest(&[b"ready"]);
+        let both = format!(r#"[{{"hashAlg":"sha384","digest":"{sha384}"}},"#);
+        let log = CelLog::parse(record(11, "ready").replacen('[', &both, 1).as_bytes()).unwrap();
+        assert_eq!(log.records()[0].digest_in(HashAlg::Sha384), Some(sha384));
+        assert!(log.records()[0].text_is_measured(HashAlg::Sha256));
+    }
+
+    #[test]
+    fn a_text_beside_another_digest_is_not_measured() {
+        let changed = record(11, "ready").replace(r#""string":"ready""#, r#""string":"Ready""#);
+        let log = CelLog::parse(changed.as_bytes()).unwrap();
+        assert_eq!(log.records()[0].text.as_deref(), Some("Ready"));
+        assert!(!log.records()[0].text_is_measured(HashAlg::Sha256));
+        let good = CelLog::parse(record(11, "ready").as_bytes()).unwrap();
+        assert!(!good.records()[0].text_is_measured(HashAlg::Sha384), "no digest in this bank");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! [`Backed`] is minted here only, where the hash was computed and found equal. It is as authentic as the
 //! digest: once the log replays to quoted registers. Everything else in an event is claimed.
 
-use super::{Event, EventLog, EventType, body};
+use super::{Event, EventType, Log, body};
 use crate::Reject;
 use crate::tpm::hash::{Ha, HashAlg};
 
@@ -180,11 +180,16 @@ impl<'a> Event<'a> {
     }
 }
 
-impl EventLog<'_> {
+impl Log<'_> {
     /// Checks that every event's data is what its type says it is, and that firmware's configuration variables
     /// and announcements say what was measured: whoever reads them for a verdict asks this first. The data of
     /// other types is a claim beside the digest, and is judged by digest.
     pub fn check_data(&self) -> Result<(), (u8, Reject)> {
+        self.data().map_err(|(event, reject)| (event.pcr, reject))
+    }
+
+    /// The same, with the event that is not as it should be.
+    pub(super) fn data(&self) -> Result<(), (&Event<'_>, Reject)> {
         let check = |event: &Event<'_>| {
             body::Body::read(event)?;
             let told =
@@ -194,7 +199,7 @@ impl EventLog<'_> {
             }
             Ok(())
         };
-        self.events().iter().try_for_each(|event| check(event).map_err(|reject| (event.pcr, reject)))
+        self.events().iter().try_for_each(|event| check(event).map_err(|reject| (event, reject)))
     }
 }
 
@@ -218,10 +223,10 @@ mod tests {
         let log = parse(&log).unwrap();
         let content = log.events()[0].content(HashAlg::Sha256);
         assert!(check(&content), "{content:?}");
+        let stands_in_the_log = matches!(content, Content::Whole(_) | Content::Part(_));
         let backed = content.backed().map(|b| (b.bytes().to_vec(), b.digest().sha256()));
-        if let Some((bytes, digest)) = backed {
-            assert_eq!((bytes.as_slice(), digest), (measured, Some(Digest::of(&[measured]))));
-        }
+        let expected = (measured.to_vec(), Some(Digest::of(&[measured])));
+        assert_eq!(backed, stands_in_the_log.then_some(expected));
         assert_eq!(log.events()[0].content(HashAlg::Sha384), Content::Unmeasured);
     }
 
@@ -244,6 +249,43 @@ mod tests {
         content(EventType::EFI_VARIABLE_BOOT, b"value", &variable, part);
         content(EventType::EFI_VARIABLE_BOOT2, b"value", &variable, claimed);
         content(EventType::EFI_VARIABLE_DRIVER_CONFIG, &variable, &variable, whole);
+        let tagged = b"\x01\0\0\0\x05\0\0\0label";
+        content(EventType::EVENT_TAG, b"label", tagged, part);
+        content(EventType::COMPACT_HASH, b"label", tagged, claimed);
+    }
+
+    #[test]
+    fn only_a_loader_spells_a_short_text_in_utf_16() {
+        let spelt = |text: &str| -> Vec<u8> {
+            text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+        };
+        let check = |kind, text: &str, respelt: bool| {
+            let measured = format!("{text}\0");
+            content(kind, measured.as_bytes(), &spelt(text), |c| {
+                matches!(c, Content::Respelt(found) if *found == measured) == respelt
+            });
+        };
+        check(EventType::IPL, ".sixteen.letters", true);
+        check(EventType::IPL, ".linux", true);
+        check(EventType::IPL, ".seventeen.letter", false);
+        check(EventType::IPL, &"x".repeat(100), false);
+        check(EventType::EFI_ACTION, ".linux", false);
+    }
+
+    #[test]
+    fn a_claim_is_of_what_the_specification_says() {
+        for (kind, expected) in [
+            (EventType::EFI_VARIABLE_DRIVER_CONFIG, Subject::EventData),
+            (EventType::EFI_VARIABLE_BOOT, Subject::VariableData),
+            (EventType::EFI_BOOT_SERVICES_APPLICATION, Subject::Image),
+            (EventType::EFI_PLATFORM_FIRMWARE_BLOB2, Subject::Firmware),
+            (EventType::EFI_HANDOFF_TABLES2, Subject::Tables),
+            (EventType::IPL, Subject::Loader),
+            (EventType(0x1234), Subject::Unknown),
+        ] {
+            content(kind, b"measured", b"logged", |c| *c == Content::Claimed(expected));
+        }
+        assert_eq!(subject(EventType::NO_ACTION), Subject::Nothing);
     }
 
     #[test]

@@ -202,6 +202,18 @@ fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) ->
     if let Err((pcr, reject)) = log.separators() {
         return refuse(reject, Some(pcr), reject.message().into());
     }
+    if let Err((event, reject)) = log.data() {
+        let bank = log.bank();
+        let why = format!(
+            "{}: event {}, {}: the digest is {}, the data hashes to {}",
+            reject.message(),
+            event.number,
+            event.kind,
+            event.digest,
+            bank.digest(&[event.data])
+        );
+        return refuse(reject, Some(event.pcr), why);
+    }
     let faults = |judged: &Judged| judged.rows.iter().filter(|row| !row.ok).count();
     let closest = judged.iter().min_by_key(|judged| faults(judged));
     if let Some(row) = closest.and_then(|judged| judged.rows.iter().find(|row| !row.ok)) {
@@ -278,4 +290,101 @@ fn booted(boot: &Boot) -> Vec<Booted> {
         text: item.text.clone(),
     };
     items.map(booted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{EventType, LogBuilder, SEPARATOR, parse};
+    use super::*;
+    use crate::Digest;
+    use crate::host_reference::HostProfile;
+
+    const KERNEL: Digest = Digest([1; 32]);
+    const INITRD: Digest = Digest([2; 32]);
+    const CMDLINE: Digest = Digest([3; 32]);
+
+    /// Firmware, a kernel, and what its stub measured.
+    fn boot() -> LogBuilder {
+        let separator = Digest::of(&[SEPARATOR]);
+        (0..8)
+            .fold(LogBuilder::new(), |log, pcr| {
+                log.event(pcr, EventType::SEPARATOR, separator, SEPARATOR)
+            })
+            .event(4, EventType::EFI_BOOT_SERVICES_APPLICATION, KERNEL, &[0; 32])
+            .event(
+                9,
+                EventType::EVENT_TAG,
+                CMDLINE,
+                b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0",
+            )
+            .event(9, EventType::EVENT_TAG, INITRD, b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0")
+    }
+
+    fn reference(name: &str, kernel: Digest, log: &[u8]) -> HostReference {
+        let firmware: BTreeMap<u8, Digest> =
+            HostReference::firmware_of(&parse(log).unwrap()).unwrap();
+        HostReference {
+            name: name.into(),
+            svn: 1,
+            profile: HostProfile::Sealed,
+            monitor_svn: 1,
+            kernel,
+            initrd: INITRD,
+            cmdline: CMDLINE,
+            firmware,
+        }
+    }
+
+    #[test]
+    fn shows_the_registers_that_are_extended_or_quoted() {
+        let log = boot().finish();
+        let pcrs = |quoted: Option<&[(u8, Ha)]>| -> Vec<u8> {
+            explain(&log, None, quoted, &[]).unwrap().registers.iter().map(|row| row.pcr).collect()
+        };
+        assert_eq!(pcrs(None), [0, 1, 2, 3, 4, 5, 6, 7, 9]);
+        assert_eq!(pcrs(Some(&[(8, HashAlg::Sha256.zero())])), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_verdict_is_by_the_reference_that_comes_closest() {
+        let log = boot().finish();
+        let known = reference("known", KERNEL, &log);
+        let other = reference("other", Digest([9; 32]), &log);
+        let judge = |references: &[HostReference]| {
+            let explained = explain(&log, None, None, references).unwrap();
+            let fits = |judged: &Judged| judged.rows.iter().all(|row| row.ok);
+            let fitting: Vec<bool> = explained.references.iter().map(fits).collect();
+            (explained.verdict.reject, explained.verdict.pcr, fitting)
+        };
+        let refused = (Some(Reject::HostNotRecognised), Some(4));
+        assert_eq!(judge(std::slice::from_ref(&known)), (None, None, vec![true]));
+        assert_eq!(judge(&[other.clone(), known]), (None, None, vec![false, true]));
+        assert_eq!(judge(&[other]), (refused.0, refused.1, vec![false]));
+        assert_eq!(judge(&[]), (None, None, vec![]));
+    }
+
+    #[test]
+    fn an_event_of_no_register_is_shown_with_none() {
+        let nowhere = boot().event(24, EventType::NO_ACTION, Digest::ZERO, b"x").finish();
+        let explained = explain(&nowhere, None, None, &[]).unwrap();
+        let pcrs: Vec<Option<u8>> = explained.events.iter().map(|event| event.pcr).collect();
+        assert_eq!(pcrs[8..], [Some(4), Some(9), Some(9), None]);
+    }
+
+    #[test]
+    fn a_role_is_backed_where_it_was_measured() {
+        let name: Vec<u8> = ".linux\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let log = boot()
+            .event(11, EventType::IPL, Digest::of(&[b".linux\0"]), &name)
+            .event(11, EventType::IPL, KERNEL, &name)
+            .finish();
+        let explained = explain(&log, None, None, &[]).unwrap();
+        let roles: Vec<_> = explained.boot.iter().map(|b| (b.what, b.role_backed)).collect();
+        let claimed = [("application", false), ("command-line", false), ("initrd", false)];
+        assert_eq!(roles[0], claimed[0]);
+        assert_eq!(roles[1], ("section", true));
+        assert_eq!(roles[2..], claimed[1..]);
+    }
 }

@@ -111,7 +111,10 @@ impl EventLog<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::secure_boot::tests::quoted;
+    use super::super::{EventType, LogBuilder, parse};
     use super::*;
+    use crate::Digest;
 
     #[test]
     fn a_register_of_another_bank_or_number_is_refused() {
@@ -126,6 +129,18 @@ mod tests {
         assert_eq!(registers.check([(4, other)]), Err((4, Reject::BankNotAllowed)));
         assert_eq!(registers.extend(4, &other), Err(Reject::BankNotAllowed));
         assert_eq!(registers.extend(24, &digest), Err(Reject::PcrOutOfRange));
+    }
+
+    #[test]
+    fn a_log_replays_to_the_quoted_registers_or_names_the_first_that_differs() {
+        let digest = Digest([1; 32]);
+        let bytes = LogBuilder::new().event(4, EventType::IPL, digest, b"x").finish();
+        let log = parse(&bytes).unwrap();
+        let (extended, zero) = (log.replay(4).sha256().unwrap(), Digest::ZERO);
+        let check = |values: &[(u8, Digest)]| log.check_replay(&quoted(values));
+        assert_eq!(check(&[(4, extended), (5, zero)]), Ok(()));
+        assert_eq!(check(&[(4, zero), (5, extended)]), Err((4, Reject::ReplayMismatch)));
+        assert_eq!(check(&[(4, extended), (5, extended)]), Err((5, Reject::ReplayMismatch)));
     }
 
     #[test]

@@ -122,15 +122,21 @@ impl<'a> SecureBoot<'a> {
 fn variable<'a>(log: &Log<'a>, event: &Event<'a>) -> Result<Option<MeasuredVariable<'a>>, Reject> {
     let claims = is_config(event) || event.kind == EventType::EFI_VARIABLE_AUTHORITY;
     match event.content(log.bank()) {
-        Content::Whole(backed) => match Variable::read(backed.bytes()) {
+        Content::Whole(backed) => match read(event, backed.bytes()) {
             Ok(variable) => Ok(Some(MeasuredVariable { event: event.number, variable, backed })),
             Err(reject) if claims => Err(reject),
             Err(_) => Ok(None),
         },
-        // The value alone was measured: that it is this variable's is a claim.
-        Content::Part(_) => Ok(None),
         _ if is_config(event) => Err(Reject::EventDataMismatch),
+        // Of an authority the value alone may be measured: that it is this variable's is a claim.
         _ => Ok(None),
+    }
+}
+
+fn read<'a>(event: &Event<'_>, bytes: &'a [u8]) -> Result<Variable<'a>, Reject> {
+    match event.kind {
+        EventType::EFI_VARIABLE_AUTHORITY => Variable::read_authority(bytes),
+        _ => Variable::read(bytes),
     }
 }
 
@@ -146,14 +152,14 @@ fn slot_has_lists(found: &MeasuredVariable<'_>) -> bool {
 pub(super) const SECURE_BOOT_PCR: u8 = 7;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{LogBuilder, SEPARATOR, parse};
     use super::*;
     use crate::Digest;
     use crate::quote::{QuoteKey, ReceivedQuote};
     use crate::tpm::testing::{AttestDraft, SoftAk};
 
-    fn quoted(values: &[(u8, Digest)]) -> QuotedPcrs {
+    pub(in super::super) fn quoted(values: &[(u8, Digest)]) -> QuotedPcrs {
         let (ak, extra) = (SoftAk::new(1), Digest::ZERO);
         let draft = AttestDraft::new(ak.public.endorsement_qualified_name(), &extra, values);
         let part = ak.quote(&draft, values);
@@ -230,6 +236,8 @@ mod tests {
         let found = SecureBoot::unauthenticated(&log).unwrap();
         assert_eq!(found.enabled(), Some(true));
         assert_eq!(found.db.as_ref().unwrap().lists().unwrap()[0].signatures.len(), 3);
+        assert_eq!(found.state().map(|state| state.event), Some(0));
+        assert_eq!(found.kek.as_ref().unwrap().lists().unwrap()[0].signatures.len(), 2);
         assert_eq!((found.pk.unwrap().event, found.dbx.unwrap().event), (1, 4));
         assert_eq!(found.authorities.len(), 1);
         check("off", Ok(Some(false)), |e| e[0].1 = boot(&[0])[0].1.clone());
@@ -247,16 +255,39 @@ mod tests {
             e.push(boot(&[1])[0].clone());
         });
         check("two answers", Err(Reject::Malformed), |e| e.insert(1, boot(&[0])[0].clone()));
-        check("the separator under another type", Ok(Some(false)), |e| {
-            e[0] = boot(&[0])[0].clone();
-            e[5].0 = EventType::EFI_ACTION;
-            e.push(boot(&[1])[0].clone());
-            e.push((EventType::SEPARATOR, SEPARATOR.to_vec()));
-        });
+        for kind in [EventType::EFI_ACTION, CONFIG] {
+            check("the separator under another type", Ok(Some(false)), |e| {
+                e[0] = boot(&[0])[0].clone();
+                e[5].0 = kind;
+                e.push(boot(&[1])[0].clone());
+                e.push((EventType::SEPARATOR, SEPARATOR.to_vec()));
+            });
+        }
         check("a value of 2", Err(Reject::Malformed), |e| e[0].1 = boot(&[2])[0].1.clone());
         check("a list that is none", Err(Reject::Malformed), |e| {
             e[4].1 = var(Guid::IMAGE_SECURITY, "dbx", &[1]);
         });
+        check("a variable that is none", Err(Reject::Malformed), |e| e[1].1 = vec![0; 3]);
+        check("an action is none", Ok(Some(true)), |e| {
+            e.insert(0, (EventType::EFI_ACTION, b"DMA Protection Disabled".to_vec()));
+        });
+    }
+
+    #[test]
+    fn an_authority_is_no_database() {
+        let authority =
+            |name| (EventType::EFI_VARIABLE_AUTHORITY, var(Guid::IMAGE_SECURITY, name, &[7; 48]));
+        let mut events = boot(&[1]);
+        // Drivers that were verified before the separator, and a database nothing here reads.
+        let more = [authority("db"), authority("dbx")];
+        events.splice(5..5, more);
+        events.insert(5, (CONFIG, var(Guid::IMAGE_SECURITY, "dbt", &esl(1))));
+        let bytes = log_of(&events);
+        let log = parse(&bytes).unwrap();
+        let found = SecureBoot::unauthenticated(&log).unwrap();
+        let authorities: Vec<u32> = found.authorities.iter().map(|a| a.event).collect();
+        assert_eq!(authorities, [6, 7, 9]);
+        assert_eq!((found.db.unwrap().event, found.dbx.unwrap().event), (3, 4));
     }
 
     #[test]
@@ -268,5 +299,9 @@ mod tests {
         let log = parse(&forged).unwrap();
         assert_eq!(log.replay(7), parse(&bytes).unwrap().replay(7), "nothing measured differs");
         assert_eq!(SecureBoot::unauthenticated(&log), Err(Reject::EventDataMismatch), "(F5)");
+        let other = (EventType::EFI_ACTION, Digest([1; 32]));
+        let noted = LogBuilder::new().event(7, other.0, other.1, b"beside another digest").finish();
+        let log = parse(&noted).unwrap();
+        assert_eq!(SecureBoot::unauthenticated(&log), Ok(SecureBoot::default()), "no variable");
     }
 }

@@ -171,6 +171,36 @@ mod tests {
     }
 
     #[test]
+    fn a_measured_event_no_reader_can_place_ends_the_reading() {
+        let event = |pcr: u8| LogBuilder::new().event(pcr, EventType::IPL, D, b"").finish();
+        let nowhere = good().event(24, EventType::IPL, D, b"").finish();
+        let bankless = [two_banks(0x12, false, b""), event(4).split_off(65)].concat();
+        for bytes in [nowhere, bankless] {
+            let shown = show(&bytes, None).unwrap();
+            assert_eq!((shown.events().len(), shown.broken()), (1, Some(Reject::Malformed)));
+        }
+        let next = good().event(23, EventType::IPL, D, b"").finish();
+        assert_eq!(show(&next, None).unwrap().broken(), None);
+    }
+
+    #[test]
+    fn as_many_notes_are_kept_as_there_may_be_events() {
+        let log = |events: usize| {
+            let add = |log: LogBuilder, _| log.event(24, EventType::NO_ACTION, D, b"");
+            (0..events).fold(LogBuilder::new(), add).finish()
+        };
+        assert_eq!(show(&log(2), None).unwrap().quirks().len(), 4, "two of each event");
+        assert_eq!(show(&log(4096), None).unwrap().quirks().len(), NOTES_MAX);
+        let mut banks = two_banks(0x12, false, b"");
+        banks.splice(56..57, [3]);
+        banks.splice(28..29, [41]);
+        banks.splice(68..68, [0x13, 0, 0x20, 0]);
+        banks.truncate(32 + 41);
+        let notes = [(None, Quirk::UnknownBank)];
+        assert_eq!(show(&banks, None).unwrap().quirks(), notes, "once for the header");
+    }
+
+    #[test]
     fn a_bank_it_cannot_compute_is_stepped_over() {
         let bytes = two_banks(0x12, true, b"");
         assert_eq!(show(&bytes, None).unwrap().events()[0].digest.sha256(), Some(D));

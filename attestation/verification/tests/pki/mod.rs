@@ -143,11 +143,16 @@ pub fn tpm_name(maker: &str, attributes: &[u8]) -> CustomExtension {
 
 pub fn directory_name(maker: &str, attributes: &[u8]) -> Vec<u8> {
     let attribute = |n: &u8| {
-        let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, *n]]);
         let text = if *n == 1 { maker.to_owned() } else { format!("id:0000000{n}") };
-        der(0x31, &[der(0x30, &[oid, der(12, &[text.into_bytes()])])])
+        tpm_attribute(*n, &text)
     };
     der(0xa4, &[der(0x30, &attributes.iter().map(attribute).collect::<Vec<_>>())])
+}
+
+/// An RDN of one TCG attribute.
+pub fn tpm_attribute(n: u8, text: &str) -> Vec<u8> {
+    let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, n]]);
+    der(0x31, &[der(0x30, &[oid, der(12, &[text.as_bytes().to_vec()])])])
 }
 
 /// One DER element of these parts.
@@ -156,7 +161,8 @@ pub fn der(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let length = match content.len() {
         n @ 0..=0x7f => vec![n as u8],
         n @ 0x80..=0xff => vec![0x81, n as u8],
-        n => vec![0x82, (n >> 8) as u8, n as u8],
+        n @ 0x100..=0xffff => vec![0x82, (n >> 8) as u8, n as u8],
+        n => vec![0x83, (n >> 16) as u8, (n >> 8) as u8, n as u8],
     };
     [vec![tag], length, content].concat()
 }
@@ -236,11 +242,16 @@ pub fn accepts(name: &str, change: impl FnOnce(&mut Chain)) -> Endorsed {
 
 /// subjectDirectoryAttributes with a tpmSpecification of level 0 and this revision, DER.
 pub fn specification(critical: bool, revision: &[u8]) -> rcgen::CustomExtension {
-    let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, 0x10]]);
-    let family = der(12, &[b"2.0".to_vec()]);
-    let value = der(0x30, &[family, vec![2, 1, 0], revision.to_vec()]);
-    let attribute = der(0x30, &[oid, der(0x31, &[value])]);
+    let attribute = specification_of("2.0", &[revision.to_vec()]);
     extension(&[2, 5, 29, 9], critical, der(0x30, &[attribute]))
+}
+
+/// tpmSpecification of level 0 with what follows the level.
+pub fn specification_of(family: &str, more: &[Vec<u8>]) -> Vec<u8> {
+    let oid = der(6, &[vec![0x67, 0x81, 0x05, 0x02, 0x10]]);
+    let family = der(12, &[family.as_bytes().to_vec()]);
+    let value = der(0x30, &[&[family, vec![2, 1, 0]], more].concat());
+    der(0x30, &[oid, der(0x31, &[value])])
 }
 
 /// Name constraints that permit one DNS name.

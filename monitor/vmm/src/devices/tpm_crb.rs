@@ -62,13 +62,27 @@ enum Phase {
 }
 
 impl TpmCrb {
-    /// The device with its worker thread in front of `backend`.
-    pub fn new(backend: Box<dyn TpmBackend>) -> std::io::Result<Self> {
+    /// The device with its worker thread in front of `backend`. The thread does `prepare` first, and serves nobody if
+    /// that fails.
+    pub fn new(
+        backend: Box<dyn TpmBackend>,
+        prepare: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) -> std::io::Result<Self> {
         let shared =
             Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
         let (commands, queue) = channel();
         let worker = shared.clone();
-        thread::Builder::new().name("tpm".into()).spawn(move || work(&worker, backend, &queue))?;
+        let (prepared, outcome) = channel();
+        thread::Builder::new().name("tpm".into()).spawn(move || {
+            let outcome = prepare();
+            let good = outcome.is_ok();
+            // Nobody listens any more if the device was given up.
+            let _ = prepared.send(outcome);
+            if good {
+                work(&worker, backend, &queue);
+            }
+        })?;
+        outcome.recv().map_err(std::io::Error::other)??;
         Ok(Self { shared, commands: Mutex::new(commands) })
     }
 
@@ -288,7 +302,7 @@ mod tests {
 
     fn echo() -> (TpmCrb, Arc<Mutex<Vec<Vec<u8>>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        (TpmCrb::new(Box::new(Echo(seen.clone()))).unwrap(), seen)
+        (TpmCrb::new(Box::new(Echo(seen.clone())), || Ok(())).unwrap(), seen)
     }
 
     fn read32(crb: &TpmCrb, offset: u64) -> u32 {
@@ -355,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_lost_backend_is_fatal_and_clears_start() {
-        let crb = TpmCrb::new(Box::new(Dead)).unwrap();
+        let crb = TpmCrb::new(Box::new(Dead), || Ok(())).unwrap();
         send(&crb, &GET_RANDOM);
         assert_eq!(read32(&crb, 0x44), 1);
         write32(&crb, 0x40, 1);

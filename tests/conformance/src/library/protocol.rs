@@ -74,9 +74,14 @@ enum Action {
         #[serde(default = "once")]
         times: usize,
     },
-    /// The verifier's clock goes on.
+    /// Time passes.
     Wait { seconds: u64 },
+    /// The verifier's wall clock is set back.
+    SetBack { seconds: u64 },
 }
+
+/// Longer than the verifier remembers a challenge.
+const CHALLENGE_MEMORY_S: u64 = 3600;
 
 fn declared() -> Vec<String> {
     vec![scene::SECRET_ID.into()]
@@ -192,7 +197,11 @@ impl Scene {
             }
             Action::Challenges { count } => {
                 let mut seen = std::collections::BTreeSet::new();
-                for _ in 0..*count {
+                for n in 0..*count {
+                    // Only so many may be outstanding.
+                    if n % 1000 == 999 {
+                        service.later(CHALLENGE_MEMORY_S);
+                    }
                     if !seen.insert(service.challenge()?) {
                         return Ok(Err(Reject::NonceConsumed.code().into()));
                     }
@@ -224,6 +233,9 @@ impl Scene {
                 return outcomes.pop().ok_or_else(|| "nothing was sent".into());
             }
             Action::Wait { seconds } => service.later(*seconds),
+            Action::SetBack { seconds } => {
+                service.clock.set_back.fetch_add(*seconds, Ordering::SeqCst);
+            }
         }
         Ok(Ok(()))
     }
@@ -240,13 +252,21 @@ fn text(error: impl std::fmt::Display) -> Trouble {
 /// The audience; the certificate also carries the loopback address that is connected to.
 const URL: &str = scene::AUDIENCE;
 
-/// The system's clock, set ahead by hand.
+/// The system's clocks: time passes by hand, and the wall clock is set back by hand.
 #[derive(Default)]
-struct Ahead(AtomicU64);
+struct ByHand {
+    passed: AtomicU64,
+    set_back: AtomicU64,
+}
 
-impl Clock for Ahead {
+impl Clock for ByHand {
     fn now(&self) -> u64 {
-        SystemClock.now() + self.0.load(Ordering::SeqCst)
+        let passed = SystemClock.now() + self.passed.load(Ordering::SeqCst);
+        passed.saturating_sub(self.set_back.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> u64 {
+        SystemClock.steady() + self.passed.load(Ordering::SeqCst)
     }
 }
 
@@ -255,7 +275,7 @@ struct Service {
     agent: Agent,
     base: String,
     token: String,
-    clock: Arc<Ahead>,
+    clock: Arc<ByHand>,
     _handle: Handle,
     runtime: Option<tokio::runtime::Runtime>,
     _folder: tempfile::TempDir,
@@ -271,7 +291,7 @@ impl Service {
         let data = DataDir::new(&dir);
         let root = data.dangerous_software_ek_roots().join("root.pem");
         std::fs::write(root, software_root).map_err(text)?;
-        let clock = Arc::new(Ahead::default());
+        let clock = Arc::new(ByHand::default());
         let mut config = ServeConfig::new(&dir, ([127, 0, 0, 1], 0).into());
         config.policies = ["default", "dangerous-software-tpm"]
             .iter()
@@ -293,7 +313,7 @@ impl Service {
     }
 
     fn later(&self, seconds: u64) {
-        self.clock.0.fetch_add(seconds, Ordering::SeqCst);
+        self.clock.passed.fetch_add(seconds, Ordering::SeqCst);
     }
 
     fn challenge(&self) -> Result<Nonce, Trouble> {

@@ -15,8 +15,7 @@ use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use coffer_attestation::tpm::public::{Key, Public};
 use coffer_attestation::tpm::signature::Signature;
 use coffer_attestation::{Digest, binding, merkle};
-use p256::ecdsa::VerifyingKey;
-use p256::ecdsa::signature::Verifier as _;
+use crrl::p256::PublicKey;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 
 use super::Budget;
@@ -120,7 +119,8 @@ fn say_allocations(recording: &Recording) -> Result<()> {
 
 /// What cannot be left out.
 struct Floor {
-    signatures: Vec<(VerifyingKey, Vec<u8>, p256::ecdsa::Signature)>,
+    /// Key, message, r and s: by the library that the verification itself uses.
+    signatures: Vec<(PublicKey, Vec<u8>, [u8; 64])>,
     hashes: Vec<Vec<u8>>,
 }
 
@@ -170,16 +170,14 @@ impl Floor {
 
     fn verify_signatures(&self) -> Result<()> {
         for (key, message, signature) in &self.signatures {
-            key.verify(message, signature).map_err(|_| anyhow::anyhow!("a signature is wrong"))?;
+            let digest = Digest::of(&[message]);
+            ensure!(key.verify_hash(signature, digest.as_bytes()), "a signature is wrong");
         }
         Ok(())
     }
 }
 
-fn signature(
-    key: &Public,
-    quote: &QuotePart,
-) -> Result<(VerifyingKey, Vec<u8>, p256::ecdsa::Signature)> {
+fn signature(key: &Public, quote: &QuotePart) -> Result<(PublicKey, Vec<u8>, [u8; 64])> {
     let (Key::P256(point), Signature::Ecdsa { r, s, .. }) =
         (key.key(), Signature::parse(&quote.signature)?)
     else {
@@ -190,8 +188,9 @@ fn signature(
         let start = 32usize.checked_sub(scalar.len()).context("a scalar is too long")?;
         half.get_mut(start..).context("a scalar is too long")?.copy_from_slice(scalar);
     }
-    let signature = p256::ecdsa::Signature::from_slice(&scalars)?;
-    Ok((VerifyingKey::from(point), quote.attest.clone(), signature))
+    let point = p256::Sec1Point::from(point);
+    let key = PublicKey::decode(point.as_bytes()).context("the key is no point")?;
+    Ok((key, quote.attest.clone(), scalars))
 }
 
 /// Inputs of the extends that replay a log to the quoted registers.

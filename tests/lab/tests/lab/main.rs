@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod egress;
+mod jail;
 mod key;
 mod refusals;
 mod tools;

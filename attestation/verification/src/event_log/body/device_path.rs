@@ -131,6 +131,33 @@ mod tests {
         assert_eq!(read(&[&[4, 4, 13, 0], &END_NODE]), malformed, "beyond the end");
         assert_eq!(read(&[&FILE_NODE, &END_NODE, &[0]]), malformed, "bytes after the end");
         assert_eq!(read(&[&FILE_NODE, &[0x7f, 0xff, 5, 0, 0]]), malformed, "an end with data");
-        assert_eq!(read(&[&[0x7f, 1, 4, 0].repeat(65)]), Err(Reject::LimitExceeded));
+        let nodes = |count: usize| {
+            DevicePath::read(&[&FILE_NODE.repeat(count), &END_NODE[..]].concat())
+                .map(|path| path.nodes().len())
+        };
+        assert_eq!(nodes(NODES_MAX), Ok(NODES_MAX));
+        assert_eq!(nodes(NODES_MAX + 1), Err(Reject::LimitExceeded));
+    }
+
+    #[test]
+    fn names_the_nodes_that_say_which_file_it_was() {
+        let guid = Guid::GLOBAL.0;
+        let drive = [&[2, 0, 0, 0][..], &[0; 16], &guid, &[2, 2]].concat();
+        let cases: [(_, &[u8], _); 11] = [
+            (FILE, b"\\\0a\0\0\0", "\\a".to_owned()),
+            (FILE, b"\0", "?".to_owned()),
+            (PCI, &[2, 0x1f], "Pci(0x1f,0x2)".to_owned()),
+            (ACPI, &[0xd0, 0x41, 3, 0x0a, 1, 0, 0, 0], "PciRoot(0x1)".to_owned()),
+            (ACPI, &[0xd0, 0x41, 5, 1, 0, 0, 0, 0], "Path(2,1)".to_owned()),
+            (HARD_DRIVE, &drive, format!("HD(2,{})", Guid::GLOBAL)),
+            (HARD_DRIVE, &drive[..20], "HD(2)".to_owned()),
+            (VENDOR, &guid, format!("Vendor({})", Guid::GLOBAL)),
+            (FV, &guid, format!("Fv({})", Guid::GLOBAL)),
+            (FV_FILE, &guid, format!("FvFile({})", Guid::GLOBAL)),
+            ((3, 2), b"", "Path(3,2)".to_owned()),
+        ];
+        for (kind, data, expected) in cases {
+            assert_eq!(Node { kind, data }.to_string(), expected);
+        }
     }
 }

@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(tables(2, 48), Ok(2));
         assert_eq!(tables(u64::MAX, 48), Err(Reject::Malformed));
         assert_eq!(tables(2, 47), Err(Reject::Malformed));
+        assert_eq!(tables(256, 256 * 24), Ok(256));
         assert_eq!(tables(257, 257 * 24), Err(Reject::LimitExceeded));
         let named = [&[1, b'x'][..], &1u64.to_le_bytes(), &[7; 24]].concat();
         assert_eq!(HandoffTables::described(&named).unwrap().description, b"x");

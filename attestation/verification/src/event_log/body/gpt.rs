@@ -89,6 +89,8 @@ mod tests {
         assert_eq!(read(&table(2, 0, 0)), Err(Reject::Malformed), "entries of no size");
         assert_eq!(read(&table(2, 64, 128)), Err(Reject::Malformed), "entries too short");
         assert_eq!(read(&table(2, 128, 255)), Err(Reject::Malformed));
+        assert_eq!(read(&table(128, 128, 128 * 128)), Ok(128));
+        assert_eq!(read(&table(1, 256, 256)), Ok(1), "entries of another size");
         assert_eq!(read(&table(129, 128, 129 * 128)), Err(Reject::LimitExceeded));
         assert_eq!(read(&[0; 200]), Err(Reject::Malformed), "another signature");
     }

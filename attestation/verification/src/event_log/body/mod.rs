@@ -57,8 +57,8 @@ impl<'a> Body<'a> {
         Ok(match event.kind {
             EventType::EFI_VARIABLE_DRIVER_CONFIG
             | EventType::EFI_VARIABLE_BOOT
-            | EventType::EFI_VARIABLE_BOOT2
-            | EventType::EFI_VARIABLE_AUTHORITY => Self::Variable(Variable::read(data)?),
+            | EventType::EFI_VARIABLE_BOOT2 => Self::Variable(Variable::read(data)?),
+            EventType::EFI_VARIABLE_AUTHORITY => Self::Variable(Variable::read_authority(data)?),
             EventType::EFI_BOOT_SERVICES_APPLICATION
             | EventType::EFI_BOOT_SERVICES_DRIVER
             | EventType::EFI_RUNTIME_SERVICES_DRIVER => Self::Image(ImageLoad::read(data)?),
@@ -109,6 +109,52 @@ pub(super) mod tests {
         out
     }
 
+    #[track_caller]
+    fn check(kind: EventType, data: &[u8], expected: Body<'_>) {
+        let digest = if kind == EventType::NO_ACTION { Digest::ZERO } else { Digest::of(&[data]) };
+        let log = LogBuilder::new().event(0, kind, digest, data).finish();
+        let log = parse(&log).unwrap();
+        assert_eq!(Body::read(&log.events()[0]), Ok(expected), "{kind}");
+    }
+
+    #[test]
+    fn data_is_read_by_the_type_of_its_event() {
+        let place = [1u64, 2].map(u64::to_le_bytes).concat();
+        let blob = FirmwareBlob { description: b"", base: 1, length: 2 };
+        check(EventType::EFI_PLATFORM_FIRMWARE_BLOB, &place, Body::Firmware(blob));
+        let described = FirmwareBlob { description: b"PEI", ..blob };
+        let named = [b"\x03PEI", &place[..]].concat();
+        check(EventType::EFI_PLATFORM_FIRMWARE_BLOB2, &named, Body::Firmware(described));
+        let tables = |description| Body::Tables(HandoffTables { description, tables: vec![] });
+        check(EventType::EFI_HANDOFF_TABLES, &[0; 8], tables(b""));
+        check(EventType::EFI_HANDOFF_TABLES2, b"\x01x\0\0\0\0\0\0\0\0", tables(b"x"));
+        let gpt = [b"EFI PART", &[0; 76][..], &[128, 0, 0, 0], &[0; 12]].concat();
+        let empty = Gpt { disk: Guid([0; 16]), partitions: vec![] };
+        check(EventType::EFI_GPT_EVENT, &gpt, Body::Gpt(empty));
+        // Firmware puts either into these: a text, or where the code stands.
+        for kind in [EventType::POST_CODE, EventType::S_CRTM_CONTENTS] {
+            check(kind, b"POST CODE", Body::Text("POST CODE".into()));
+            check(kind, &place, Body::Firmware(blob));
+            check(kind, &place[1..], Body::Opaque(&place[1..]));
+        }
+        check(EventType::NO_ACTION, b"StartupLocality\0\x03", Body::StartupLocality(3));
+        check(EventType::NO_ACTION, b"a note", Body::Text("a note".into()));
+        check(EventType::IPL, &place, Body::Opaque(&place));
+    }
+
+    #[test]
+    fn a_separator_says_one_of_three_things_or_nothing() {
+        for (data, separator) in [
+            (&[0u8; 4][..], Separator::HandedOver),
+            (&[0xff; 4], Separator::Ones),
+            (&[1, 0, 0, 0], Separator::Error),
+            (&[0, 0, 0, 1], Separator::Other),
+            (&[0; 3], Separator::Other),
+        ] {
+            check(EventType::SEPARATOR, data, Body::Separator(separator));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_body_of_any_type_panics(
@@ -123,7 +169,6 @@ pub(super) mod tests {
                 let _ = Body::read(event);
                 let _ = event.content(log.bank());
                 let _ = signature_lists(&data).map(|lists| lists.len());
-
             }
         }
     }

@@ -109,6 +109,15 @@ mod tests {
         ] {
             assert_eq!(signature_lists(&bytes), Err(Reject::Malformed), "{what}");
         }
-        assert_eq!(signature_lists(&esl(28, 0, 48, &[]).repeat(257)), Err(Reject::LimitExceeded));
+        let lists =
+            |count: usize| signature_lists(&esl(28, 0, 48, &[]).repeat(count)).map(|l| l.len());
+        assert_eq!(lists(LISTS_MAX), Ok(LISTS_MAX));
+        assert_eq!(lists(LISTS_MAX + 1), Err(Reject::LimitExceeded));
+        let signatures = |count: usize| {
+            let size = 28 + 48 * count as u32;
+            signature_lists(&esl(size, 0, 48, &vec![7; 48 * count])).map(|l| l[0].signatures.len())
+        };
+        assert_eq!(signatures(SIGNATURES_MAX), Ok(SIGNATURES_MAX));
+        assert_eq!(signatures(SIGNATURES_MAX + 1), Err(Reject::LimitExceeded));
     }
 }

@@ -52,6 +52,7 @@ mod tests {
             Some("Exit Boot Services Invocation")
         );
         assert_eq!(text(b".\0l\0i\0\0\0").as_deref(), Some(".li"));
+        assert_eq!(text(b"if\tx\r\n").as_deref(), Some("if\tx\r\n"), "as scripts have it");
         for bytes in [&b""[..], b"\0", b"\x1b[2J", b"\xff\xfe\xfd", &[0; 4]] {
             assert_eq!(text(bytes), None, "{bytes:?}");
         }

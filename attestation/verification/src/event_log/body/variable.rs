@@ -41,6 +41,16 @@ impl<'a> Variable<'a> {
         Ok(variable)
     }
 
+    /// Reads an authority. Old shims count the characters of its name for bytes and measure as many stray bytes more;
+    /// whoever verified an image is still the variable before them.
+    pub fn read_authority(bytes: &'a [u8]) -> Result<Self, Reject> {
+        Self::read(bytes).or_else(|reject| {
+            let whole = bytes.len().saturating_sub(STRAY_MAX)..bytes.len();
+            let mut shorter = whole.rev().filter_map(|end| bytes.get(..end));
+            shorter.find_map(|bytes| Self::read(bytes).ok()).ok_or(reject)
+        })
+    }
+
     /// True for this name in this namespace.
     pub fn is(&self, guid: Guid, name: &str) -> bool {
         self.guid == guid && self.name == name
@@ -79,6 +89,9 @@ impl fmt::Debug for Guid {
     }
 }
 
+/// Most stray bytes after an authority: the shim of a recorded log wrote 6.
+const STRAY_MAX: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::variable;
@@ -100,6 +113,17 @@ mod tests {
         assert_eq!(changed(16, &[11]), Err(Reject::Malformed), "name too long");
         assert_eq!(changed(16, &[1, 2]), Err(Reject::LimitExceeded), "name over its limit");
         assert_eq!(changed(24, &[0xff; 8]), Err(Reject::Malformed), "value of 2^64-1");
+        let good_read = Variable::read(&good).unwrap();
+        let stray = |count| [&good[..], &vec![0xaf; count]].concat();
+        for (count, read) in [(0, true), (1, true), (6, true), (8, true), (9, false)] {
+            let authority = stray(count);
+            let found = Variable::read_authority(&authority);
+            assert_eq!(found.is_ok_and(|found| found == good_read), read, "{count} stray bytes");
+        }
+        assert_eq!(Variable::read(&stray(1)), Err(Reject::Malformed), "of no other type");
+        let named = |units: usize| Variable::read(&variable(&"n".repeat(units), &[])).map(drop);
+        assert_eq!(named(NAME_MAX), Ok(()));
+        assert_eq!(named(NAME_MAX + 1), Err(Reject::LimitExceeded));
         for len in 0..good.len() {
             assert_eq!(Variable::read(&good[..len]), Err(Reject::Malformed), "{len}");
         }

@@ -4,7 +4,7 @@ use coffer_attestation::Digest;
 use coffer_attestation::event_log::EventType;
 use coffer_attestation::evidence::Evidence;
 use coffer_conformance::case::{Files, Surface};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::evidence::{RECORDED, refuse as refuse_evidence, refuse_altered};
 use super::quoted::Value3;
@@ -17,8 +17,6 @@ use crate::scene::{self, Event, host_boot, log_of};
 const HOST: &str = "eventlog-host";
 /// A VM's.
 pub const VM: &str = "eventlog-vm";
-/// A log another machine's firmware wrote.
-const OVMF: &str = "eventlog-lab-ovmf";
 /// A host's log with the kernel's list of files.
 const IMA: &str = "eventlog-host-ima";
 /// Bytes of the header of our logs: TCG_PCR_EVENT with one bank.
@@ -38,14 +36,23 @@ pub fn originals(book: &mut Book) {
         book.derive(name, RECORDED, files.map(|(n, f)| (n.to_owned(), f)).into());
     }
     assert_eq!(book.original(HOST)["log.bin"], log_of(&host_boot()));
-    let registers = OVMF_REGISTERS.map(|value| hex::decode(value).unwrap());
-    let values = (0..).zip(&registers).map(|(pcr, value)| ("sha256", pcr, value.as_slice()));
-    let files = [
-        ("log.bin", OVMF_LOG.to_vec()),
-        ("pcrs.json", pcrs_json(values)),
-        ("context.json", context(true)),
-    ];
-    book.derive(OVMF, "attestation/verification/tests/vectors", named(files));
+    for boot in &BOOTS {
+        let pcrs: Value = serde_json::from_slice(boot.pcrs).unwrap();
+        let quoted: Value = serde_json::from_slice(boot.about).unwrap();
+        let quoted = quoted["quoted"]["sha256"].as_array().unwrap();
+        let value = |pcr: &Value| {
+            let value = pcrs["sha256"][pcr.to_string()].as_str().unwrap();
+            (u8::try_from(pcr.as_u64().unwrap()).unwrap(), hex::decode(value).unwrap())
+        };
+        let values: Vec<(u8, Vec<u8>)> = quoted.iter().map(value).collect();
+        let values = values.iter().map(|(pcr, value)| ("sha256", *pcr, value.as_slice()));
+        let files = [
+            ("log.bin", boot.log.to_vec()),
+            ("pcrs.json", pcrs_json(values)),
+            ("context.json", context(boot.firmware)),
+        ];
+        book.derive(boot.original, BOOT_RECORDINGS, named(files));
+    }
     let mut files = book.original(HOST);
     files.insert("context.json".into(), text(&json!({"firmware": true, "ima": true})));
     measure_ima(&mut files, &ima_list());
@@ -56,22 +63,52 @@ fn named<const N: usize>(files: [(&str, Vec<u8>); N]) -> Files {
     files.map(|(name, file)| (name.to_owned(), file)).into()
 }
 
-/// A log that OVMF and Linux wrote in the lab.
-const OVMF_LOG: &[u8] = include_bytes!(
-    "../../../../../../attestation/verification/tests/vectors/lab-ovmf-direct-kernel.bin"
-);
-/// `tpm2_pcrread sha256` in the same boot, PCR 0 to 9.
-const OVMF_REGISTERS: [&str; 10] = [
-    "1119fe2cc2550e9294b01a6355bfeb7ac1507139f07c0afec49f6644002acca9",
-    "8e9d1fe23131f12d6a523e9c32eb3223d4dc25e14eb5fd60163e7ba8de0f248c",
-    "7283db88208a98a77b841934355d717e583235fa544a682bdaafb2232278ea36",
-    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
-    "3cbfcae7ae3531d3769b86a71f67f42aaf59c7c4df1691357562b77b130f24a1",
-    "a5ceb755d043f32431d63e39f5161464620a3437280494b5850dc1b47cc074e0",
-    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
-    "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068",
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "985bf66dd4c63d1367ee0778f8cf132ed3b43bde5f48d16e407624e358b2633b",
+/// A boot that was recorded in the lab.
+pub struct Boot {
+    /// Name of the original.
+    pub original: &'static str,
+    /// What booted.
+    pub title: &'static str,
+    /// True if firmware of UEFI's kind logged it.
+    firmware: bool,
+    log: &'static [u8],
+    pcrs: &'static [u8],
+    about: &'static [u8],
+}
+
+const BOOT_RECORDINGS: &str = "attestation/verification/tests/vectors/eventlogs";
+
+macro_rules! boot {
+    ($name:literal, $title:literal, $firmware:literal) => {
+        Boot {
+            original: concat!("eventlog-", $name),
+            title: $title,
+            firmware: $firmware,
+            log: recorded!($name, "/log.bin"),
+            pcrs: recorded!($name, "/pcrs.json"),
+            about: recorded!($name, "/about.json"),
+        }
+    };
+}
+
+macro_rules! recorded {
+    ($name:literal, $file:literal) => {
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../attestation/verification/tests/vectors/eventlogs/",
+            $name,
+            $file
+        ))
+    };
+}
+
+/// Every recording. SeaBIOS separates in its own way, a guest of Coffer's has no firmware.
+pub const BOOTS: [Boot; 5] = [
+    boot!("ovmf-direct-kernel", "OVMF and a kernel loaded directly, banks SHA-1 and SHA-256", true),
+    boot!("ovmf-secureboot-shim-grub", "OVMF with Secure Boot, shim and GRUB", true),
+    boot!("uki-systemd-stub", "OVMF and a UKI through systemd-stub", true),
+    boot!("seabios", "SeaBIOS, three banks", false),
+    boot!("coffer-guest", "a guest of Coffer's monitor", false),
 ];
 
 /// One entry of an IMA list: template name, algorithm and digest of the file, path.

@@ -78,7 +78,7 @@ pub fn cases(book: &mut Book) {
     identities(book);
 }
 
-/// E1, E2, E4, E9, E10.
+/// E1, E2, E4, E9 to E11.
 fn freshness(book: &mut Book) {
     let about =
         altered("E1", "exact-replay", "the same evidence is sent again", "after it was answered");
@@ -122,9 +122,40 @@ fn freshness(book: &mut Book) {
         json!({"do": "release", "evidence": "e1"}),
     ];
     refuse(book, "nonce-consumed", &about, &[enrolled(), steps].concat());
-    let about = altered("E10", "all-distinct", "challenges are all different", "500 of them")
+    let about = altered("E10", "all-distinct", "challenges are all different", "2,000 of them")
         .source(&["CVE-2026-6420"]);
-    accept(book, &about, &[json!({"do": "challenges", "count": 500})]);
+    accept(book, &about, &[json!({"do": "challenges", "count": 2000})]);
+    set_back(book);
+}
+
+/// E11: challenges age by a clock that nobody can set.
+fn set_back(book: &mut Book) {
+    for (slug, seconds, passed, expired) in [
+        ("expired-clock-set-back", 3600, 121, true),
+        ("expired-clock-set-back-a-minute", 60, 121, true),
+        ("clock-set-back-at-once", 3600, 1, false),
+    ] {
+        let title = if expired {
+            "the clock is set back under an expired challenge"
+        } else {
+            "the clock is set back under a good challenge"
+        };
+        let mutation = format!(
+            "{passed} s between challenge and evidence, the wall clock back by {seconds} s"
+        );
+        let about = altered("E11", slug, title, &mutation);
+        let mut steps = [enrolled(), attest()].concat();
+        let last = steps.pop().unwrap();
+        steps.extend([
+            json!({"do": "wait", "seconds": passed}),
+            json!({"do": "set-back", "seconds": seconds}),
+            last,
+        ]);
+        match expired {
+            true => refuse(book, "nonce-expired", &about, &steps),
+            false => accept(book, &about, &steps),
+        }
+    }
 }
 
 /// D31 to D34, D38: sessions and tokens are good once.

@@ -38,13 +38,12 @@ pub fn cases(book: &mut Book) {
     for (original, title) in [
         ("eventlog-host", "log of a host as firmware, boot manager and EFI stub write it"),
         ("eventlog-vm", "launch log of a VM"),
-        (
-            "eventlog-lab-ovmf",
-            "log of QEMU with OVMF and a kernel loaded directly, as Linux exports it",
-        ),
         ("eventlog-host-ima", "log of a host, and the kernel's list of files under PCR 10"),
     ] {
         add(book, Surface::Eventlog, original, title);
+    }
+    for boot in &super::event_log::BOOTS {
+        add(book, Surface::Eventlog, boot.original, &format!("log of {}", boot.title));
     }
     for (original, title) in [
         ("endorsement-swtpm-rsa", "RSA EK certified by swtpm's authority, named as software root"),

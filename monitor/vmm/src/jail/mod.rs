@@ -1,0 +1,55 @@
+//! The walls around the VM process (SPEC 6.3.1): whoever breaks out of the guest into it finds nothing there.
+//!
+//! ```text
+//!   leave()        before the spec: limits, namespaces of its own, an empty root
+//!   drop_rights()  before anything of the guest is read: its own uid, no new privileges, Landlock without a path
+//!   confine()      each thread, before the guest's first instruction: the system calls of its work and no other
+//! ```
+//! Everything the process needs has come to it as descriptors by then. Each wall is there or the VM does not start;
+//! none trusts another to hold. A system call that is not on its thread's list ends the process, and the VM with it.
+
+mod rights;
+mod root;
+mod syscalls;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use thiserror::Error;
+
+pub use rights::drop_rights;
+pub use syscalls::{Role, confine};
+
+/// A wall that cannot be put up.
+#[derive(Debug, Error)]
+pub enum JailError {
+    /// The operating system refused.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] std::io::Error),
+    /// The kernel has no Landlock, or it is not among the active security modules.
+    #[error("this kernel does not enforce Landlock: {0}")]
+    Landlock(String),
+    /// The filter of system calls is refused.
+    #[error("cannot limit system calls: {0}")]
+    Seccomp(String),
+    /// The supervisor gave a uid that is root's, or nobody's in particular.
+    #[error("uid {0} is none for a VM")]
+    Uid(u32),
+}
+
+/// uids VMs run under, one for each: above the last that systemd gives to containers (0x6fffffff), below those that
+/// some programs take for negative.
+pub const UIDS: std::ops::Range<u32> = 0x7000_0000..0x7fff_0000;
+
+/// Leaves everything that has a name: files, networks, processes, other VMs' queues.
+pub fn leave() -> Result<(), JailError> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    // A core would hold guest memory, and a lock of its own on memory is not the process's to take.
+    for resource in [Resource::Core, Resource::Memlock] {
+        setrlimit(resource, none).map_err(system("set a limit"))?;
+    }
+    root::leave_namespaces()?;
+    root::enter_nothing()
+}
+
+fn system<E: Into<std::io::Error>>(what: &'static str) -> impl Fn(E) -> JailError {
+    move |error| JailError::System(what, error.into())
+}
