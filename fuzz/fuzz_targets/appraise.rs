@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use coffer_attestation::appraisal::{
-    ConsumedNonce, EnrolledHost, Facts, HostReference, ImageDigests, ReceivedEvidence, appraise,
+    ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
 };
 use coffer_attestation::{Digest, Nonce, Reject};
 use coffer_formats::tpm::public::Public;
@@ -63,7 +63,8 @@ fn concluded(cmw: &[u8]) -> Option<String> {
     let nonce = ConsumedNonce::assert_consumed(known.nonce);
     let accepted =
         appraise(received, nonce, &known.host, &known.audience, references, &digests).ok()?;
-    let facts = Facts { evidence: Digest::ZERO, ..accepted.facts().clone() };
+    let mut facts = accepted.facts().clone();
+    facts.evidence = Digest::ZERO;
     Some(format!("{facts:?}"))
 }
 
