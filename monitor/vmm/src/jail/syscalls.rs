@@ -103,10 +103,10 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         COMMON.iter().chain(own).map(|call| (*call, Vec::new())).collect();
-    let argument = |index, value| {
-        let is = SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-        SeccompRule::new(vec![is])
+    let is = |index, value| {
+        SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
     };
+    let argument = |index, value| SeccompRule::new(vec![is(index, value)?]);
     match role {
         Role::Vcpu => {
             rules.insert(c::SYS_ioctl, vec![argument(1, KVM_RUN)?]);
@@ -115,7 +115,8 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
         Role::Devices => {
             rules.insert(c::SYS_ioctl, vec![argument(1, c::FIONBIO)?]);
             let stream = (c::SOCK_STREAM | c::SOCK_CLOEXEC) as u64;
-            rules.insert(c::SYS_socketpair, vec![argument(1, stream)?]);
+            let pair = SeccompRule::new(vec![is(0, c::AF_UNIX as u64)?, is(1, stream)?])?;
+            rules.insert(c::SYS_socketpair, vec![pair]);
             let commands = [c::F_GETFD, c::F_GETFL, c::F_SETFL, c::F_DUPFD_CLOEXEC];
             let allowed = commands.map(|command| argument(1, command as u64));
             rules.insert(c::SYS_fcntl, allowed.into_iter().collect::<Result<_, _>>()?);
