@@ -10,17 +10,15 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 6 {
-        0 => drop(HostClaims::decode(data).map(|claims| assert_eq!(claims.encode(), data))),
-        1 => drop(VmClaims::decode(data).map(|claims| assert_eq!(claims.encode(), data))),
-        2 => drop(LaunchRecord::decode(data).map(|record| assert_eq!(record.encode(), data))),
-        3 => drop(RuntimeData::decode(data).map(|runtime| assert_eq!(cbor::encode(&runtime), data))),
-        4 => drop(
-            cbor::decode::<Release>(data, 1 << 20).map(|r| assert_eq!(cbor::encode(&r), data)),
-        ),
-        _ => drop(
-            cbor::decode::<SignedRelease>(data, 1 << 20)
-                .map(|r| assert_eq!(cbor::encode(&r), data)),
-        ),
+    let written = match kind % 6 {
+        0 => HostClaims::decode(data).map(|claims| claims.encode()),
+        1 => VmClaims::decode(data).map(|claims| claims.encode()),
+        2 => LaunchRecord::decode(data).map(|record| record.encode()),
+        3 => RuntimeData::decode(data).map(|runtime| cbor::encode(&runtime)),
+        4 => cbor::decode::<Release>(data, 1 << 20).map(|release| cbor::encode(&release)),
+        _ => cbor::decode::<SignedRelease>(data, 1 << 20).map(|release| cbor::encode(&release)),
+    };
+    if let Ok(written) = written {
+        assert_eq!(written, data);
     }
 });
