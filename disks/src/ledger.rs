@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::anchor::{Anchor, AnchorError};
@@ -116,7 +117,9 @@ impl<S: Store, A: Anchor> Anchor for LedgerCounter<S, A> {
             queue.at_work = true;
             let moves = std::mem::take(&mut queue.waiting);
             drop(queue);
-            let answers = self.ledger.make(&moves);
+            // Whoever waits gets an answer, whatever a storage or an anchor does.
+            let made = catch_unwind(AssertUnwindSafe(|| self.ledger.make(&moves)));
+            let answers = made.unwrap_or_else(|_| moves.iter().map(|_| Err(panicked())).collect());
             queue = self.ledger.queue()?;
             queue.answers.extend(moves.iter().map(|one| one.ticket).zip(answers));
             queue.at_work = false;

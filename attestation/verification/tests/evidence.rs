@@ -585,7 +585,11 @@ fn refuses_hosts_whose_boot_differs() {
             e.push((9, EventType::IPL, Digest([0xee; 32]), b"initrd".to_vec()));
         }),
         ("a tag nobody knows", "unexpected event", &|e| {
-            e.push((9, EventType::EVENT_TAG, Digest([0xee; 32]), vec![0; 8]));
+            e.insert(0, (9, EventType::EVENT_TAG, Digest([0xee; 32]), vec![0; 8]));
+        }),
+        ("the initrd under another type", "unexpected event", &|e| {
+            let at = find(e, 9, EventType::EVENT_TAG);
+            e[at].1 = EventType::IPL;
         }),
         ("a separator of something else", "unexpected event", &|e| {
             e.push((9, EventType::SEPARATOR, Digest([0xee; 32]), vec![0; 4]));
@@ -703,7 +707,8 @@ fn refuses_what_the_verifier_holds_against_it() {
     let bare = HostReference { firmware: BTreeMap::new(), ..reference() };
     let refusal = judge(&evidence, &good, &[bare]).unwrap_err();
     assert!(refusal.explanation.contains("no reference value in `lab-1`"), "{refusal}");
-    let unquoted = HostReference { firmware: [(10, Digest::ZERO)].into(), ..reference() };
+    let mut unquoted = reference();
+    unquoted.firmware.insert(10, Digest::ZERO);
     check("unquoted register", judge(&evidence, &good, &[unquoted]), Reject::HostNotRecognised);
     // The rows are those of the reference that comes closest, the first of equals.
     let other = Digest([0xee; 32]);

@@ -106,7 +106,11 @@ fn work(mut disk: TestDisk, found: Vec<u8>, world: &Recorder, dice: &mut Dice, s
         };
         if result.is_err() {
             sum.cuts += 1;
-            break;
+            // The power, or only the storage for a moment: then the guest goes on trying.
+            if dice.below(2) == 0 {
+                break;
+            }
+            world.0.borrow_mut().fuse = None;
         }
     }
 }

@@ -119,3 +119,136 @@ impl Anchor for Slow {
         self.0.advance(from)
     }
 }
+
+/// A counter whose driver panics.
+struct Broken(DangerousMemoryAnchor);
+
+impl Anchor for Broken {
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        self.0.read()
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        assert!(from < 1, "the driver panics");
+        self.0.advance(from)
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_holder_that_panicked() {
+    let shape = Shape { blocks: 50, spare: 16 };
+    let store = MemoryStore::zeroed(shape.storage().unwrap());
+    let anchor = Broken(DangerousMemoryAnchor::at(0));
+    let ledger = Ledger::new(Disk::create(store, anchor, &key(9), shape, &mut Dice(1)).unwrap());
+    std::thread::scope(|scope| {
+        for holder in 0..8 {
+            let mut counter = ledger.counter(holder);
+            scope.spawn(move || {
+                assert!(matches!(counter.advance(0), Err(AnchorError::Failed(_))));
+                assert!(matches!(counter.read(), Err(AnchorError::Failed(_))));
+            });
+        }
+    });
+}
+
+/// A disk's counter in a ledger, telling the disk's world when it moved.
+struct Watched(LedgerCounter<Recorder, Recorder>, Recorder);
+
+impl Anchor for Watched {
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        self.0.read()
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        self.0.advance(from)?;
+        let mut world = self.1.0.borrow_mut();
+        if world.session {
+            world.allowed = vec![world.model.clone()];
+        }
+        Ok(())
+    }
+}
+
+/// The owner of the storage mixes old and new of both, ledger and disk, and cuts either off at will.
+#[test]
+fn no_mix_of_old_ledgers_and_old_disks_is_accepted() {
+    let (mut accepted, mut refused, mut cuts) = (0, 0, 0);
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let tpm = Recorder::default();
+        let (ledger_id, ledger) = ledger(&tpm, &mut dice);
+        let shape = Shape { blocks: 4, spare: 16 };
+        let world = Recorder::new(vec![0; shape.storage().unwrap() as usize], 0);
+        world.0.borrow_mut().model = vec![0; 4 * BLOCK];
+        let anchor = Watched(ledger.counter(0), world.clone());
+        let disk = Disk::create(world.clone(), anchor, &key(1), shape, &mut dice).unwrap();
+        let id = disk.info().id;
+        drop((disk, ledger));
+        let model = world.0.borrow().model.clone();
+        world.0.borrow_mut().allowed = vec![model];
+        let mut ledgers = vec![tpm.0.borrow().image.clone()];
+        let mut disks = vec![world.0.borrow().image.clone()];
+        for _ in 0..150 {
+            let pick = |images: &[Vec<u8>], dice: &mut Dice| {
+                let back = if dice.below(5) == 0 { dice.below(images.len() as u64) } else { 0 };
+                images[images.len() - 1 - back as usize].clone()
+            };
+            tpm.0.borrow_mut().image = pick(&ledgers, &mut dice);
+            {
+                let mut world = world.0.borrow_mut();
+                world.image = pick(&disks, &mut dice);
+                world.session = false;
+                world.fuse = None;
+            }
+            tpm.0.borrow_mut().fuse = (dice.below(4) == 0).then(|| dice.below(20));
+            let opened = Disk::open(tpm.clone(), tpm.clone(), &key(9), ledger_id, &mut dice)
+                .map(Ledger::new)
+                .and_then(|ledger| {
+                    let anchor = Watched(ledger.counter(0), world.clone());
+                    Disk::open(world.clone(), anchor, &key(1), id, &mut dice)
+                })
+                .and_then(|mut disk| {
+                    let mut found = vec![0; 4 * BLOCK];
+                    disk.read(0, &mut found).map(|()| (disk, found))
+                });
+            match opened {
+                Err(_) => refused += 1,
+                Ok((mut disk, found)) => {
+                    accepted += 1;
+                    assert!(world.0.borrow().allowed.contains(&found), "seed {seed}");
+                    {
+                        let mut world = world.0.borrow_mut();
+                        world.session = true;
+                        world.allowed = vec![found.clone()];
+                        world.model = found;
+                        world.fuse = Some(dice.below(60));
+                    }
+                    tpm.0.borrow_mut().fuse = Some(dice.below(60));
+                    for _ in 0..dice.below(12) {
+                        let (block, data) = (dice.below(4), dice.block());
+                        let result = match dice.below(3) {
+                            0 => disk.flush(),
+                            _ => disk.write(block, &data).map(|()| {
+                                world.0.borrow_mut().model[block as usize * BLOCK..][..BLOCK]
+                                    .copy_from_slice(&data);
+                            }),
+                        };
+                        if result.is_err() {
+                            cuts += 1;
+                            break;
+                        }
+                    }
+                }
+            }
+            // What was written to is the newest there is.
+            for (of, images) in [(&tpm, &mut ledgers), (&world, &mut disks)] {
+                let mut of = of.0.borrow_mut();
+                if !std::mem::take(&mut of.log).is_empty() {
+                    images.push(of.image.clone());
+                }
+            }
+        }
+    }
+    println!("ledger and disk: {accepted} accepted, {refused} refused, {cuts} cut off");
+    assert!(accepted > 500 && refused > 500 && cuts > 200);
+}

@@ -73,6 +73,20 @@ fn discarded_storage_is_used_again() {
     assert_eq!(contents(&mut disk).unwrap(), [0; 200 * BLOCK]);
 }
 
+/// What was never committed is free at once.
+#[test]
+fn writing_one_block_over_and_over_needs_no_commit() {
+    let (world, mut disk) = fresh(100, 16, &mut Dice(1));
+    disk.write(0, &[1; 100 * BLOCK]).unwrap();
+    disk.flush().unwrap();
+    let at = world.0.borrow().counter;
+    (0..500).for_each(|n| disk.write(n % 3, &[n as u8; BLOCK]).unwrap());
+    assert_eq!(world.0.borrow().counter, at);
+    // Other blocks each time: the spare ones are used up.
+    (0..100).for_each(|n| disk.write(n, &[2; BLOCK]).unwrap());
+    assert!(world.0.borrow().counter > at);
+}
+
 #[test]
 fn rekeying_puts_the_old_key_out_of_use() {
     let mut dice = Dice(1);

@@ -1,3 +1,5 @@
+//! Quotes through their stages, and near misses.
+
 use super::*;
 use crate::tpm::testing::{AttestDraft, SoftAk};
 

@@ -1,3 +1,5 @@
+//! Lists of the kernel: what is read, what is covered, and near misses.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Firmware logs: what is read, limits, and near misses.
+
 use super::super::LogBuilder;
 use super::*;
 use crate::Digest;
