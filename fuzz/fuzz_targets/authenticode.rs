@@ -23,11 +23,18 @@ static TRUE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     put(0x58 + 112 + 36, &64u32.to_le_bytes());
     put(0x58 + 160 + 16, &256u32.to_le_bytes());
     put(0x58 + 160 + 20, &512u32.to_le_bytes());
+    // The boot protocol's header, in the section: protocol 2.15, loadflags, xloadflags.
+    put(0x202, b"HdrS");
+    put(0x206, &0x20fu16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(0x236, &[0x7f]);
     pe
 });
 
 fuzz_target!(init: {
     assert!(predict::authenticode_sha256(&TRUE).is_ok(), "the original is hashed");
+    assert!(predict::qemu::kernel(&TRUE, 1, 2048 << 20).is_ok(), "and loaded");
 }, |data: &[u8]| {
     let edits;
     let pe: &[u8] = if data.starts_with(b"MZ") {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use coffer_attestation::endorsement::device::{DeviceRoots, verify_iak_chain};
 use coffer_attestation::endorsement::{Endorsed, Roots, verify_chain};
 use coffer_formats::tpm::public::Public;
-use coffer_fuzz::{edited, signed_part};
+use coffer_fuzz::{edited, one_in, signed_part};
 use libfuzzer_sys::fuzz_target;
 
 macro_rules! original {
@@ -48,11 +48,17 @@ fuzz_target!(init: {
         (2, _) => (LEAF.to_vec(), vec![rest.to_vec()]),
         _ => (LEAF.to_vec(), vec![rest.to_vec(), ISSUER.to_vec()]),
     };
+    // A signature that cannot hold takes most of the time: it is tried for one in four. What is judged of a leaf
+    // before is `certificate`'s matter.
+    let holds = signed_part(&leaf) == signed_part(LEAF);
+    if !holds && !one_in(4, data) {
+        return;
+    }
     // No TPM maker's certificate is a device's.
     assert!(verify_iak_chain(&leaf, &[], &EK, &DeviceRoots::default(), NOW).is_err());
     let Some(endorsed) = endorsed(&leaf, &chain) else { return };
     // Two encodings of an ECDSA signature hold: r, s and r, -s. What they sign is the same.
-    assert_eq!(signed_part(&leaf), signed_part(LEAF), "a forged leaf");
+    assert!(holds, "a forged leaf");
     assert!(
         chain.iter().any(|issuer| signed_part(issuer) == signed_part(ISSUER)),
         "a forged issuer"

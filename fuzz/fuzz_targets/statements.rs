@@ -15,10 +15,19 @@ fuzz_target!(|data: &[u8]| {
         1 => VmClaims::decode(data).map(|claims| claims.encode()),
         2 => LaunchRecord::decode(data).map(|record| record.encode()),
         3 => RuntimeData::decode(data).map(|runtime| cbor::encode(&runtime)),
-        4 => cbor::decode::<Release>(data, 1 << 20).map(|release| cbor::encode(&release)),
-        _ => cbor::decode::<SignedRelease>(data, 1 << 20).map(|release| cbor::encode(&release)),
+        4 => return check_release(data),
+        _ => cbor::decode::<SignedRelease>(data, 1 << 20).map(|signed| {
+            check_release(&signed.payload);
+            cbor::encode(&signed)
+        }),
     };
     if let Ok(written) = written {
         assert_eq!(written, data);
     }
 });
+
+fn check_release(data: &[u8]) {
+    if let Ok(release) = cbor::decode::<Release>(data, 1 << 20) {
+        assert_eq!(cbor::encode(&release), data);
+    }
+}

@@ -18,8 +18,6 @@ pub struct Done {
     pub executions: u64,
     /// Edges of the control flow that were reached.
     pub edges: u64,
-    /// Executions per second.
-    pub per_second: u64,
 }
 
 /// Reads what a run for `runs` executions left on its standard error.
@@ -32,20 +30,14 @@ pub fn read(success: bool, said: &str, runs: u64) -> Result<Outcome> {
     let executions = executions(said).context("it does not say how much it did")?;
     ensure!(executions >= runs, "it ended after {executions} of {runs} executions");
     let edges = edges(said).context("it does not say what it reached")?;
-    let per_second = statistic(said, "average_exec_per_sec").unwrap_or_default();
-    Ok(Outcome::Done(Done { executions, edges, per_second }))
+    Ok(Outcome::Done(Done { executions, edges }))
 }
 
 /// Inputs executed, of a finding too.
 pub fn executions(said: &str) -> Option<u64> {
-    statistic(said, "number_of_executed_units")
-}
-
-fn statistic(said: &str, name: &str) -> Option<u64> {
-    let of = |line: &str| {
-        line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok()
-    };
-    said.lines().find_map(of)
+    let line =
+        said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
+    line.trim().parse().ok()
 }
 
 /// From the last line that says so.
@@ -59,11 +51,11 @@ mod tests {
     use super::*;
 
     const SAID: &str = "#2\tINITED cov: 19 ft: 20\n#9\tDONE   cov: 21 ft: 25 corp: 3/9b\n\
-                        stat::number_of_executed_units: 9\nstat::average_exec_per_sec:     4\n";
+                        stat::number_of_executed_units: 9\n";
 
     #[test]
     fn a_run_to_the_end_counts() {
-        let done = Done { executions: 9, edges: 21, per_second: 4 };
+        let done = Done { executions: 9, edges: 21 };
         assert_eq!(read(true, SAID, 9).unwrap(), Outcome::Done(done));
     }
 

@@ -16,13 +16,15 @@ const RECORDED: [&str; 3] = [
 
 /// Which targets read a file: how the folder's name begins, the file's, the targets, and the byte by which a target
 /// tells kinds of input apart.
-const KINDS: [(&str, &str, &[&str], &[u8]); 16] = [
+const KINDS: [(&str, &str, &[&str], &[u8]); 18] = [
     ("", "quote.msg", &["attest"], &[]),
     ("", "quote.sig", &["signature"], &[]),
     ("", "ak.pub", &["public", "credential"], &[]),
     ("", "ek.pub", &["public", "credential"], &[]),
-    ("", "log.bin", &["event_log", "explain"], &[]),
-    ("vectors", "lab-ovmf-direct-kernel.bin", &["event_log", "explain"], &[]),
+    ("", "log.bin", &["event_log"], &[]),
+    ("", "log.bin", &["explain"], &[ANY_BANK]),
+    ("vectors", "lab-ovmf-direct-kernel.bin", &["event_log"], &[]),
+    ("vectors", "lab-ovmf-direct-kernel.bin", &["explain"], &[ANY_BANK]),
     ("", "ima.bin", &["ima"], &[]),
     ("endorsement-", "ek.der", &["certificate", "chain"], &[]),
     ("endorsement-", "chain-0.der", &["certificate", "chain"], &[]),
@@ -34,6 +36,9 @@ const KINDS: [(&str, &str, &[&str], &[u8]); 16] = [
     ("encoding-runtime-data", "input.bin", &["statements"], &[3]),
     ("release-", "release.bin", &["statements"], &[5]),
 ];
+
+/// To `explain`: in the log's best bank.
+const ANY_BANK: u8 = 4;
 
 /// JSON messages have a kind each, which the target finds out itself.
 const MESSAGES: [&str; 2] = ["encoding-enroll-start", "encoding-host-reference"];
