@@ -136,7 +136,7 @@ fn execute(
 /// structure of a TPM has its largest size and some; a target that edits takes eight edits of four bytes.
 fn longest(target: &str) -> u32 {
     match target {
-        "appraise" | "canary" | "quote" => 64,
+        "appraise" | "canary" | "enrolment" | "quote" | "verity" => 64,
         "ecdsa_p256" | "superblock" => 96,
         "pcr_selection" => 128,
         "attest" => 512,
