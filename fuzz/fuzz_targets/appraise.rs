@@ -1,16 +1,21 @@
-//! A recorded evidence, altered: from whatever is still accepted the same facts are concluded. Bytes that nothing
-//! measures may differ: types of events, data that is claimed, digests of other banks, encodings of signatures.
+//! A recorded evidence with edits, of its bytes or of one of its parts: from whatever is still accepted the same is
+//! concluded, and it differs only in what nothing measures: types of events, data that no digest backs, events
+//! of no quoted register, digests of other banks, and how the integers of a signature are written.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use coffer_attestation::appraisal::{
-    ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
 };
-use coffer_attestation::{Digest, Nonce, Reject};
+use coffer_attestation::{Digest, Nonce, Reject, event_log};
+use coffer_formats::evidence::Evidence;
 use coffer_formats::tpm::public::Public;
+use coffer_formats::tpm::signature::Signature;
+use coffer_fuzz::edited;
 use coffer_image::descriptor::Descriptor;
 use libfuzzer_sys::fuzz_target;
+use p256::elliptic_curve::PrimeField as _;
 use serde_json::Value;
 
 macro_rules! recorded {
@@ -22,7 +27,7 @@ macro_rules! recorded {
     };
 }
 
-const EVIDENCE: &[u8] = recorded!("evidence.cmw");
+const RECORDED: &[u8] = recorded!("evidence.cmw");
 
 struct Known {
     nonce: Nonce,
@@ -55,35 +60,88 @@ fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
     Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
 }
 
-/// What is concluded from evidence; none if it is refused. Its own digest says nothing of what it proves.
-fn concluded(cmw: &[u8]) -> Option<String> {
+fn accepted(cmw: &[u8]) -> Option<Appraisal> {
     let known = &*KNOWN;
     let references = std::slice::from_ref(&known.reference);
     let received = ReceivedEvidence::receive(cmw).ok()?;
     let nonce = ConsumedNonce::assert_consumed(known.nonce);
-    let accepted =
-        appraise(received, nonce, &known.host, &known.audience, references, &digests).ok()?;
-    let mut facts = accepted.facts().clone();
-    facts.evidence = Digest::ZERO;
-    Some(format!("{facts:?}"))
+    appraise(received, nonce, &known.host, &known.audience, references, &digests).ok()
 }
 
-static TRUE: LazyLock<String> =
-    LazyLock::new(|| concluded(EVIDENCE).expect("the recorded evidence is accepted"));
+/// What is concluded. The digest of the evidence says nothing of what it proves.
+fn concluded(appraisal: &Appraisal) -> String {
+    let mut facts = appraisal.facts().clone();
+    facts.evidence = Digest::ZERO;
+    format!("{facts:?} {:?}", appraisal.host_clock())
+}
+
+static TRUE: LazyLock<(Evidence, String)> = LazyLock::new(|| {
+    let appraisal = accepted(RECORDED).expect("the recorded evidence is accepted");
+    (Evidence::from_cmw(RECORDED).expect("it was accepted"), concluded(&appraisal))
+});
 
 fuzz_target!(init: {
-    assert!(TRUE.contains("Closed"), "{}", *TRUE);
+    assert!(TRUE.1.contains("Closed"), "{}", TRUE.1);
 }, |data: &[u8]| {
-    if let Some(facts) = concluded(data) {
-        assert_eq!(facts, *TRUE, "a forged evidence");
-    }
-    // Edits of a few bytes in a whole that is else true: place, then the byte to put there.
-    let mut edited = EVIDENCE.to_vec();
-    for edit in data.chunks_exact(3).take(4) {
-        let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % edited.len();
-        edited[at] = edit[2];
-    }
-    if let Some(facts) = concluded(&edited) {
-        assert_eq!(facts, *TRUE, "a forged evidence");
-    }
+    let Some((which, rest)) = data.split_first() else { return };
+    let cmw = match which {
+        0..0x40 => edited(RECORDED, rest),
+        _ => with_edited_part(*which, rest).to_cmw(),
+    };
+    let Some(appraisal) = accepted(&cmw) else { return };
+    assert_eq!(concluded(&appraisal), TRUE.1, "a forged evidence");
+    let found = Evidence::from_cmw(&cmw).expect("it was accepted");
+    assert_eq!(measured(&found), measured(&TRUE.0), "differs where it must not");
 });
+
+/// The recorded evidence with edits of one of its byte strings, so that the CBOR around them holds.
+fn with_edited_part(which: u8, edits: &[u8]) -> Evidence {
+    let mut evidence = TRUE.0.clone();
+    let Evidence { runtime_data, vm, host, .. } = &mut evidence;
+    let part = match which % 12 {
+        0 => runtime_data,
+        1 => &mut vm.vak_public,
+        2 => &mut vm.quote.attest,
+        3 => &mut vm.quote.signature,
+        4 => &mut vm.quote.event_log,
+        5 => &mut host.host_claims,
+        6 => &mut host.vm_claims,
+        7 => &mut host.launch_record,
+        8 => &mut host.descriptor,
+        9 => &mut host.quote.attest,
+        10 => &mut host.quote.signature,
+        _ => &mut host.quote.event_log,
+    };
+    *part = edited(part, edits);
+    evidence
+}
+
+/// What may not differ: all but the logs and the signatures; of logs the digests that each quoted register was
+/// extended by, in their order; of signatures the integers, s or its negative.
+fn measured(evidence: &Evidence) -> impl PartialEq + std::fmt::Debug {
+    let mut rest = evidence.clone();
+    let quotes = [&mut rest.vm.quote, &mut rest.host.quote];
+    let parts = quotes.map(|quote| {
+        let log = std::mem::take(&mut quote.event_log);
+        let log = event_log::parse(&log).expect("it was accepted");
+        let quoted = quote.pcrs.iter().flat_map(|value| log.of_pcr(value.index));
+        let measured = quoted.filter(|event| event.is_measured());
+        let extended: Vec<_> = measured.map(|event| (event.pcr, event.digest)).collect();
+        (extended, integers(&std::mem::take(&mut quote.signature)))
+    });
+    (parts, rest)
+}
+
+/// r, and the lesser of s and -s.
+fn integers(signature: &[u8]) -> [[u8; 32]; 2] {
+    let Ok(Signature::Ecdsa { r, s, .. }) = Signature::parse(signature) else {
+        panic!("it was accepted")
+    };
+    let padded = |bytes: &[u8]| {
+        let mut out = [0; 32];
+        out[32 - bytes.len()..].copy_from_slice(bytes);
+        out
+    };
+    let negative = -p256::Scalar::from_repr(padded(&s).into()).expect("it was accepted");
+    [padded(&r), padded(&s).min(negative.to_repr().into())]
+}

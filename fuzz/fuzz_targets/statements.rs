@@ -10,17 +10,24 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 6 {
-        0 => drop(HostClaims::decode(data).map(|claims| assert_eq!(claims.encode(), data))),
-        1 => drop(VmClaims::decode(data).map(|claims| assert_eq!(claims.encode(), data))),
-        2 => drop(LaunchRecord::decode(data).map(|record| assert_eq!(record.encode(), data))),
-        3 => drop(RuntimeData::decode(data).map(|runtime| assert_eq!(cbor::encode(&runtime), data))),
-        4 => drop(
-            cbor::decode::<Release>(data, 1 << 20).map(|r| assert_eq!(cbor::encode(&r), data)),
-        ),
-        _ => drop(
-            cbor::decode::<SignedRelease>(data, 1 << 20)
-                .map(|r| assert_eq!(cbor::encode(&r), data)),
-        ),
+    let written = match kind % 6 {
+        0 => HostClaims::decode(data).map(|claims| claims.encode()),
+        1 => VmClaims::decode(data).map(|claims| claims.encode()),
+        2 => LaunchRecord::decode(data).map(|record| record.encode()),
+        3 => RuntimeData::decode(data).map(|runtime| cbor::encode(&runtime)),
+        4 => return check_release(data),
+        _ => cbor::decode::<SignedRelease>(data, 1 << 20).map(|signed| {
+            check_release(&signed.payload);
+            cbor::encode(&signed)
+        }),
+    };
+    if let Ok(written) = written {
+        assert_eq!(written, data);
     }
 });
+
+fn check_release(data: &[u8]) {
+    if let Ok(release) = cbor::decode::<Release>(data, 1 << 20) {
+        assert_eq!(cbor::encode(&release), data);
+    }
+}

@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: every parser under libFuzzer, each target with a property of its own (fuzz/README.md).
 //!
 //! The instrumented build needs no nightly compiler: coverage is a stable pass of LLVM, and address
-//! sanitising has nothing to find in crates that forbid unsafe code.
+//! sanitising has nothing to find in crates that forbid unsafe code. What is built once is run as it is:
+//! `cargo fuzz run` would build again whenever a source is edited during a run of hours.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -12,14 +14,19 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{build, command};
 
-/// Executions of each target in a short run, which every test run has: seconds for all of them, minutes of building.
+mod outcome;
+mod seeds;
+
+use outcome::{Done, Outcome};
+
+/// Executions of each target in a short run, which every test run has: seconds for most of them, minutes of building.
 pub const SHORT_RUNS: u64 = 20_000;
 /// Executions of each target in the long run.
 const LONG_RUNS: u64 = 10_000_000;
 /// A target with a planted defect.
 const CANARY: &str = "canary";
-/// Most bytes of an input: evidence may have 1 MiB, and what is interesting about it fits in less.
-const INPUT_MAX: &str = "16384";
+/// Executions in which the planted defect has to be found: it takes 20,000 to 300,000, and half a minute at most.
+const CANARY_RUNS: u64 = 20_000_000;
 
 /// Runs `runs` executions of each target, or of the one named. Corpora of earlier runs are gone on with.
 pub fn run(
@@ -35,40 +42,25 @@ pub fn run(
         bail!("there is no target `{name}`; there are {}", targets.join(", "));
     }
     progress.step("Build the fuzz targets", |step| {
-        command::quiet(step, fuzz(workspace).args(["build"]).args(OPTIONS))?;
+        let folder = target_folder(workspace);
+        let mut build = fuzz(workspace);
+        build.args(["build", "--release", "--sanitizer", "none"]);
+        build.args(["--target", &triple(), "--target-dir"]).arg(folder);
+        command::quiet(step, &mut build)?;
         Ok(((), format!("{} targets", targets.len())))
+    })?;
+    progress.step("Seeds of the fuzz targets", |_| {
+        let count = seeds::gather(workspace)?;
+        Ok(((), format!("{count} recorded inputs")))
     })?;
     progress.step("Fuzz `canary`", |_| canary(workspace))?;
     let (mut findings, mut least) = (0, u64::MAX);
     for target in targets.iter().filter(|target| only.is_none_or(|name| name == *target)) {
-        let found = progress.step(&format!("Fuzz `{target}`"), |_| {
-            let start = Instant::now();
-            let output = fuzz(workspace)
-                .args(["run", target])
-                .args(OPTIONS)
-                .args(seeds(workspace, target))
-                .arg("--")
-                .arg(format!("-runs={runs}"))
-                .arg(format!("-max_len={INPUT_MAX}"))
-                .args(["-print_final_stats=1", "-rss_limit_mb=1024", "-timeout=10"])
-                .output()
-                .context("cannot start `cargo fuzz`")?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let seconds = start.elapsed().as_secs_f64();
-            if output.status.success() {
-                let done = executions(&said).context("libFuzzer did not say how much it did")?;
-                ensure!(done >= runs, "it ended after {done} of {runs} executions:\n{said}");
-                least = least.min(done);
-                let speed = done as f64 / seconds.max(0.001);
-                let coverage = coverage(&said).map_or_else(String::new, |c| format!(", {c} edges"));
-                let line = format!("{done} executions, no finding, {speed:.0}/s{coverage}");
-                return Ok((false, line));
-            }
-            eprintln!("{said}");
-            ensure!(said.contains("SUMMARY: libFuzzer"), "`{target}` did not run");
-            Ok((true, "FINDING; the input is in fuzz/artifacts".to_owned()))
-        })?;
-        findings += usize::from(found);
+        let done = progress.step(&format!("Fuzz `{target}`"), |_| one(workspace, target, runs))?;
+        match done {
+            Some(done) => least = least.min(done.executions),
+            None => findings += 1,
+        }
     }
     if findings > 0 {
         bail!("{findings} targets have findings");
@@ -82,27 +74,97 @@ pub fn run(
     Ok(())
 }
 
+/// Runs one target; none is a finding. One that dies otherwise, or does less than asked, is an error.
+fn one(workspace: &Workspace, target: &str, runs: u64) -> Result<(Option<Done>, String)> {
+    let corpus = workspace.root().join("fuzz/corpus").join(target);
+    std::fs::create_dir_all(&corpus).context("cannot make the folder of the corpus")?;
+    let mut folders = vec![corpus];
+    folders.extend(Some(seeds::folder(workspace, target)).filter(|folder| folder.is_dir()));
+    let start = Instant::now();
+    let (outcome, said) = execute(workspace, target, runs, &folders)?;
+    match outcome {
+        Outcome::Done(done) => {
+            let Done { executions, edges } = done;
+            let speed = executions as f64 / start.elapsed().as_secs_f64().max(0.001);
+            let line = format!("{executions} executions, no finding, {speed:.0}/s, {edges} edges");
+            Ok((Some(done), line))
+        }
+        Outcome::Finding => {
+            eprintln!("{said}");
+            Ok((None, "FINDING; the input is in fuzz/artifacts".to_owned()))
+        }
+    }
+}
+
 /// A reader with a planted defect: a fuzzer that misses it finds nothing anywhere.
 fn canary(workspace: &Workspace) -> Result<((), String)> {
-    let output = fuzz(workspace)
-        .args(["run", CANARY])
-        .args(OPTIONS)
-        .args(["--", "-runs=20000000", "-max_len=64", "-print_final_stats=1"])
-        .output()
-        .context("cannot start `cargo fuzz`")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let found = !output.status.success() && said.contains("the planted defect");
+    let (outcome, said) = execute(workspace, CANARY, CANARY_RUNS, &[])?;
+    let found = matches!(outcome, Outcome::Finding) && said.contains("the planted defect");
     ensure!(found, "the planted defect was not found, so nothing else would be:\n{said}");
-    // Found anew each time: neither what led there nor what it was is kept.
-    for kept in ["corpus", "artifacts"] {
-        let _ = std::fs::remove_dir_all(workspace.root().join("fuzz").join(kept).join(CANARY));
-    }
-    let after = executions(&said).map_or_else(String::new, |n| format!(" after {n} executions"));
+    // Found anew each time: what it was is not kept.
+    let _ = std::fs::remove_dir_all(artifacts(workspace, CANARY));
+    let after = outcome::executions(&said).map_or_else(String::new, |n| format!(" after {n}"));
     Ok(((), format!("its planted defect was found{after}")))
 }
 
-/// A release build without a sanitizer: those need a nightly compiler.
-const OPTIONS: [&str; 3] = ["--release", "--sanitizer", "none"];
+/// Runs a built target over folders of inputs, of which the first takes what is new.
+fn execute(
+    workspace: &Workspace,
+    target: &str,
+    runs: u64,
+    folders: &[PathBuf],
+) -> Result<(Outcome, String)> {
+    let artifacts = artifacts(workspace, target);
+    std::fs::create_dir_all(&artifacts).context("cannot make the folder of findings")?;
+    let binary = target_folder(workspace).join(triple()).join("release").join(target);
+    let output = Command::new(&binary)
+        .args(folders)
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(format!("-runs={runs}"))
+        .arg(format!("-max_len={}", longest(target)))
+        // By the clock of a machine that others may use: half a minute is a hang there too.
+        .args(["-print_final_stats=1", "-rss_limit_mb=1024", "-timeout=30"])
+        .output()
+        .with_context(|| format!("cannot start `{}`", binary.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let outcome = outcome::read(output.status.success(), &said, runs)
+        .with_context(|| format!("`{target}` ({}):\n{said}", output.status))?;
+    Ok((outcome, said))
+}
+
+/// Most bytes of an input. Short inputs run faster, and what is beyond a limit is one case, not many: a
+/// structure of a TPM has its largest size and some; a target that edits takes eight edits of four bytes.
+fn longest(target: &str) -> u32 {
+    match target {
+        "appraise" | "canary" | "enrolment" | "quote" | "verity" => 64,
+        "ecdsa_p256" | "superblock" => 96,
+        "pcr_selection" => 128,
+        "attest" => 512,
+        "signature" => 640,
+        "event_bodies" | "response" | "statements" => 1024,
+        // A public area has 1024 at most, and a proof 32 digests.
+        "credential" | "inclusion" | "public" => 1200,
+        // Recorded certificates, lists and JSON have 300 to 1100.
+        "appliance" | "authenticode" | "certificate" | "chain" | "crl" | "descriptor"
+        | "evidence" | "ima" | "layout" | "messages" => 2048,
+        "explain" => 2100,
+        // Recorded logs have 1 to 5 KiB, but for one.
+        "event_log" => 6144,
+        _ => 4096,
+    }
+}
+
+fn artifacts(workspace: &Workspace, target: &str) -> PathBuf {
+    workspace.root().join("fuzz/artifacts").join(target)
+}
+
+fn target_folder(workspace: &Workspace) -> PathBuf {
+    workspace.root().join("fuzz/target")
+}
+
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
 
 fn fuzz(workspace: &Workspace) -> Command {
     let mut cargo = build::cargo(workspace);
@@ -138,56 +200,4 @@ fn targets(workspace: &Workspace) -> Result<Vec<String>> {
     names.retain(|name| name != CANARY);
     names.sort();
     Ok(names)
-}
-
-/// The folder libFuzzer keeps what it finds in, then folders of real inputs it only reads.
-fn seeds(workspace: &Workspace, target: &str) -> Vec<std::path::PathBuf> {
-    let root = workspace.root();
-    let own = root.join("fuzz/corpus").join(target);
-    let _ = std::fs::create_dir_all(&own);
-    let mut folders = vec![own];
-    let given = SEEDS.iter().filter(|(targets, ..)| targets.contains(&target));
-    for (_, folder, prefix) in given {
-        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
-        let matching = entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix));
-        folders.extend(matching.map(|entry| entry.path()).filter(|path| path.is_dir()));
-    }
-    folders
-}
-
-/// Which recorded inputs a target begins with: targets, a folder, and how names of folders in it begin.
-const SEEDS: [(&[&str], &str, &str); 6] = [
-    (&["event_log", "ima", "cel"], ORIGINALS, "eventlog-"),
-    (&["evidence"], ORIGINALS, "evidence-"),
-    (&["attest", "signature", "public", "quote", "pcr_selection"], ORIGINALS, "quote-"),
-    (&["certificate", "chain", "crl", "public"], ORIGINALS, "endorsement-"),
-    (&["descriptor"], ORIGINALS, "encoding-"),
-    (&["appraise", "evidence"], "attestation/verification/tests/vectors/evidence", "lab-"),
-];
-
-const ORIGINALS: &str = "tests/conformance/corpus/originals";
-
-fn executions(said: &str) -> Option<u64> {
-    let line =
-        said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
-    line.trim().parse().ok()
-}
-
-/// Edges reached, from the last line that says so.
-fn coverage(said: &str) -> Option<u64> {
-    let after = said.rsplit_once(" cov: ")?.1;
-    after.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{coverage, executions};
-
-    #[test]
-    fn reads_what_libfuzzer_says() {
-        let said = "#2\tINITED cov: 19 ft: 20\n#9\tDONE   cov: 21 ft: 25 corp: 3/9b\n\
-                    stat::number_of_executed_units: 9\n";
-        assert_eq!((executions(said), coverage(said)), (Some(9), Some(21)));
-        assert_eq!((executions("nothing"), coverage("nothing")), (None, None));
-    }
 }
