@@ -107,14 +107,13 @@ struct Register {
 fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
     let bytes = file(args)?;
     if let Some(log) = UserspaceLog::read(&bytes) {
-        let bank = bank(args)?.unwrap_or(HashAlg::Sha256);
-        let registers =
-            log.and_then(|log| log.replay(bank)).map_err(|reject| refused(reject, ""))?;
+        let (log, bank) =
+            (log.map_err(|reject| refused(reject, ""))?, bank(args)?.unwrap_or(HashAlg::Sha256));
+        let registers = log.replay(bank).map_err(|reject| refused(reject, ""))?;
         let register = |(pcr, value): (u8, Ha)| Register { pcr, value: value.to_string() };
         let registers = registers.into_iter().map(register).collect();
         print_replayed(args, &Replayed { bank: bank.name(), registers })?;
-        // IMA is alone in its register; others were measured into before systemd ran.
-        if !args.json && !bytes.starts_with(&[10]) && !bytes.starts_with(b"10 ") {
+        if !args.json && log.runs_on() {
             output::line(
                 "from zero: what firmware and loaders measured before is not in this list",
             )?;

@@ -91,6 +91,11 @@ impl<'a> UserspaceLog<'a> {
         }
     }
 
+    /// True if others measured into its registers before; IMA is alone in its own.
+    pub fn runs_on(&self) -> bool {
+        matches!(self, Self::Cel(_))
+    }
+
     /// The registers it extends, from registers that nothing was measured into before.
     pub fn replay(&self, bank: HashAlg) -> Result<Vec<(u8, Ha)>, Reject> {
         let mut registers = Registers::reset(bank, 0);

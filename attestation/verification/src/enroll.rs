@@ -8,7 +8,6 @@ use subtle::ConstantTimeEq as _;
 
 use crate::binding;
 use crate::claims::HostClaims;
-use crate::event_log::secure_boot::SecureBoot;
 use crate::event_log::{self, EventLog};
 use crate::evidence::QuotePart;
 pub use crate::proof::proof;
@@ -112,11 +111,7 @@ pub fn verify_first_quote<'a>(
         return Err(Reject::HostMismatch);
     }
     let log = event_log::parse(&quote.event_log)?;
-    log.check_replay(&pcrs)
-        .and_then(|()| log.check_separators())
-        .and_then(|()| log.check_data())
-        .map_err(|(_, reject)| reject)?;
-    SecureBoot::extract(&log, &pcrs)?;
+    log.check_replay(&pcrs).and_then(|()| log.check_firmware()).map_err(|(_, reject)| reject)?;
     Ok(FirstQuote { pcrs, log, claims })
 }
 

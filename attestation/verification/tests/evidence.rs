@@ -624,6 +624,8 @@ fn refuses_hosts_whose_boot_differs() {
     let separators =
         differing(&|e| e.push((3, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4])));
     assert_eq!(separators.reject, Reject::SeparatorInvalid);
+    let two_states = differing(&|e| e.insert(2, e[1].clone()));
+    assert_eq!(two_states.reject, Reject::Malformed, "{two_states}");
 }
 
 #[test]

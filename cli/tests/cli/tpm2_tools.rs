@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use coffer_attestation::Digest;
+
 use crate::support::{Place, Refusal, succeeds};
 
 /// A TPM of our own, and the tools that speak to it.
@@ -287,7 +289,13 @@ fn lists_of_systemd_and_of_the_kernel_are_shown_and_replayed() {
     let shown = read(&["eventlog", "show", cel, "--json"]);
     assert_eq!(shown["events"][0]["text"], "enter-initrd");
     assert_eq!(shown["events"][0]["measured"], false, "the digest is not the text's");
-    assert_eq!(read(&["eventlog", "replay", cel, "--json"])["registers"][0]["pcr"], 11);
+    // PCR 11 after that one extend: the hash of 32 zero bytes and the digest.
+    let extended = Digest::of(&[&[0; 32], &hex::decode(digest).unwrap()]);
+    let registers = serde_json::json!([{"pcr": 11, "value": extended.to_string()}]);
+    assert_eq!(read(&["eventlog", "replay", cel, "--json"])["registers"], registers);
+    let said = succeeds(place.coffer().args(["eventlog", "replay", cel]));
+    assert!(said.contains("from zero"), "{said}");
+    assert!(!succeeds(place.coffer().args(["eventlog", "replay", &ima])).contains("from zero"));
 
     let cut = std::fs::read(&ima).unwrap();
     let cut = place.write("cut.bin", &cut[..cut.len() - 1]);

@@ -199,10 +199,10 @@ fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) ->
     if let Some(row) = registers.iter().find(|row| !row.ok) {
         return refuse(Reject::ReplayMismatch, Some(row.pcr), row.to_string());
     }
-    if let Err((pcr, reject)) = log.separators() {
-        return refuse(reject, Some(pcr), reject.message().into());
-    }
-    if let Err((event, reject)) = log.data() {
+    // In the order of `check_firmware`, which has the last word: this one can say which event it is.
+    if log.separators().is_ok()
+        && let Err((event, reject)) = log.data()
+    {
         let bank = log.bank();
         let why = format!(
             "{}: event {}, {}: the digest is {}, the data hashes to {}",
@@ -213,6 +213,9 @@ fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) ->
             bank.digest(&[event.data])
         );
         return refuse(reject, Some(event.pcr), why);
+    }
+    if let Err((pcr, reject)) = log.check_firmware() {
+        return refuse(reject, Some(pcr), reject.message().into());
     }
     let faults = |judged: &Judged| judged.rows.iter().filter(|row| !row.ok).count();
     let closest = judged.iter().min_by_key(|judged| faults(judged));
@@ -363,6 +366,31 @@ mod tests {
         assert_eq!(judge(&[other.clone(), known]), (None, None, vec![false, true]));
         assert_eq!(judge(&[other]), (refused.0, refused.1, vec![false]));
         assert_eq!(judge(&[]), (None, None, vec![]));
+    }
+
+    #[test]
+    fn what_appraisal_refuses_is_refused_here() {
+        let variable = super::super::body::tests::variable("SecureBoot", &[1]);
+        let kind = EventType::EFI_VARIABLE_DRIVER_CONFIG;
+        let config = |log: LogBuilder, digest, data: &[u8]| log.event(7, kind, digest, data);
+        let measured = Digest::of(&[&variable]);
+        let rest = boot().finish();
+        let with = |first: LogBuilder| [first.finish(), rest[65..].to_vec()].concat();
+        let judge = |log: &[u8]| {
+            let verdict = explain(log, None, None, &[]).unwrap().verdict;
+            let strict = parse(log).unwrap().check_firmware();
+            assert_eq!(verdict.pcr.zip(verdict.reject), strict.err());
+            (verdict.reject, verdict.why)
+        };
+        let once = config(LogBuilder::new(), measured, &variable);
+        assert_eq!(judge(&with(once)).0, None);
+        let twice = config(config(LogBuilder::new(), measured, &variable), measured, &variable);
+        assert_eq!(judge(&with(twice)).0, Some(Reject::Malformed));
+        let (reject, why) = judge(&with(config(LogBuilder::new(), KERNEL, &variable)));
+        assert_eq!(reject, Some(Reject::EventDataMismatch), "(F5)");
+        assert!(why.contains("event 0") && why.contains(&measured.to_string()), "{why}");
+        let (reject, _) = judge(&LogBuilder::new().finish());
+        assert_eq!(reject, Some(Reject::SeparatorInvalid));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cel;
 mod content;
 mod explain;
+mod firmware;
 pub mod ima;
 mod json;
 mod log;

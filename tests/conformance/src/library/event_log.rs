@@ -4,7 +4,6 @@
 
 use coffer_attestation::event_log::EventLog;
 use coffer_attestation::event_log::ima::ImaList;
-use coffer_attestation::event_log::secure_boot::SecureBoot;
 use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 use coffer_attestation::tpm::hash::{Ha, HashAlg};
 use coffer_attestation::tpm::public::Public;
@@ -36,8 +35,7 @@ pub(super) fn judge(files: &Files) -> Judged {
         false => log.check_replay(&quoted).map_err(|(_, reject)| reject)?,
     }
     if context.firmware {
-        log.check_separators().and_then(|()| log.check_data()).map_err(|(_, reject)| reject)?;
-        SecureBoot::extract(&log, &quoted)?;
+        log.check_firmware().map_err(|(_, reject)| reject)?;
     }
     if context.ima {
         let list = ImaList::binary(file(files, "ima.bin"))?;
