@@ -18,7 +18,7 @@ use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
 use coffer_monitor_wire::api::{CreateVm, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
-use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Vtpm};
+use coffer_vtpm::Vtpm;
 
 use crate::channel::Channels;
 use crate::evidence::VmIdentity;
@@ -35,6 +35,7 @@ use crate::registry::{Registry, Reservation};
 use crate::state::VmDir;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
 use crate::vm_process::{Companions, Control, VmProcess};
+use crate::vtpm_pool::Ready;
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
 const GUEST_CID: u32 = 3;
@@ -48,16 +49,15 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let plan = Plan::new(&image, request, instance_id()?, &passt::own_addresses()?)?;
     let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
     passt::check_ports(&plan.publish)?;
-    let directory = host.state.create_vm(&plan.id)?;
 
     let Image { layout, files } = image;
-    let Prepared { boot, vtpm, processes } = prepare(host, &plan, &directory, files, &mut clock);
+    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, &mut clock);
     let boot = boot?;
     boot.check(layout.descriptor())?;
     clock.mark("hash");
     // Later than the digests: an image that was tampered with is named as such on any machine.
     let processes = processes?;
-    let vtpm = vtpm?;
+    let Ready { vtpm, directory } = vtpm?;
     clock.mark("vtpm");
 
     let record = plan.record.encode();
@@ -127,7 +127,7 @@ pub fn enter_and_run(
 /// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
 struct Prepared {
     boot: Result<Boot, LaunchError>,
-    vtpm: Result<Certified, LaunchError>,
+    vtpm: Result<Ready, LaunchError>,
     processes: Result<Processes, LaunchError>,
 }
 
@@ -141,7 +141,6 @@ struct Processes {
 fn prepare(
     host: &Host,
     plan: &Plan,
-    directory: &VmDir,
     files: coffer_image::layout::ImageFiles,
     clock: &mut LaunchClock,
 ) -> Prepared {
@@ -160,32 +159,20 @@ fn prepare(
     thread::scope(|scope| {
         let vtpm = scope.spawn(|| {
             // No guest will ever use it.
-            if unusable { Err(failed()) } else { make_vtpm(host, directory) }
+            if unusable { Err(failed()) } else { host.vtpms.take() }
         });
-        let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
-        let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
+        let initrd = scope.spawn(|| copy(host, "initrd", &files.initrd, Reject::InitrdDigest));
+        let kernel = copy(host, "kernel", &files.kernel, Reject::KernelDigest);
         let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
         let boot = Boot::assemble(kernel, initrd, &files.cmdline, files.disks);
         Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
     })
 }
 
-fn make_vtpm(host: &Host, directory: &VmDir) -> Result<Certified, LaunchError> {
-    let config =
-        SwtpmConfig { program: host.config.swtpm.clone(), state: directory.path().join("vtpm") };
-    let swtpm = Swtpm::spawn(&config)?;
-    directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
-    let keyed = swtpm.initialise()?.make_keys()?;
-    let certificate = host.authority.certify(&keyed.keys().ek).map_err(|e| {
-        LaunchError::System { what: "certifying the vEK", source: std::io::Error::other(e) }
-    })?;
-    Ok(keyed.certify(&certificate)?)
-}
-
 /// What the guest boots from: sealed copies, and disks that are verified as they are read.
 struct Boot {
-    kernel: MemFile,
-    initrd: MemFile,
+    kernel: Arc<MemFile>,
+    initrd: Arc<MemFile>,
     cmdline: Vec<u8>,
     cmdline_digest: Digest,
     disks: Vec<File>,
@@ -193,8 +180,8 @@ struct Boot {
 
 impl Boot {
     fn assemble(
-        kernel: Result<MemFile, LaunchError>,
-        initrd: Result<MemFile, LaunchError>,
+        kernel: Result<Arc<MemFile>, LaunchError>,
+        initrd: Result<Arc<MemFile>, LaunchError>,
         cmdline: &Blob,
         disks: Vec<Blob>,
     ) -> Result<Self, LaunchError> {
@@ -243,8 +230,13 @@ impl Boot {
     }
 }
 
-fn copy(what: &'static str, blob: &Blob, reject: Reject) -> Result<MemFile, LaunchError> {
-    MemFile::copy(what, blob.reader()).map_err(|e| unreadable(what, reject, &e))
+fn copy(
+    host: &Host,
+    what: &'static str,
+    blob: &Blob,
+    reject: Reject,
+) -> Result<Arc<MemFile>, LaunchError> {
+    host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
 }
 
 fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {

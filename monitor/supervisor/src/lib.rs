@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api_error;
+pub mod boot_files;
 pub mod channel;
 pub mod config;
 pub mod console;
@@ -41,3 +42,4 @@ pub mod serve;
 pub mod state;
 pub mod vm;
 pub mod vm_process;
+pub mod vtpm_pool;

@@ -128,6 +128,11 @@ impl Certified {
         &self.keys
     }
 
+    /// True once swtpm has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.engine.process.has_ended()
+    }
+
     /// Measures a launch: extends each `(PCR, digest)` in order, PCR 17 by the hash sequence over
     /// `launch_record`, then reads the quoted registers back and compares.
     pub fn measure(

@@ -139,6 +139,11 @@ impl LabHost {
         Ok(Launch { ok: answer.said.ok, message: answer.said.err, vm: inspected.ok() })
     }
 
+    /// What the monitor says of the host.
+    pub fn info(&self) -> Result<serde_json::Value> {
+        self.coffer()?.run(["host", "info", "--json"], |c| c)?.json()
+    }
+
     /// What the monitor knows of a VM.
     pub fn inspect(&self, name: &str) -> Result<serde_json::Value> {
         self.coffer()?.run(["inspect", "--json", name], |c| c)?.json()
