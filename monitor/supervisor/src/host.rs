@@ -8,6 +8,7 @@ use coffer_monitor_wire::api::HostInfo;
 use crate::boot_files::BootFiles;
 use crate::config::Config;
 use crate::ek_certificate::{EkCertificateError, VtpmAuthority};
+use crate::group::{GroupError, Groups};
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
 use crate::registry::Registry;
 use crate::state::{StateDir, StateError};
@@ -21,6 +22,8 @@ pub struct Host {
     pub registry: Arc<Registry>,
     /// vTPMs, and the state directory they lie in.
     pub vtpms: VtpmPool,
+    /// Control groups of VMs; why there are none.
+    pub groups: Result<Groups, GroupError>,
     /// What was launched from before.
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
@@ -69,7 +72,17 @@ impl Host {
         let maker =
             Maker { program: config.swtpm.clone(), state, authority: VtpmAuthority::new()? };
         let vtpms = VtpmPool::new(maker);
-        Ok(Arc::new(Self { config, registry, vtpms, boot_files: BootFiles::default(), tpm, facts }))
+        // A machine that runs no VM needs none.
+        let groups = Groups::open();
+        Ok(Arc::new(Self {
+            config,
+            registry,
+            vtpms,
+            groups,
+            boot_files: BootFiles::default(),
+            tpm,
+            facts,
+        }))
     }
 
     /// For the API.

@@ -22,8 +22,9 @@ use coffer_vtpm::Vtpm;
 
 use crate::channel::Channels;
 use crate::evidence::VmIdentity;
+use crate::group::Group;
 use crate::host::Host;
-use crate::host_claims::MONITOR_VERSION;
+use crate::host_claims::{self, MONITOR_VERSION};
 use crate::image::Image;
 use crate::kvm::{self, KvmUnusable};
 use crate::launch_error::LaunchError;
@@ -59,6 +60,11 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let processes = processes?;
     let Ready { vtpm, directory } = vtpm?;
     clock.mark("vtpm");
+    let groups = host.groups.as_ref().map_err(|error| error.clone())?;
+    let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
+    group.add(processes.vmm.id())?;
+    processes.passt.iter().try_for_each(|passt| group.add(passt.process.id()))?;
+    group.add(vtpm.pid())?;
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
@@ -87,7 +93,7 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     }));
     let control = processes.vmm.control();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
-        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)
+        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
     })?;
     tracing::info!(vm = %plan.id, name = %vm.name, image = %vm.identity.record.image_id, "launched");
     Ok(vm)
@@ -258,6 +264,7 @@ fn start(
     vtpm: Vtpm,
     tpm_channel: OwnedFd,
     directory: VmDir,
+    group: Group,
 ) -> Result<(), LaunchError> {
     let Processes { kvm, vmm, passt } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
@@ -283,13 +290,14 @@ fn start(
         nics: plan.nics.clone(),
         guest_cid: GUEST_CID,
         uid: own_uid()?,
+        smt: host_claims::smt(),
         console: plan.console,
         fds: roles,
     };
     if let Some(process) = &passt {
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
-    let companions = Companions { passt, vtpm, directory };
+    let companions = Companions { passt, vtpm, directory, group };
     vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
 }
 

@@ -23,6 +23,7 @@ pub mod console;
 pub mod ek_certificate;
 pub mod enroll;
 pub mod evidence;
+pub mod group;
 pub mod guest_log;
 pub mod host;
 pub mod host_claims;

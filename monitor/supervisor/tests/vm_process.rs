@@ -23,6 +23,7 @@ use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
 use coffer_monitor::evidence::VmIdentity;
+use coffer_monitor::group::Group;
 use coffer_monitor::launch::enter_and_run;
 use coffer_monitor::launch_error::LaunchError;
 use coffer_monitor::measurements;
@@ -57,6 +58,13 @@ fn double() -> PathBuf {
         "run the whole crate's tests, or `cargo build --release -p coffer-monitor --examples` first"
     );
     path
+}
+
+/// Where this machine has it mounted, be it without controllers.
+fn unified_hierarchy() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+    mount.split(' ').nth(1).unwrap().into()
 }
 
 /// Launches the double as a VM whose guest behaves as `story` says.
@@ -135,11 +143,16 @@ fn launch_watched(
         nics: Vec::new(),
         guest_cid: 3,
         uid: 0x7000_0000,
+        smt: false,
         console: true,
         fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
     };
     let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
-    let companions = Companions { passt: None, vtpm, directory };
+    let group = Group::dangerous_without_limits(
+        &unified_hierarchy()
+            .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
+    );
+    let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let registry = Arc::new(Registry::default());
     let reservation = registry.reserve(Some("test"), "test", &[]).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();

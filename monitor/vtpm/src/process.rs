@@ -68,7 +68,7 @@ impl Swtpm {
 
     /// Process id, for the monitor's record of what it started.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
     }
 
     /// Checks the program, connects the data channel, leaves SHA-256 as the only bank, and starts the TPM.
@@ -122,6 +122,10 @@ impl Process {
             },
             _ => step,
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

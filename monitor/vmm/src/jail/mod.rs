@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   leave()        before the spec: limits, namespaces of its own, an empty root
+//!   own_cores()    where cores have several threads: no neighbour on them
 //!   drop_rights()  before anything of the guest is read: its own uid, no new privileges, Landlock without a path
 //!   confine()      each thread, before the guest's first instruction: the system calls of its work and no other
 //! ```
@@ -13,6 +14,7 @@ mod root;
 mod syscalls;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::CoreSchedulingScope;
 use thiserror::Error;
 
 pub use rights::drop_rights;
@@ -48,6 +50,15 @@ pub fn leave() -> Result<(), JailError> {
     }
     root::leave_namespaces()?;
     root::enter_nothing()
+}
+
+/// Asks the kernel to run nothing beside a thread of this process on its core but another of this process (core
+/// scheduling): a neighbour there could tell secrets from the time things take.
+pub fn own_cores() -> Result<(), JailError> {
+    let process = (rustix::process::getpid(), CoreSchedulingScope::ThreadGroup);
+    rustix::thread::create_core_scheduling_cookie(process.0, process.1).map_err(system(
+        "have cores to itself: turn SMT off, or use a kernel with CONFIG_SCHED_CORE",
+    ))
 }
 
 fn system<E: Into<std::io::Error>>(what: &'static str) -> impl Fn(E) -> JailError {
