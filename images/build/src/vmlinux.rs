@@ -84,7 +84,11 @@ fn lz4(packed: &[u8]) -> Result<Vec<u8>, BuildError> {
         }
         rest = more;
     }
-    Ok(unpacked)
+    let stated = packed.last_chunk().map(|size| u32::from_le_bytes(*size) as usize);
+    match rest.is_empty() && stated == Some(unpacked.len()) {
+        true => Ok(unpacked),
+        false => Err(refuse("it unpacks to another size than it says")),
+    }
 }
 
 /// A plain ELF file of the segments that are loaded, the note by which other VMMs enter it, and the table.
@@ -314,7 +318,8 @@ mod tests {
         let why = |packed: &[u8]| unpacked(packed).unwrap_err().to_string();
         assert!(why(b"BZh9....").contains("not known"));
         let lz4 = packed_lz4();
-        assert!(why(&lz4[..lz4.len() - 20]).contains("ends early"));
+        assert!(why(&lz4[..lz4.len() - 20]).contains("another size"));
+        assert!(why(&lz4[..100]).contains("ends early"));
         let mut spoilt = lz4.clone();
         spoilt[9] ^= 0xFF;
         assert!(unpacked(&spoilt).is_err());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use coffer_monitor_wire::api::HostInfo;
+use coffer_vtpm::Walls;
 
 use crate::boot_files::BootFiles;
 use crate::config::Config;
@@ -12,6 +13,7 @@ use crate::group::{GroupError, Groups};
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
 use crate::registry::Registry;
 use crate::state::{StateDir, StateError};
+use crate::uid;
 use crate::vtpm_pool::{Maker, VtpmPool};
 
 /// The host.
@@ -69,8 +71,15 @@ impl Host {
                 Some(tpm)
             }
         };
-        let maker =
-            Maker { program: config.swtpm.clone(), state, authority: VtpmAuthority::new()? };
+        let confiner = config.vmm.clone();
+        let maker = Maker {
+            program: config.swtpm.clone(),
+            walls: Box::new(move || {
+                Ok(Walls::Around { confiner: confiner.clone(), uid: uid::next()? })
+            }),
+            state,
+            authority: VtpmAuthority::new()?,
+        };
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
         let groups = Groups::open();

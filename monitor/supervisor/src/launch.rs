@@ -7,8 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +33,7 @@ use crate::passt::{self, Passt};
 use crate::plan::Plan;
 use crate::registry::{Registry, Reservation};
 use crate::state::VmDir;
+use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
 use crate::vm_process::{Companions, Control, VmProcess};
 use crate::vtpm_pool::Ready;
@@ -47,7 +47,7 @@ const RUN_PATIENCE: Duration = Duration::from_secs(120);
 pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let plan = Plan::new(&image, request, instance_id()?, &passt::own_addresses()?)?;
+    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?)?;
     let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
     passt::check_ports(&plan.publish)?;
 
@@ -289,7 +289,7 @@ fn start(
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
         guest_cid: GUEST_CID,
-        uid: own_uid()?,
+        uid: uid::next()?,
         smt: host_claims::smt(),
         console: plan.console,
         fds: roles,
@@ -299,18 +299,6 @@ fn start(
     }
     let companions = Companions { passt, vtpm, directory, group };
     vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
-}
-
-/// A uid for one VM (SPEC 6.3.1): the next one, from a start that every monitor draws for itself, since another
-/// may run on this host.
-fn own_uid() -> Result<u32, LaunchError> {
-    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
-    const FIRST: u32 = 0x7000_0000;
-    const COUNT: u32 = 0x0fff_0000;
-    let InstanceId(random) = instance_id()?;
-    let start = random.first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
-    let next = NEXT.get_or_init(|| AtomicU32::new(start));
-    Ok(FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
 }
 
 /// How the launch went, now that it either runs or is gone.
@@ -331,13 +319,4 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
         }
         _ => Ok(()),
     }
-}
-
-fn instance_id() -> Result<InstanceId, LaunchError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| LaunchError::System {
-        what: "random numbers",
-        source: std::io::Error::other(e),
-    })?;
-    Ok(InstanceId(id))
 }

@@ -10,12 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use coffer_formats::InstanceId;
-use coffer_vtpm::{Certified, Swtpm, SwtpmConfig};
+use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
 use crate::ek_certificate::VtpmAuthority;
 use crate::launch_error::LaunchError;
 use crate::state::{StateDir, VmDir};
+use crate::uid;
 
 /// How many are kept ready.
 const READY: usize = 2;
@@ -34,6 +34,8 @@ pub struct Ready {
 pub struct Maker {
     /// The swtpm program.
     pub program: PathBuf,
+    /// What stands around the next one.
+    pub walls: Box<dyn Fn() -> Result<Walls, LaunchError> + Send + Sync>,
     /// State directory.
     pub state: StateDir,
     /// Certifies vEKs.
@@ -172,24 +174,19 @@ impl Shared {
 
 impl Maker {
     fn make(&self) -> Result<Ready, LaunchError> {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|e| failed("random numbers", e))?;
-        let directory = self.state.create_vm(&InstanceId(id))?;
+        let directory = self.state.create_vm(&uid::instance_id()?)?;
         let state = directory.path().join("vtpm");
-        let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state })?;
+        let walls = (self.walls)()?;
+        let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state, walls })?;
         directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
         let keyed = swtpm.initialise()?.make_keys()?;
         let certificate = self.authority.certify(&keyed.keys().ek);
-        let certificate = certificate.map_err(|e| failed("certifying the vEK", e))?;
+        let certificate = certificate.map_err(|e| LaunchError::System {
+            what: "certifying the vEK",
+            source: std::io::Error::other(e),
+        })?;
         Ok(Ready { vtpm: keyed.certify(&certificate)?, directory })
     }
-}
-
-fn failed(
-    what: &'static str,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> LaunchError {
-    LaunchError::System { what, source: std::io::Error::other(error) }
 }
 
 #[cfg(test)]
@@ -199,6 +196,7 @@ mod tests {
     fn pool(dir: &std::path::Path) -> VtpmPool {
         VtpmPool::new(Maker {
             program: "/usr/bin/swtpm".into(),
+            walls: Box::new(|| Ok(Walls::DangerouslyNone)),
             state: StateDir::open(dir).unwrap(),
             authority: VtpmAuthority::new().unwrap(),
         })

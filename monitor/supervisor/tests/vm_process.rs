@@ -35,7 +35,7 @@ use coffer_monitor::vm::{LaunchClock, Vm, VmParts};
 use coffer_monitor::vm_process::{Companions, VmProcess};
 use coffer_monitor_wire::api::VmState;
 use coffer_monitor_wire::{FdRole, VmSpec};
-use coffer_vtpm::{Swtpm, SwtpmConfig};
+use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -105,9 +105,12 @@ fn launch_watched(
         &record_bytes,
     );
     let vtpm_state = directory.path().join("vtpm");
-    let swtpm =
-        Swtpm::spawn(&SwtpmConfig { program: "/usr/bin/swtpm".into(), state: vtpm_state.clone() })
-            .unwrap();
+    let swtpm = Swtpm::spawn(&SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: vtpm_state.clone(),
+        walls: Walls::DangerouslyNone,
+    })
+    .unwrap();
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
     let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
     let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
@@ -316,7 +319,11 @@ fn bounds_a_hostile_guests_channels() {
 #[test]
 fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
     let dir = tempfile::tempdir().unwrap();
-    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: dir.path().join("vtpm") };
+    let config = SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: dir.path().join("vtpm"),
+        walls: Walls::DangerouslyNone,
+    };
     let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
     let ek = keyed.keys().ek.clone();
     let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();
