@@ -121,6 +121,8 @@ fn dump(stream: &TcpStream) -> io::Result<()> {
             }
         }
         out.descriptors(&process.join("fd"))?;
+        out.file(&process.join("cgroup"), &process.join("cgroup").to_string_lossy())?;
+        out.namespaces(&process.join("ns"))?;
         out.threads(&process.join("task"))?;
     }
     out.end()
@@ -217,11 +219,26 @@ impl<W: Write> Dump<W> {
         Ok(())
     }
 
+    /// What a process is in, one to a line.
+    fn namespaces(&mut self, folder: &Path) -> io::Result<()> {
+        let mut lines = String::new();
+        for link in self.entries(folder) {
+            if let Some(target) = self.taken(&link.path(), std::fs::read_link(link.path())) {
+                lines.push_str(&format!("{}:\t{}\n", link.path().display(), target.display()));
+            }
+        }
+        self.bytes(&folder.to_string_lossy(), lines.as_bytes())
+    }
+
     fn file(&mut self, path: &Path, name: &str) -> io::Result<()> {
         let Some(bytes) = self.taken(path, std::fs::read(path)) else { return Ok(()) };
+        self.bytes(name, &bytes)
+    }
+
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.text(name)?;
         self.out.write_all(&(bytes.len() as u64).to_be_bytes())?;
-        self.out.write_all(&bytes)
+        self.out.write_all(bytes)
     }
 
     fn text(&mut self, text: &str) -> io::Result<()> {
@@ -291,21 +308,34 @@ pub fn search(port: u16, needles: &[&Needle]) -> Result<Found> {
     Ok(found)
 }
 
-/// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`.
+/// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`; `cgroup` is the
+/// group of the process, `ns/NAME` a namespace of it.
 pub fn threads(port: u16, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).context("the probe does not answer")?;
     stream.set_read_timeout(Some(SILENCE))?;
     let mut input = BufReader::with_capacity(1 << 18, stream);
     let (mut all, mut groups) = (Vec::new(), BTreeSet::new());
+    let mut of_process = BTreeMap::new();
     while let Some((name, bytes)) = next_file(&mut input).context("the dump broke off")? {
+        let text = String::from_utf8_lossy(&bytes);
+        if name.starts_with("/proc/") && name.ends_with("/cgroup") {
+            let group = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+            of_process = BTreeMap::from([("cgroup".to_owned(), group.to_owned())]);
+        }
+        if name.starts_with("/proc/") && name.ends_with("/ns") {
+            let links = text.lines().filter_map(|line| line.split_once(":\t"));
+            let short = |link: &str| link.rsplit('/').next().map(|name| format!("ns/{name}"));
+            of_process.extend(links.filter_map(|(link, to)| Some((short(link)?, to.to_owned()))));
+        }
         if !(name.starts_with("/proc/") && name.ends_with("/status") && name.contains("/task/")) {
             continue;
         }
-        let text = String::from_utf8_lossy(&bytes);
         let fields = text.lines().filter_map(|line| line.split_once(":\t"));
-        let thread: BTreeMap<String, String> =
-            fields.map(|(field, value)| (field.to_owned(), value.trim().to_owned())).collect();
-        if thread.get("Name").is_some_and(|name| name == process) {
+        let thread = fields.map(|(field, value)| (field.to_owned(), value.trim().to_owned()));
+        let thread: BTreeMap<String, String> = thread.chain(of_process.clone()).collect();
+        // The first thread has the process's name; others may be called like other programs.
+        let first = thread.get("Pid") == thread.get("Tgid");
+        if first && thread.get("Name").is_some_and(|name| name == process) {
             groups.extend(thread.get("Tgid").cloned());
         }
         all.push(thread);
