@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
-use coffer_formats::{Digest, InstanceId, Reject};
+use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
 use coffer_monitor_wire::api::{CreateVm, VmState};

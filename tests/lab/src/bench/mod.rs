@@ -6,7 +6,9 @@
 pub mod agent;
 mod api;
 mod batch;
+mod density;
 pub mod verify;
+mod weigh;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -40,6 +42,7 @@ pub fn run(name: &str, rounds: u32) -> Result<()> {
     match name {
         "launch" => launch(rounds.max(1)),
         "batch" => batch::run(rounds),
+        "density" => density::run(),
         _ => bail!("there is no benchmark `{name}`"),
     }
 }
