@@ -144,30 +144,52 @@ fn an_issuer_without_crl_sign_signs_no_list() {
     assert_eq!(judge(&chain, IfPresent, &lists), Ok(vec![Warning::UnverifiedCrl]));
 }
 
+/// A list of one distribution point, for what this scope says.
+fn scoped(issuer: &Party, uri: &str, scope: Option<CrlScope>, serials: &[&[u8]]) -> Vec<u8> {
+    list_with(issuer, serials, |p| {
+        p.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris: vec![uri.to_owned()] },
+            scope,
+        });
+    })
+}
+
 #[test]
 fn a_list_speaks_of_what_is_in_its_scope() {
-    let point = "http://crl.example/a.crl".to_owned();
+    let (here, elsewhere) = ("http://crl.example/a.crl", "http://crl.example/b.crl");
+    let point = vec![CrlDistributionPoint { uris: vec![here.to_owned()] }];
     let mut chain = Chain::good();
-    chain.leaf.params.crl_distribution_points =
-        vec![CrlDistributionPoint { uris: vec![point.clone()] }];
-    let scoped = |uri: &str, scope: Option<CrlScope>, serials: &[&[u8]]| {
-        let part = list_with(&chain.intermediate, serials, |p| {
-            p.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
-                distribution_point: CrlDistributionPoint { uris: vec![uri.to_owned()] },
-                scope,
-            });
-        });
-        vec![part, list(&chain.root, &[])]
+    chain.intermediate.params.crl_distribution_points = point.clone();
+    chain.leaf.params.crl_distribution_points = point;
+    let (leaves, authorities) = (Some(CrlScope::UserCertsOnly), Some(CrlScope::CaCertsOnly));
+    // Of the leaf, and of the intermediate; the other one's list speaks of everything.
+    let of_leaf = |uri, scope, serials: &[&[u8]]| {
+        [scoped(&chain.intermediate, uri, scope, serials), list(&chain.root, &[])]
     };
-    assert_eq!(judge(&chain, Required, &scoped(&point, None, &[])), Ok(vec![]));
-    let leaves = Some(CrlScope::UserCertsOnly);
-    assert_eq!(judge(&chain, Required, &scoped(&point, leaves, &[])), Ok(vec![]));
-    let authorities = Some(CrlScope::CaCertsOnly);
-    for other in [scoped(&point, authorities, &[]), scoped("http://crl.example/b.crl", None, &[])] {
+    let of_authority = |uri, scope, serials: &[&[u8]]| {
+        [scoped(&chain.root, uri, scope, serials), list(&chain.intermediate, &[])]
+    };
+    for good in [
+        of_leaf(here, None, &[]),
+        of_leaf(here, leaves, &[]),
+        of_authority(here, None, &[]),
+        of_authority(here, authorities, &[]),
+    ] {
+        assert_eq!(judge(&chain, Required, &good), Ok(vec![]));
+    }
+    for other in [
+        of_leaf(here, authorities, &[]),
+        of_leaf(elsewhere, None, &[]),
+        of_authority(here, leaves, &[]),
+        of_authority(elsewhere, None, &[]),
+    ] {
         assert_eq!(judge(&chain, Required, &other), Err(Reject::CrlUnusable));
         assert_eq!(judge(&chain, IfPresent, &other), Ok(vec![]));
     }
-    assert_eq!(judge(&chain, IfPresent, &scoped(&point, None, &[LEAF])), Err(Reject::Revoked));
+    let revoked = [of_leaf(here, None, &[LEAF]), of_authority(here, None, &[INTERMEDIATE])];
+    for lists in revoked {
+        assert_eq!(judge(&chain, IfPresent, &lists), Err(Reject::Revoked));
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use coffer_attestation::launch::{BoxKind, LaunchRecord};
 use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::attest::Attest;
+use coffer_attestation::tpm::hash::HashAlg;
 use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::{command, response, template};
@@ -629,6 +630,27 @@ fn refuses_hosts_whose_boot_differs() {
 }
 
 #[test]
+fn a_reference_may_give_any_register_whole() {
+    let mut scene = Scene::good();
+    let evidence = scene.evidence(&scene.draft());
+    let log = coffer_attestation::event_log::parse(&scene.host_log).unwrap();
+    let registers = log.registers(HashAlg::Sha256).unwrap();
+    let mut whole = reference();
+    for (pcr, what) in [(4, "boot manager and kernel"), (9, "command line and initrd")] {
+        let value = registers.get(pcr).unwrap().sha256().unwrap();
+        whole.firmware.insert(pcr, value);
+        let accepted = judge(&evidence, &scene.enrolled(), &[whole.clone()]).unwrap();
+        assert!(accepted.report().host.iter().any(|row| row.what == what), "{what}");
+        let mut other = whole.clone();
+        other.firmware.insert(pcr, Digest([0xee; 32]));
+        let refusal = judge(&evidence, &scene.enrolled(), &[other]).unwrap_err();
+        assert_eq!(refusal.reject, Reject::HostNotRecognised);
+        let expected = format!("pcr {pcr} `{what}`: found {value}");
+        assert!(refusal.explanation.contains(&expected), "{refusal}");
+    }
+}
+
+#[test]
 fn a_separator_in_pcr_9_is_harmless() {
     let mut events = host_boot();
     events.push((9, EventType::SEPARATOR, Digest::of(&[&[0; 4]]), vec![0; 4]));
@@ -833,7 +855,9 @@ fn a_vm_not_seen_before_is_its_first_incarnation() {
     let current = judge(&[]).unwrap();
     let entry = Entry::of(current.facts());
     assert_eq!((entry.instance_id, entry.incarnation), (InstanceId([4; 16]), 1));
-    assert_eq!(current.host_clock(), scene.judge(&evidence).unwrap().host_clock());
+    let appraisal = scene.judge(&evidence).unwrap();
+    assert_eq!(current.host_clock(), appraisal.host_clock());
+    assert_eq!(current.report(), appraisal.report());
     assert!(judge(&[entry]).is_ok(), "the holder again");
     let moved = Entry { incarnation: 2, ..entry };
     let refusal = judge(&[entry, moved]).unwrap_err();

@@ -119,6 +119,16 @@ pub(super) mod tests {
 
     #[test]
     fn data_is_read_by_the_type_of_its_event() {
+        let measured = variable("db", b"value");
+        let read = Variable { guid: Guid::GLOBAL, name: "db".into(), data: b"value" };
+        for kind in [
+            EventType::EFI_VARIABLE_DRIVER_CONFIG,
+            EventType::EFI_VARIABLE_BOOT,
+            EventType::EFI_VARIABLE_BOOT2,
+            EventType::EFI_VARIABLE_AUTHORITY,
+        ] {
+            check(kind, &measured, Body::Variable(read.clone()));
+        }
         let place = [1u64, 2].map(u64::to_le_bytes).concat();
         let blob = FirmwareBlob { description: b"", base: 1, length: 2 };
         check(EventType::EFI_PLATFORM_FIRMWARE_BLOB, &place, Body::Firmware(blob));
