@@ -37,7 +37,13 @@ pub trait TpmBackend: Send {
 /// The device.
 pub struct TpmCrb {
     shared: Arc<Shared>,
-    commands: Mutex<Sender<Vec<u8>>>,
+    commands: Mutex<Commands>,
+}
+
+/// Commands on their way to the worker, each with its number.
+struct Commands {
+    sent: u64,
+    queue: Sender<(u64, Vec<u8>)>,
 }
 
 struct Shared {
@@ -57,7 +63,8 @@ struct State {
 enum Phase {
     Idle,
     Ready,
-    Busy,
+    /// Waits for the answer to the command of this number.
+    Busy(u64),
     Fatal,
 }
 
@@ -68,22 +75,27 @@ impl TpmCrb {
         backend: Box<dyn TpmBackend>,
         prepare: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
-        let (commands, queue) = channel();
-        let worker = shared.clone();
+        let (device, mut worker) = Self::with_worker(backend);
         let (prepared, outcome) = channel();
         thread::Builder::new().name("tpm".into()).spawn(move || {
             let outcome = prepare();
             let good = outcome.is_ok();
             // Nobody listens any more if the device was given up.
             let _ = prepared.send(outcome);
-            if good {
-                work(&worker, backend, &queue);
-            }
+            while good && worker.serve() {}
         })?;
         outcome.recv().map_err(std::io::Error::other)??;
-        Ok(Self { shared, commands: Mutex::new(commands) })
+        Ok(device)
+    }
+
+    /// The device, and what serves its commands when told to.
+    pub fn with_worker(backend: Box<dyn TpmBackend>) -> (Self, Worker) {
+        let shared =
+            Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
+        let (sender, queue) = channel();
+        let worker = Worker { shared: shared.clone(), backend, queue };
+        let commands = Mutex::new(Commands { sent: 0, queue: sender });
+        (Self { shared, commands }, worker)
     }
 
     fn start_command(&self, state: &mut State) {
@@ -93,11 +105,10 @@ impl TpmCrb {
         match checked_command(&state.buffer) {
             Err(code) => state.answer(&error_response(code)),
             Ok(command) => {
-                state.phase = Phase::Busy;
-                let sender = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-                if sender.send(command.to_vec()).is_err() {
-                    state.phase = Phase::Fatal;
-                }
+                let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+                commands.sent += 1;
+                let sent = commands.queue.send((commands.sent, command.to_vec()));
+                state.phase = if sent.is_ok() { Phase::Busy(commands.sent) } else { Phase::Fatal };
             }
         }
     }
@@ -125,23 +136,29 @@ fn error_response(code: u32) -> [u8; HEADER] {
     [0x80, 0x01, 0, 0, 0, HEADER as u8, a, b, c, d]
 }
 
-/// The worker: one command after the other until the device is gone or the backend fails.
-fn work(shared: &Shared, mut backend: Box<dyn TpmBackend>, queue: &Receiver<Vec<u8>>) {
-    while let Ok(command) = queue.recv() {
-        let answer = backend.execute(&command);
-        let mut state = shared.lock();
-        // A reset while the command ran has already moved on; the answer belongs to nobody.
-        if state.phase == Phase::Busy {
+/// What takes commands from the device to the backend.
+pub struct Worker {
+    shared: Arc<Shared>,
+    backend: Box<dyn TpmBackend>,
+    queue: Receiver<(u64, Vec<u8>)>,
+}
+
+impl Worker {
+    /// Waits for one command and serves it. False once the device is gone or the backend failed.
+    pub fn serve(&mut self) -> bool {
+        let Ok((number, command)) = self.queue.recv() else { return false };
+        let answer = self.backend.execute(&command);
+        let mut state = self.shared.lock();
+        // A reset while the command ran has already moved on, maybe to another command; the answer belongs to nobody.
+        if state.phase == Phase::Busy(number) {
             match answer {
                 Ok(response) if response.len() <= BUFFER_SIZE => state.answer(&response),
                 Ok(_) => state.phase = Phase::Fatal,
                 Err(_) => state.phase = Phase::Fatal,
             }
         }
-        shared.done.notify_all();
-        if state.phase == Phase::Fatal {
-            return;
-        }
+        self.shared.done.notify_all();
+        state.phase != Phase::Fatal
     }
 }
 
@@ -154,6 +171,10 @@ impl Shared {
 impl State {
     fn after_reset() -> Self {
         Self { phase: Phase::Idle, granted: false, buffer: [0; BUFFER_SIZE] }
+    }
+
+    fn busy(&self) -> bool {
+        matches!(self.phase, Phase::Busy(_))
     }
 
     fn answer(&mut self, response: &[u8]) {
@@ -178,9 +199,9 @@ impl State {
             0x44 => match self.phase {
                 Phase::Idle => TPM_IDLE,
                 Phase::Fatal => FATAL,
-                Phase::Ready | Phase::Busy => 0,
+                Phase::Ready | Phase::Busy(_) => 0,
             },
-            0x4C => u32::from(self.phase == Phase::Busy),
+            0x4C => u32::from(self.busy()),
             0x58 | 0x64 => BUFFER_SIZE as u32,
             0x5C | 0x68 => (layout::TPM + DATA) as u32,
             _ => 0,
@@ -190,7 +211,7 @@ impl State {
     fn byte(&self, offset: u64) -> u8 {
         match offset.checked_sub(DATA) {
             // While a command runs the buffer belongs to the TPM.
-            Some(_) if self.phase == Phase::Busy => 0xFF,
+            Some(_) if self.busy() => 0xFF,
             Some(at) => self.buffer.get(at as usize).copied().unwrap_or(0xFF),
             None => {
                 let [a, b, c, d] = self.register(offset & !3).to_le_bytes();
@@ -205,7 +226,7 @@ impl State {
     }
 
     fn write_buffer(&mut self, at: u64, data: &[u8]) {
-        if self.phase == Phase::Busy {
+        if self.busy() {
             return;
         }
         for (slot, byte) in self.buffer.iter_mut().skip(at as usize).zip(data) {
@@ -248,12 +269,9 @@ impl Lifecycle for TpmCrb {
     /// Waits for the command in flight, so that none is half done. A TPM that does not answer is given up.
     fn pause(&self) {
         let state = self.shared.lock();
-        let waited = self
-            .shared
-            .done
-            .wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
+        let waited = self.shared.done.wait_timeout_while(state, PATIENCE, |state| state.busy());
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.phase == Phase::Busy {
+        if state.busy() {
             state.phase = Phase::Fatal;
         }
     }
@@ -356,6 +374,28 @@ mod tests {
             assert_eq!(send(&crb, &command), error_response(0x142), "{size}");
         }
         assert!(seen.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_answer_after_a_reset_is_not_the_next_commands() {
+        let (crb, mut worker) = TpmCrb::with_worker(Box::new(Echo(Arc::default())));
+        let start = |last: u8| {
+            write32(&crb, 0x40, 1);
+            let mut command = GET_RANDOM;
+            command[11] = last;
+            command.chunks(8).zip((DATA..).step_by(8)).for_each(|(chunk, at)| crb.write(at, chunk));
+            write32(&crb, 0x4C, 1);
+        };
+        start(1);
+        crb.reset();
+        start(2);
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 1, "still busy with the second");
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 0);
+        let mut last = [0];
+        crb.read(DATA + 11, &mut last);
+        assert_eq!(last, [2]);
     }
 
     #[test]
