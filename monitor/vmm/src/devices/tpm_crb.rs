@@ -43,7 +43,13 @@ pub trait TpmBackend: Send {
 /// The device.
 pub struct TpmCrb {
     shared: Arc<Shared>,
-    commands: Mutex<Sender<Vec<u8>>>,
+    commands: Mutex<Commands>,
+}
+
+/// Commands on their way to the worker, each with its number.
+struct Commands {
+    sent: u64,
+    queue: Sender<(u64, Vec<u8>)>,
 }
 
 struct Shared {
@@ -63,7 +69,8 @@ struct State {
 enum Phase {
     Idle,
     Ready,
-    Busy,
+    /// Waits for the answer to the command of this number.
+    Busy(u64),
     Fatal,
 }
 
@@ -75,22 +82,27 @@ impl TpmCrb {
         memory: GuestRam,
         prepare: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (state, done) = (Mutex::new(State::AFTER_RESET), Condvar::new());
-        let shared = Arc::new(Shared { state, memory, done });
-        let (commands, queue) = channel();
-        let worker = shared.clone();
+        let (device, mut worker) = Self::with_worker(backend, memory);
         let (prepared, outcome) = channel();
         thread::Builder::new().name("tpm".into()).spawn(move || {
             let outcome = prepare();
             let good = outcome.is_ok();
             // Nobody listens any more if the device was given up.
             let _ = prepared.send(outcome);
-            if good {
-                work(&worker, backend, &queue);
-            }
+            while good && worker.serve() {}
         })?;
         outcome.recv().map_err(std::io::Error::other)??;
-        Ok(Self { shared, commands: Mutex::new(commands) })
+        Ok(device)
+    }
+
+    /// The device, and what serves its commands when told to.
+    pub fn with_worker(backend: Box<dyn TpmBackend>, memory: GuestRam) -> (Self, Worker) {
+        let (state, done) = (Mutex::new(State::AFTER_RESET), Condvar::new());
+        let shared = Arc::new(Shared { state, memory, done });
+        let (sender, queue) = channel();
+        let worker = Worker { shared: shared.clone(), backend, queue };
+        let commands = Mutex::new(Commands { sent: 0, queue: sender });
+        (Self { shared, commands }, worker)
     }
 
     fn start_command(&self, state: &mut State) {
@@ -105,11 +117,10 @@ impl TpmCrb {
         match checked_command(&buffer) {
             Err(code) => self.shared.answer(state, &error_response(code)),
             Ok(command) => {
-                state.phase = Phase::Busy;
-                let sender = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-                if sender.send(command.to_vec()).is_err() {
-                    state.phase = Phase::Fatal;
-                }
+                let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+                commands.sent += 1;
+                let sent = commands.queue.send((commands.sent, command.to_vec()));
+                state.phase = if sent.is_ok() { Phase::Busy(commands.sent) } else { Phase::Fatal };
             }
         }
     }
@@ -137,22 +148,28 @@ fn error_response(code: u32) -> [u8; HEADER] {
     [0x80, 0x01, 0, 0, 0, HEADER as u8, a, b, c, d]
 }
 
-/// The worker: one command after the other until the device is gone or the backend fails.
-fn work(shared: &Shared, mut backend: Box<dyn TpmBackend>, queue: &Receiver<Vec<u8>>) {
-    while let Ok(command) = queue.recv() {
-        let answer = backend.execute(&command);
-        let mut state = shared.lock();
-        // A reset while the command ran has already moved on; the answer belongs to nobody.
-        if state.phase == Phase::Busy {
+/// What takes commands from the device to the backend.
+pub struct Worker {
+    shared: Arc<Shared>,
+    backend: Box<dyn TpmBackend>,
+    queue: Receiver<(u64, Vec<u8>)>,
+}
+
+impl Worker {
+    /// Waits for one command and serves it. False once the device is gone or the backend failed.
+    pub fn serve(&mut self) -> bool {
+        let Ok((number, command)) = self.queue.recv() else { return false };
+        let answer = self.backend.execute(&command);
+        let mut state = self.shared.lock();
+        // A reset while the command ran has already moved on, maybe to another command; the answer belongs to nobody.
+        if state.phase == Phase::Busy(number) {
             match answer {
-                Ok(response) => shared.answer(&mut state, &response),
+                Ok(response) => self.shared.answer(&mut state, &response),
                 Err(_) => state.phase = Phase::Fatal,
             }
         }
-        shared.done.notify_all();
-        if state.phase == Phase::Fatal {
-            return;
-        }
+        self.shared.done.notify_all();
+        state.phase != Phase::Fatal
     }
 }
 
@@ -172,6 +189,10 @@ impl Shared {
 impl State {
     const AFTER_RESET: Self = Self { phase: Phase::Idle, granted: false };
 
+    fn busy(&self) -> bool {
+        matches!(self.phase, Phase::Busy(_))
+    }
+
     /// The aligned 32-bit register at `offset`, as the guest sees it.
     fn register(&self, offset: u64) -> u32 {
         /// tpmRegValidSts; tpmEstablished stays 0, the value after a cold reset.
@@ -187,9 +208,9 @@ impl State {
             0x44 => match self.phase {
                 Phase::Idle => TPM_IDLE,
                 Phase::Fatal => FATAL,
-                Phase::Ready | Phase::Busy => 0,
+                Phase::Ready | Phase::Busy(_) => 0,
             },
-            0x4C => u32::from(self.phase == Phase::Busy),
+            0x4C => u32::from(self.busy()),
             0x58 | 0x64 => BUFFER_SIZE as u32,
             0x5C | 0x68 => layout::TPM_BUFFER as u32,
             _ => 0,
@@ -233,12 +254,9 @@ impl Lifecycle for TpmCrb {
     /// Waits for the command in flight, so that none is half done. A TPM that does not answer is given up.
     fn pause(&self) {
         let state = self.shared.lock();
-        let waited = self
-            .shared
-            .done
-            .wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
+        let waited = self.shared.done.wait_timeout_while(state, PATIENCE, |state| state.busy());
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.phase == Phase::Busy {
+        if state.busy() {
             state.phase = Phase::Fatal;
         }
     }
@@ -289,10 +307,13 @@ mod tests {
         }
     }
 
-    fn crb(backend: impl TpmBackend + 'static) -> TpmCrb {
+    fn memory() -> GuestRam {
         let buffer = RamRange { start: layout::TPM_BUFFER, size: layout::TPM_BUFFER_SIZE };
-        let memory = GuestRam::allocate(&[buffer]).unwrap();
-        TpmCrb::new(Box::new(backend), memory, || Ok(())).unwrap()
+        GuestRam::allocate(&[buffer]).unwrap()
+    }
+
+    fn crb(backend: impl TpmBackend + 'static) -> TpmCrb {
+        TpmCrb::new(Box::new(backend), memory(), || Ok(())).unwrap()
     }
 
     fn echo() -> (TpmCrb, Arc<Mutex<Vec<Vec<u8>>>>) {
@@ -376,6 +397,28 @@ mod tests {
         go.send(()).unwrap();
         crb.pause();
         assert_eq!(*seen.lock().unwrap(), [GET_RANDOM.to_vec()]);
+    }
+
+    #[test]
+    fn an_answer_after_a_reset_is_not_the_next_commands() {
+        let (crb, mut worker) = TpmCrb::with_worker(Box::new(Echo(Arc::default())), memory());
+        let start = |last: u8| {
+            write32(&crb, 0x40, 1);
+            let mut command = GET_RANDOM;
+            command[11] = last;
+            fill(&crb, &command);
+            write32(&crb, 0x4C, 1);
+        };
+        start(1);
+        crb.reset();
+        start(2);
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 1, "still busy with the second");
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 0);
+        let mut answer = [0; GET_RANDOM.len()];
+        crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
+        assert_eq!(answer[11], 2);
     }
 
     #[test]
