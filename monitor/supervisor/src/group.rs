@@ -19,8 +19,10 @@ const OWN: &str = "monitor";
 const VMS: &str = "vms";
 /// What limits them.
 const CONTROLLERS: &str = "+memory +pids +cpu";
-/// Memory beside the guest's: VM process, vTPM, network backend, page tables, and blocks of disks on their way.
+/// Memory beside the guest's: VM process, vTPM, network backend, and blocks of disks on their way.
 const OVERHEAD_MIB: u64 = 128;
+/// Part of the guest's memory that page tables may take: two of them, of 8 bytes for each 4 KiB.
+const PAGE_TABLES: u64 = 256;
 /// Threads beside vCPUs: those of the VM process, swtpm and the network backend are fewer than ten.
 const THREADS: u32 = 32;
 /// How long the kernel may take to end all of them.
@@ -54,13 +56,12 @@ impl Groups {
     pub fn open() -> Result<Self, GroupError> {
         let own = Path::new("/proc/self/cgroup");
         let text = fs::read_to_string(own).map_err(|e| GroupError::new("cannot read", own, e))?;
-        let ours = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let ours = text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
         let ours =
             ours.ok_or_else(|| GroupError::new("no unified hierarchy in", own, "cgroup v1"))?;
-        // A monitor that was started again finds itself where its last run went.
-        let ours = ours.strip_suffix(OWN).unwrap_or(ours);
+        let ours = divided(ours);
         let base = Path::new(MOUNTED).join(ours);
-        if !ours.is_empty() {
+        if ours != Path::new("") {
             let leaf = base.join(OWN);
             make(&leaf)?;
             write(&leaf, "cgroup.procs", &std::process::id().to_string())?;
@@ -87,7 +88,8 @@ impl Groups {
         let path = self.0.join(name);
         fs::create_dir(&path).map_err(|e| GroupError::new("cannot make", &path, e))?;
         let group = Group(path);
-        let memory = (u64::from(memory_mib) + OVERHEAD_MIB) << 20;
+        let guest = u64::from(memory_mib) << 20;
+        let memory = guest + guest / PAGE_TABLES + (OVERHEAD_MIB << 20);
         group.set("memory.max", &memory.to_string())?;
         group.set("memory.oom.group", "1")?;
         // A kernel that cannot swap has no such file.
@@ -98,6 +100,14 @@ impl Groups {
         // One CPU for each vCPU, and one for what serves them.
         group.set("cpu.max", &format!("{} 100000", (u32::from(vcpus) + 1) * 100_000))?;
         Ok(group)
+    }
+}
+
+/// The group to divide: our own, or the one above where an earlier run of the monitor went.
+fn divided(ours: &Path) -> &Path {
+    match ours.parent() {
+        Some(parent) if ours.file_name().is_some_and(|name| name == OWN) => parent,
+        _ => ours,
     }
 }
 
@@ -204,6 +214,15 @@ mod tests {
         let path = group.0.clone();
         drop(group);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_monitor_that_was_started_again_divides_the_same_group() {
+        let of = |ours| divided(Path::new(ours)).to_str().unwrap();
+        assert_eq!(of(""), "");
+        assert_eq!(of("system.slice/coffer.service"), "system.slice/coffer.service");
+        assert_eq!(of("system.slice/coffer.service/monitor"), "system.slice/coffer.service");
+        assert_eq!(of("coffer-monitor"), "coffer-monitor");
     }
 
     #[test]

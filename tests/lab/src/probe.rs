@@ -121,7 +121,7 @@ fn dump(stream: &TcpStream) -> io::Result<()> {
             }
         }
         out.descriptors(&process.join("fd"))?;
-        out.file(&process.join("cgroup"), &process.join("cgroup").to_string_lossy())?;
+        out.group(&process.join("cgroup"))?;
         out.namespaces(&process.join("ns"))?;
         out.threads(&process.join("task"))?;
     }
@@ -142,6 +142,10 @@ fn gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
+
+/// Files of a control group that limit it.
+pub const LIMITS: [&str; 5] =
+    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max"];
 
 struct Dump<W: Write> {
     out: W,
@@ -217,6 +221,20 @@ impl<W: Write> Dump<W> {
             self.file(&status, &status.to_string_lossy())?;
         }
         Ok(())
+    }
+
+    /// The control group of a process, and what limits it.
+    fn group(&mut self, path: &Path) -> io::Result<()> {
+        let Some(text) = self.taken(path, std::fs::read_to_string(path)) else { return Ok(()) };
+        let name = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let mut lines = format!("cgroup:\t/{name}\n");
+        for limit in LIMITS {
+            // The topmost group has none, and a kernel that cannot swap has none for that.
+            let file = Path::new("/sys/fs/cgroup").join(name).join(limit);
+            let value = std::fs::read_to_string(file).unwrap_or_else(|_| "none".to_owned());
+            lines.push_str(&format!("{limit}:\t{}\n", value.trim()));
+        }
+        self.bytes(&path.to_string_lossy(), lines.as_bytes())
     }
 
     /// What a process is in, one to a line.
@@ -309,7 +327,7 @@ pub fn search(port: u16, needles: &[&Needle]) -> Result<Found> {
 }
 
 /// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`; `cgroup` is the
-/// group of the process, `ns/NAME` a namespace of it.
+/// group of the process, with its [`LIMITS`], `ns/NAME` a namespace of it.
 pub fn threads(port: u16, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).context("the probe does not answer")?;
     stream.set_read_timeout(Some(SILENCE))?;
@@ -319,8 +337,8 @@ pub fn threads(port: u16, process: &str) -> Result<Vec<BTreeMap<String, String>>
     while let Some((name, bytes)) = next_file(&mut input).context("the dump broke off")? {
         let text = String::from_utf8_lossy(&bytes);
         if name.starts_with("/proc/") && name.ends_with("/cgroup") {
-            let group = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-            of_process = BTreeMap::from([("cgroup".to_owned(), group.to_owned())]);
+            let fields = text.lines().filter_map(|line| line.split_once(":\t"));
+            of_process = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         }
         if name.starts_with("/proc/") && name.ends_with("/ns") {
             let links = text.lines().filter_map(|line| line.split_once(":\t"));

@@ -49,6 +49,19 @@ fn every_thread_of_a_vm_is_behind_every_wall_and_the_monitor_is_not() {
             assert!(stands, "{}: {wall}: {thread:?}", thread["Name"]);
         }
     }
+    // One vCPU and 192 MiB, and what serves them (SPEC 6.3.2).
+    let memory = (192 << 20) + (192 << 20) / 256 + (128 << 20);
+    let limits = [
+        ("memory.max", memory.to_string()),
+        ("memory.oom.group", "1".to_owned()),
+        ("pids.max", "33".to_owned()),
+        ("cpu.max", "200000 100000".to_owned()),
+    ];
+    for (limit, value) in &limits {
+        assert_eq!(vmm[0][*limit], *value, "{limit}");
+        assert_ne!(monitor[0][*limit], *value, "{limit}");
+    }
+    assert!(["0", "none"].contains(&vmm[0]["memory.swap.max"].as_str()));
     let made_ahead = swtpm.iter().filter(|t| !groups.contains(t["cgroup"].as_str()));
     for (wall, stands) in made_ahead.flat_map(walls) {
         assert!(stands || wall == "a group of its own", "{wall}");
