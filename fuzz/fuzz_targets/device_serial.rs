@@ -85,13 +85,7 @@ impl Port {
         let mut bus = DeviceBus::default();
         bus.map_ports(layout::COM1_PORT, PORTS, device.clone());
         device.start();
-        Self { bus, device, reader, uart: Uart::default(), sent: Vec::new(), held: 0 }
-            .reset_values()
-    }
-
-    fn reset_values(mut self) -> Self {
-        self.uart = fresh();
-        self
+        Self { bus, device, reader, uart: fresh(), sent: Vec::new(), held: 0 }
     }
 
     fn step(&mut self, what: u8, offset: u16, program: &mut Program<'_>) {
@@ -144,11 +138,7 @@ impl Port {
             let latch = self.uart.line & 0x80 != 0;
             match offset {
                 0 | 1 if latch => self.uart.divisor[usize::from(offset)] = *byte,
-                0 if self.uart.modem & 0x10 != 0 => {
-                    if self.uart.received.len() < FIFO {
-                        self.uart.received.push_back(*byte);
-                    }
-                }
+                0 if self.uart.modem & 0x10 != 0 => self.uart.loop_back(*byte),
                 0 => self.transmitted(*byte),
                 1 => self.uart.interrupts = byte & 0x0F,
                 3 => self.uart.line = *byte,
@@ -192,6 +182,14 @@ impl Port {
         assert!(self.sent.starts_with(&heard.bytes), "not what was transmitted");
         let missing = self.sent.len() - heard.bytes.len();
         assert_eq!(missing, self.held, "held back");
+    }
+}
+
+impl Uart {
+    fn loop_back(&mut self, byte: u8) {
+        if self.received.len() < FIFO {
+            self.received.push_back(byte);
+        }
     }
 }
 

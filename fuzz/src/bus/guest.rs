@@ -351,7 +351,8 @@ impl Guest {
         for _ in 0..1 + (shape & 7) {
             let (address, len) = (address(program), len(program));
             let how = program.byte();
-            let flags = u16::from(how & 7 > 2) * WRITE | u16::from(how & 0x38 == 0x38) * INDIRECT;
+            let write = if how & 7 > 2 { WRITE } else { 0 };
+            let flags = if how & 0x38 == 0x38 { write | INDIRECT } else { write };
             // The same buffer many times over makes a request as large as any.
             let times = if how >= 0xE0 { 1 + usize::from(how & 0x1F) * 4 } else { 1 };
             descriptors.extend(std::iter::repeat_n((address, len, flags), times));

@@ -34,16 +34,18 @@ pub struct Memory {
     expected: Vec<u8>,
 }
 
-impl Memory {
-    /// Zeroed memory. It is used for many executions: see [`Memory::clear`].
-    pub fn new() -> Self {
+/// Zeroed memory. It is used for many executions: see [`Memory::clear`].
+impl Default for Memory {
+    fn default() -> Self {
         let half = LOW / 2;
         let ranges = [(0, half), (half, half), (HIGH, HIGH_SIZE)];
         let ranges = ranges.map(|(start, size)| RamRange { start, size });
         let ram = GuestRam::allocate(&ranges).expect("a few pages");
         Self { ram, image: vec![0; TOTAL], spare: vec![0; TOTAL], expected: vec![0; TOTAL] }
     }
+}
 
+impl Memory {
     /// What devices get.
     pub fn ram(&self) -> GuestRam {
         self.ram.clone()

@@ -27,7 +27,7 @@ pub const WIDTHS: [usize; 8] = [1, 2, 4, 8, 3, 5, 6, 7];
 
 thread_local! {
     /// Mapped once: it is zeroed for each execution.
-    static MEMORY: RefCell<Memory> = RefCell::new(Memory::new());
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 /// Lends zeroed guest memory.

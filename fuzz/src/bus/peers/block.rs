@@ -143,7 +143,7 @@ impl BlockPeer {
         let Some(end) = end.filter(|end| *end <= SIZE as u64).map(|end| end as usize) else {
             return Some((IO_ERROR, Vec::new()));
         };
-        if room == 0 || room > REQUEST_MAX || room % SECTOR as usize != 0 {
+        if room == 0 || room > REQUEST_MAX || !room.is_multiple_of(SECTOR as usize) {
             return Some((IO_ERROR, Vec::new()));
         }
         let blocks = (end - room) / BLOCK..end.div_ceil(BLOCK);

@@ -121,6 +121,8 @@ impl Vsock {
             (Some(Op::Reset), _) => self.forget(header.src_port, ours),
             (Some(Op::Request), false) if ours => self.open(header),
             (Some(op), true) => self.relay(op, header, payload),
+            // A guest that is told RST takes the connection for gone, and so must we.
+            (None, true) => self.follow(header.src_port, Next::Close),
             _ => self.refuse(header),
         }
     }

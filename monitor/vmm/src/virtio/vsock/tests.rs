@@ -106,6 +106,16 @@ fn a_false_source_is_dropped_and_a_reset_is_never_answered() {
 }
 
 #[test]
+fn an_operation_that_is_none_ends_the_connection() {
+    let (mut vsock, _) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    next_reply(&mut vsock).unwrap();
+    vsock.handle(&Header { op: 9, ..packet(Op::Data) }, b"");
+    assert_eq!(next_reply(&mut vsock).unwrap().op(), Some(Op::Reset));
+    assert!(vsock.connections.is_empty());
+}
+
+#[test]
 fn connections_are_limited() {
     let (mut vsock, _) = device();
     for port in 0..=CONNECTIONS_MAX as u32 {
