@@ -143,3 +143,63 @@ mod as_hex {
         value.map(Some).ok_or_else(|| D::Error::custom("not a digest in lower-case hex"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest;
+
+    const FOUND: Digest = Digest([0xab; 32]);
+    const EXPECTED: Digest = Digest([0xcd; 32]);
+
+    #[test]
+    fn a_row_is_json_with_digests_in_one_spelling() {
+        let (found, expected) = ("ab".repeat(32), "cd".repeat(32));
+        let row = Row::judged(4, word(EventType::SEPARATOR), "host kernel", FOUND, EXPECTED);
+        let json = format!(
+            r#"{{"pcr":4,"bank":"sha256","event":"EV_SEPARATOR","what":"host kernel","digest":"{found}","expected":"{expected}","ok":false}}"#
+        );
+        assert_eq!(serde_json::to_string(&row).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Row>(&json).unwrap(), row);
+        let missing = Row::missing(9, "host initrd", EXPECTED);
+        let text = serde_json::to_string(&missing).unwrap();
+        assert!(text.contains(r#""digest":null"#), "{text}");
+        assert_eq!(serde_json::from_str::<Row>(&text).unwrap(), missing);
+        for (from, to) in [
+            (found.as_str(), "AB".repeat(32)),
+            (&found, "ab".repeat(31)),
+            (&found, "ab".repeat(33)),
+            (&found, "xy".repeat(32)),
+            (&found, String::new()),
+            (r#""ok":"#, r#""more":1,"ok":"#.to_owned()),
+        ] {
+            let changed = json.replacen(from, &to, 1);
+            assert_ne!(changed, json);
+            assert!(serde_json::from_str::<Row>(&changed).is_err(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_row_says_what_was_found_and_what_had_to_be() {
+        let (found, expected) = ("ab".repeat(32), "cd".repeat(32));
+        let kind = word(EventType(0x1234));
+        assert_eq!(kind, EventType(0x1234).to_string());
+        for (row, says, ok) in [
+            (
+                Row::judged(0, kind, "a", FOUND, FOUND),
+                format!("found {found}, expected {found}"),
+                true,
+            ),
+            (
+                Row::judged(0, "-", "a", FOUND, EXPECTED),
+                format!("found {found}, expected {expected}"),
+                false,
+            ),
+            (Row::noted(0, "-", "a", FOUND), format!("found {found}, expected nothing"), true),
+            (Row::refused(0, "-", "a", FOUND), format!("found {found}, expected nothing"), false),
+            (Row::missing(0, "a", EXPECTED), format!("found nothing, expected {expected}"), false),
+        ] {
+            assert_eq!((row.to_string(), row.ok), (format!("pcr 0 `a`: {says}"), ok));
+        }
+    }
+}

@@ -145,6 +145,31 @@ mod tests {
     }
 
     #[test]
+    fn is_read_under_its_own_scheme_and_no_other() {
+        let all = [HashAlg::Sha256, HashAlg::Sha384].map(|hash| {
+            [
+                Signature::Ecdsa { hash, r: vec![1], s: vec![2] },
+                Signature::RsaSsa { hash, signature: vec![3] },
+                Signature::RsaPss { hash, signature: vec![4] },
+            ]
+        });
+        for signature in all.as_flattened() {
+            for other in all.as_flattened() {
+                let read = Signature::parse_under(other.scheme(), &signature.write());
+                let own = signature.scheme() == other.scheme();
+                let expected =
+                    if own { Ok(signature.clone()) } else { Err(Reject::SchemeMismatch) };
+                assert_eq!(read, expected, "under {:?}", other.scheme());
+            }
+            let under = |bytes: &[u8]| Signature::parse_under(signature.scheme(), bytes);
+            assert_eq!(under(&[0, 0x10]), Err(Reject::NoSignature));
+            assert_eq!(under(&[0, 5, 0, 0x0b]), Err(Reject::SchemeMismatch), "HMAC");
+            let long = [signature.write(), vec![0]].concat();
+            assert_eq!(under(&long), Err(Reject::TrailingData));
+        }
+    }
+
+    #[test]
     fn refuses_every_near_miss() {
         let cases: &[(&str, Vec<u8>, Reject)] = &[
             ("null", vec![0, 0x10], Reject::NoSignature),

@@ -291,6 +291,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn stray_bytes_follow_an_authority_and_nothing_else() {
+        let stray = |events: &mut Vec<Ev>, at: usize| events[at].1.extend([0xaf; 6]);
+        check("of an old shim", Ok(Some(true)), |e| stray(e, 6));
+        check("a database", Err(Reject::Malformed), |e| stray(e, 3));
+        check("state", Err(Reject::Malformed), |e| stray(e, 0));
+    }
+
+    #[test]
     fn refuses_data_that_was_not_measured() {
         let bytes = log_of(&boot(&[0]));
         let value = bytes.windows(20).position(|w| w == boot(&[0])[0].1[32..52].to_vec()).unwrap();
