@@ -97,6 +97,7 @@ fn judge(facts: &Facts) -> Report {
             "install erofs-utils: building images needs it",
         ),
         jail(facts),
+        groups(facts),
         lockdown(facts),
         iommu(facts),
         ksm(facts),
@@ -193,6 +194,16 @@ fn jail(facts: &Facts) -> Check {
     not_ok("jail", Level::Missing, found, remedy)
 }
 
+/// The control groups every VM is put into (SPEC 6.3.2); without them no VM starts.
+fn groups(facts: &Facts) -> Check {
+    if facts.groups_lack.is_empty() {
+        return ok("groups", "cgroup v2 with memory, pids and cpu");
+    }
+    let found = format!("no cgroup v2 controller for {}", facts.groups_lack.join(", none for "));
+    let remedy = "mount cgroup v2 alone at /sys/fs/cgroup (`systemd.unified_cgroup_hierarchy=1`)";
+    not_ok("groups", Level::Missing, found, remedy)
+}
+
 fn lockdown(facts: &Facts) -> Check {
     let remedy = "boot with `lockdown=confidentiality`: a policy may ask that root cannot read kernel memory";
     match facts.lockdown.as_deref() {
@@ -219,11 +230,16 @@ fn ksm(facts: &Facts) -> Check {
 }
 
 fn smt(facts: &Facts) -> Check {
-    if !facts.smt {
-        return ok("smt", "off");
+    match (facts.smt, facts.core_scheduling) {
+        (false, _) => ok("smt", "off"),
+        (true, true) => ok("smt", "on: each VM has the cores it runs on to itself"),
+        (true, false) => not_ok(
+            "smt",
+            Level::Missing,
+            "on, and this kernel cannot keep VMs from sharing a core",
+            "`echo off > /sys/devices/system/cpu/smt/control`, or a kernel with CONFIG_SCHED_CORE",
+        ),
     }
-    let remedy = "`echo off > /sys/devices/system/cpu/smt/control` where VMs must not share a core";
-    not_ok("smt", Level::Warn, "on: threads of a core share its caches", remedy)
 }
 
 fn memory(facts: &Facts) -> Check {
@@ -250,10 +266,13 @@ struct Facts {
     mkfs_erofs: Option<String>,
     /// Walls of a VM's jail that the kernel does not have.
     jail_lacks: Vec<&'static str>,
+    /// Controllers that control groups do not have.
+    groups_lack: Vec<&'static str>,
     lockdown: Option<String>,
     iommu: bool,
     ksm: bool,
     smt: bool,
+    core_scheduling: bool,
     memory_mib: u64,
 }
 
@@ -276,10 +295,12 @@ impl Facts {
             passt: version_of("passt"),
             mkfs_erofs: version_of("mkfs.erofs"),
             jail_lacks: jail_lacks(),
+            groups_lack: groups_lack(&text("/sys/fs/cgroup/cgroup.controllers")),
             lockdown: lockdown_mode(&text("/sys/kernel/security/lockdown")),
             iommu: has_entries("/sys/class/iommu"),
             ksm: text("/sys/kernel/mm/ksm/run") == "1",
             smt: text("/sys/devices/system/cpu/smt/active") == "1",
+            core_scheduling: has_core_scheduling(),
             memory_mib: available_mib(&text("/proc/meminfo")),
         }
     }
@@ -329,6 +350,17 @@ fn jail_lacks() -> Vec<&'static str> {
         ("seccomp", text("/proc/sys/kernel/seccomp/actions_avail").contains("kill_process")),
     ];
     walls.into_iter().filter(|(_, there)| !there).map(|(wall, _)| wall).collect()
+}
+
+fn groups_lack(there: &str) -> Vec<&'static str> {
+    let is_there = |controller: &str| there.split(' ').any(|word| word == controller);
+    ["memory", "pids", "cpu"].into_iter().filter(|controller| !is_there(controller)).collect()
+}
+
+/// Asks for the cookie of this process, which a kernel that knows of none refuses.
+fn has_core_scheduling() -> bool {
+    let process = rustix::thread::CoreSchedulingScope::Thread;
+    rustix::thread::core_scheduling_cookie(rustix::process::getpid(), process).is_ok()
 }
 
 /// Makes the rules a VM process is put under (those of Linux 5.19), for nobody.
@@ -388,10 +420,12 @@ mod tests {
             passt: Some("passt".into()),
             mkfs_erofs: Some("mkfs.erofs 1.5".into()),
             jail_lacks: vec![],
+            groups_lack: vec![],
             lockdown: Some("confidentiality".into()),
             iommu: true,
             ksm: false,
             smt: false,
+            core_scheduling: true,
             memory_mib: 4096,
         }
     }
@@ -456,6 +490,27 @@ mod tests {
     }
 
     #[test]
+    fn every_controller_is_needed() {
+        check(
+            |f| f.groups_lack = vec!["memory", "pids"],
+            "groups",
+            Level::Missing,
+            "none for pids",
+        );
+        assert_eq!(groups_lack("cpuset cpu io memory hugetlb pids"), [""; 0]);
+        assert_eq!(groups_lack("cpuset memory"), ["pids", "cpu"]);
+    }
+
+    #[test]
+    fn cores_with_threads_need_a_kernel_that_keeps_vms_apart() {
+        check(|f| (f.smt, f.core_scheduling) = (true, false), "smt", Level::Missing, "sharing");
+        let report = judge(&Facts { smt: true, ..good() });
+        assert!(report.checks.iter().all(|c| c.level == Level::Ok));
+        let report = judge(&Facts { core_scheduling: false, ..good() });
+        assert!(report.checks.iter().all(|c| c.level == Level::Ok));
+    }
+
+    #[test]
     fn tools_are_needed_as_far_as_closed_boxes_need_them() {
         check(|f| f.swtpm = None, "swtpm", Level::Missing, "not found");
         check(|f| f.passt = None, "passt", Level::Warn, "not found");
@@ -469,7 +524,6 @@ mod tests {
         check(|f| f.lockdown = None, "lockdown", Level::Warn, "does not say");
         check(|f| f.iommu = false, "iommu", Level::Warn, "none");
         check(|f| f.ksm = true, "ksm", Level::Warn, "on");
-        check(|f| f.smt = true, "smt", Level::Warn, "on");
         check(|f| f.memory_mib = 500, "memory", Level::Warn, "500");
         check(|f| f.memory_mib = 100, "memory", Level::Missing, "100");
     }

@@ -199,5 +199,6 @@ fn info(args: &HostInfoArgs) -> Result<(), Error> {
         ("swtpm", host.swtpm_version),
         ("attestation key", host.hak_name.unwrap_or_else(|| "none: no TPM".into())),
         ("running vms", host.live_vms.to_string()),
+        ("vtpms made ahead", host.ready_vtpms.to_string()),
     ])
 }

@@ -3,6 +3,8 @@
 //! A fuzzer finds no digest and no signature. Where one stands before what is to be tried, a target takes
 //! something true and lets the fuzzer edit it.
 
+pub mod bus;
+
 /// Most edits of one input: a forgery that needs more than these is many steps from what is true.
 const EDITS_MAX: usize = 8;
 

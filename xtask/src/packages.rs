@@ -27,6 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("erofs-utils", "mkfs.erofs: root file systems of appliances"),
     ("cryptsetup-bin", "veritysetup: the independent check of integrity disks"),
     ("passt", "user-mode network of VMs"),
+    ("zstd", "unpacks kernels that are packed with it"),
+    ("xz-utils", "unpacks kernel modules, and kernels that are packed with it"),
     ("cpio", "independent reader of initrds in tests"),
     ("iproute2", "virtual links in tests of the guest's network"),
     ("tpm2-tools", "independent reader of quotes, event logs and certificates in tests"),

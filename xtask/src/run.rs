@@ -25,7 +25,7 @@ pub fn bench(
     name: &str,
     rounds: u32,
 ) -> Result<()> {
-    if name == "launch" {
+    if matches!(name, "launch" | "density") {
         setup::everything(workspace, progress, no_install)?;
     } else {
         // No lab host boots: programs, but no kernel and no root file systems.

@@ -52,6 +52,9 @@ pub enum BuildError {
     /// The kernel file is no bzImage.
     #[error("`{0}` is not a Linux bzImage")]
     NotAKernel(PathBuf),
+    /// The kernel cannot be unpacked.
+    #[error("the kernel cannot be unpacked: {0}")]
+    Packed(String),
     /// A kernel module is needed but neither there nor built in.
     #[error("the kernel has no module `{0}`")]
     NoModule(String),
@@ -138,6 +141,9 @@ impl BuildError {
             }
             Self::KernelPackage { .. } => {
                 "give one linux-image-*-cloud-amd64 package, as .deb or unpacked"
+            }
+            Self::Packed(_) => {
+                "say `\"kernel_form\": \"bzimage\"` in the recipe: the guest unpacks it"
             }
             Self::NotAKernel(_) => "give the vmlinuz of a kernel for x86_64",
             Self::NoModule(_) => {

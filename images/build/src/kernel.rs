@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{BuildError, ModuleTree, tool};
+use crate::{BuildError, KernelForm, ModuleTree, tool, vmlinux};
 
 /// Where a kernel and its modules come from.
 #[derive(Debug, Clone)]
@@ -59,13 +59,16 @@ impl Kernel {
         }
     }
 
-    /// The bytes of the bzImage.
-    pub fn read(&self) -> Result<Vec<u8>, BuildError> {
+    /// The bytes of the kernel, in that form.
+    pub fn read(&self, form: KernelForm, scratch: &Path) -> Result<Vec<u8>, BuildError> {
         let bytes = fs::read(&self.vmlinuz).map_err(BuildError::input("kernel", &self.vmlinuz))?;
         if !is_bzimage(&bytes) {
             return Err(BuildError::NotAKernel(self.vmlinuz.clone()));
         }
-        Ok(bytes)
+        match form {
+            KernelForm::BzImage => Ok(bytes),
+            KernelForm::Vmlinux => vmlinux::unpack(&bytes, scratch),
+        }
     }
 
     fn in_folder(
@@ -99,6 +102,11 @@ fn only(directory: &Path, prefix: &str) -> Option<PathBuf> {
 }
 
 /// "HdrS" at 0x202: the Linux/x86 boot protocol, documented in the kernel's Documentation/arch/x86/boot.rst.
-pub(crate) fn is_bzimage(bytes: &[u8]) -> bool {
+fn is_bzimage(bytes: &[u8]) -> bool {
     bytes.get(0x202..0x206) == Some(b"HdrS")
+}
+
+/// True for the first bytes of a kernel in either form.
+pub(crate) fn is_kernel(bytes: &[u8]) -> bool {
+    is_bzimage(bytes) || bytes.starts_with(b"\x7FELF\x02\x01")
 }

@@ -5,7 +5,7 @@
 //! to [`inspect`] and [`verify`] are hostile.
 //!
 //! Outside tools: `mkfs.erofs` (erofs-utils) for the root file system, `dpkg-deb` for kernel packages, `xz` for
-//! compressed modules, `ldd` for host initrds.
+//! compressed modules, `gzip`, `xz` or `zstd` for kernels that are packed that way, `ldd` for host initrds.
 #![forbid(unsafe_code)]
 
 mod archive;
@@ -24,6 +24,7 @@ mod rootfs;
 mod store;
 mod tool;
 mod verify;
+mod vmlinux;
 
 pub use archive::{Archive, ArchiveError, SealedArchive};
 pub use build::{BuildPlan, BuiltImage, Step, build};
@@ -32,6 +33,6 @@ pub use host::{HostError, HostInitrd, SealedHost};
 pub use inspect::{Inspection, inspect};
 pub use kernel::{Kernel, KernelSource};
 pub use modules::{Module, ModuleTree};
-pub use recipe::Recipe;
+pub use recipe::{KernelForm, Recipe};
 pub use store::{AnyStore, TarStore, open_image};
 pub use verify::{Verified, VerifyError, verify};

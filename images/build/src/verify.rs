@@ -21,7 +21,7 @@ use coffer_image::verity::{
 use serde::Serialize;
 
 use crate::archive::TRAILER;
-use crate::kernel::is_bzimage;
+use crate::kernel::is_kernel;
 use crate::open_image;
 
 /// Most entries of an initrd.
@@ -59,8 +59,8 @@ pub enum VerifyError {
     /// wrong blobs.
     #[error("the manifest's layers are not the blobs of the descriptor")]
     Layers,
-    /// The kernel is no bzImage.
-    #[error("the kernel is not a Linux bzImage")]
+    /// The kernel is in neither form.
+    #[error("the kernel is neither a Linux bzImage nor an ELF file")]
     Kernel,
     /// The command line breaks a rule.
     #[error("command line: {0}")]
@@ -161,7 +161,7 @@ fn check_boot(
     check_digest("kernel", &descriptor.kernel, &files.kernel, log)?;
     let mut header = vec![0; 0x206];
     let read = files.kernel.read_exact_at(&mut header, 0);
-    if read.is_err() || !is_bzimage(&header) {
+    if read.is_err() || !is_kernel(&header) {
         return Err(VerifyError::Kernel);
     }
     check_digest("initrd", &descriptor.initrd, &files.initrd, log)?;

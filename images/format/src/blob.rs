@@ -60,6 +60,11 @@ impl Blob {
         (self.file, self.start)
     }
 
+    /// The same, lent.
+    pub fn file(&self) -> (&File, u64) {
+        (&self.file, self.start)
+    }
+
     /// Reads it from the begin, whatever was read before.
     pub fn reader(&self) -> BlobReader<'_> {
         BlobReader { blob: self, position: 0 }

@@ -144,7 +144,7 @@ pub struct Descriptor {
     pub svn: u32,
     /// `x86_64`.
     pub architecture: String,
-    /// bzImage.
+    /// ELF file or bzImage.
     pub kernel: BlobRef,
     /// Initrd with coffer-init.
     pub initrd: BlobRef,

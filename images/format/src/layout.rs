@@ -265,7 +265,7 @@ pub struct Layout<S = Folder> {
 /// All blobs of an image, open. Sizes match the descriptor; contents are not hashed yet.
 #[derive(Debug)]
 pub struct ImageFiles {
-    /// bzImage.
+    /// ELF file or bzImage.
     pub kernel: Blob,
     /// Initrd.
     pub initrd: Blob,

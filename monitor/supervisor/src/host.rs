@@ -4,23 +4,30 @@ use std::sync::Arc;
 
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use coffer_monitor_wire::api::HostInfo;
+use coffer_vtpm::Walls;
 
+use crate::boot_files::BootFiles;
 use crate::config::Config;
 use crate::ek_certificate::{EkCertificateError, VtpmAuthority};
+use crate::group::{GroupError, Groups};
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
 use crate::registry::Registry;
 use crate::state::{StateDir, StateError};
+use crate::uid;
+use crate::vtpm_pool::{Maker, VtpmPool};
 
 /// The host.
 pub struct Host {
     /// Flags.
     pub config: Config,
-    /// State directory.
-    pub state: StateDir,
     /// VMs.
     pub registry: Arc<Registry>,
-    /// Certifies vEKs.
-    pub authority: VtpmAuthority,
+    /// vTPMs, and the state directory they lie in.
+    pub vtpms: VtpmPool,
+    /// Control groups of VMs; why there are none.
+    pub groups: Result<Groups, GroupError>,
+    /// What was launched from before.
+    pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
     facts: HostFacts,
@@ -64,8 +71,27 @@ impl Host {
                 Some(tpm)
             }
         };
-        let authority = VtpmAuthority::new()?;
-        Ok(Arc::new(Self { config, state, registry, authority, tpm, facts }))
+        let confiner = config.vmm.clone();
+        let maker = Maker {
+            program: config.swtpm.clone(),
+            walls: Box::new(move || {
+                Ok(Walls::Around { confiner: confiner.clone(), uid: uid::next()? })
+            }),
+            state,
+            authority: VtpmAuthority::new()?,
+        };
+        let vtpms = VtpmPool::new(maker);
+        // A machine that runs no VM needs none.
+        let groups = Groups::open();
+        Ok(Arc::new(Self {
+            config,
+            registry,
+            vtpms,
+            groups,
+            boot_files: BootFiles::default(),
+            tpm,
+            facts,
+        }))
     }
 
     /// For the API.
@@ -78,6 +104,7 @@ impl Host {
             swtpm_version: self.facts.swtpm_version.clone(),
             hak_name: self.tpm.as_ref().map(|tpm| tpm.ak_name().to_hex()),
             live_vms: self.registry.live(),
+            ready_vtpms: self.vtpms.ready(),
         }
     }
 }

@@ -58,7 +58,7 @@ impl HostFacts {
             lockdown: lockdown(&line("/sys/kernel/security/lockdown")),
             iommu: iommu(),
             nested_paging: self.nested_paging.into(),
-            smt: line("/sys/devices/system/cpu/smt/active") == "1",
+            smt: smt(),
             ksm: line("/sys/kernel/mm/ksm/run") == "1",
             live_vms: counters.live_vms,
             launch_log_head: counters.launch_log_head,
@@ -70,6 +70,11 @@ impl HostFacts {
 /// First line of a small kernel file, empty if there is none.
 fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+/// True if threads of one core run at the same time.
+pub fn smt() -> bool {
+    line("/sys/devices/system/cpu/smt/active") == "1"
 }
 
 fn nested_paging() -> &'static str {

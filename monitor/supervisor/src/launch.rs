@@ -7,23 +7,23 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
-use coffer_formats::{Digest, InstanceId, Reject};
+use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
 use coffer_monitor_wire::api::{CreateVm, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
-use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Vtpm};
+use coffer_vtpm::Vtpm;
 
 use crate::channel::Channels;
 use crate::evidence::VmIdentity;
+use crate::group::Group;
 use crate::host::Host;
-use crate::host_claims::MONITOR_VERSION;
+use crate::host_claims::{self, MONITOR_VERSION};
 use crate::image::Image;
 use crate::kvm::{self, KvmUnusable};
 use crate::launch_error::LaunchError;
@@ -33,8 +33,10 @@ use crate::passt::{self, Passt};
 use crate::plan::Plan;
 use crate::registry::{Registry, Reservation};
 use crate::state::VmDir;
+use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
 use crate::vm_process::{Companions, Control, VmProcess};
+use crate::vtpm_pool::Ready;
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
 const GUEST_CID: u32 = 3;
@@ -45,20 +47,24 @@ const RUN_PATIENCE: Duration = Duration::from_secs(120);
 pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let plan = Plan::new(&image, request, instance_id()?, &passt::own_addresses()?)?;
+    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?)?;
     let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
     passt::check_ports(&plan.publish)?;
-    let directory = host.state.create_vm(&plan.id)?;
 
     let Image { layout, files } = image;
-    let Prepared { boot, vtpm, processes } = prepare(host, &plan, &directory, files, &mut clock);
+    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, &mut clock);
     let boot = boot?;
     boot.check(layout.descriptor())?;
     clock.mark("hash");
     // Later than the digests: an image that was tampered with is named as such on any machine.
     let processes = processes?;
-    let vtpm = vtpm?;
+    let Ready { vtpm, directory } = vtpm?;
     clock.mark("vtpm");
+    let groups = host.groups.as_ref().map_err(|error| error.clone())?;
+    let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
+    group.add(processes.vmm.id())?;
+    processes.passt.iter().try_for_each(|passt| group.add(passt.process.id()))?;
+    group.add(vtpm.pid())?;
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
@@ -87,7 +93,7 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     }));
     let control = processes.vmm.control();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
-        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory)
+        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
     })?;
     tracing::info!(vm = %plan.id, name = %vm.name, image = %vm.identity.record.image_id, "launched");
     Ok(vm)
@@ -127,7 +133,7 @@ pub fn enter_and_run(
 /// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
 struct Prepared {
     boot: Result<Boot, LaunchError>,
-    vtpm: Result<Certified, LaunchError>,
+    vtpm: Result<Ready, LaunchError>,
     processes: Result<Processes, LaunchError>,
 }
 
@@ -141,7 +147,6 @@ struct Processes {
 fn prepare(
     host: &Host,
     plan: &Plan,
-    directory: &VmDir,
     files: coffer_image::layout::ImageFiles,
     clock: &mut LaunchClock,
 ) -> Prepared {
@@ -160,32 +165,20 @@ fn prepare(
     thread::scope(|scope| {
         let vtpm = scope.spawn(|| {
             // No guest will ever use it.
-            if unusable { Err(failed()) } else { make_vtpm(host, directory) }
+            if unusable { Err(failed()) } else { host.vtpms.take() }
         });
-        let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
-        let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
+        let initrd = scope.spawn(|| copy(host, "initrd", &files.initrd, Reject::InitrdDigest));
+        let kernel = copy(host, "kernel", &files.kernel, Reject::KernelDigest);
         let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
         let boot = Boot::assemble(kernel, initrd, &files.cmdline, files.disks);
         Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
     })
 }
 
-fn make_vtpm(host: &Host, directory: &VmDir) -> Result<Certified, LaunchError> {
-    let config =
-        SwtpmConfig { program: host.config.swtpm.clone(), state: directory.path().join("vtpm") };
-    let swtpm = Swtpm::spawn(&config)?;
-    directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
-    let keyed = swtpm.initialise()?.make_keys()?;
-    let certificate = host.authority.certify(&keyed.keys().ek).map_err(|e| {
-        LaunchError::System { what: "certifying the vEK", source: std::io::Error::other(e) }
-    })?;
-    Ok(keyed.certify(&certificate)?)
-}
-
 /// What the guest boots from: sealed copies, and disks that are verified as they are read.
 struct Boot {
-    kernel: MemFile,
-    initrd: MemFile,
+    kernel: Arc<MemFile>,
+    initrd: Arc<MemFile>,
     cmdline: Vec<u8>,
     cmdline_digest: Digest,
     disks: Vec<File>,
@@ -193,8 +186,8 @@ struct Boot {
 
 impl Boot {
     fn assemble(
-        kernel: Result<MemFile, LaunchError>,
-        initrd: Result<MemFile, LaunchError>,
+        kernel: Result<Arc<MemFile>, LaunchError>,
+        initrd: Result<Arc<MemFile>, LaunchError>,
         cmdline: &Blob,
         disks: Vec<Blob>,
     ) -> Result<Self, LaunchError> {
@@ -243,8 +236,13 @@ impl Boot {
     }
 }
 
-fn copy(what: &'static str, blob: &Blob, reject: Reject) -> Result<MemFile, LaunchError> {
-    MemFile::copy(what, blob.reader()).map_err(|e| unreadable(what, reject, &e))
+fn copy(
+    host: &Host,
+    what: &'static str,
+    blob: &Blob,
+    reject: Reject,
+) -> Result<Arc<MemFile>, LaunchError> {
+    host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
 }
 
 fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {
@@ -266,6 +264,7 @@ fn start(
     vtpm: Vtpm,
     tpm_channel: OwnedFd,
     directory: VmDir,
+    group: Group,
 ) -> Result<(), LaunchError> {
     let Processes { kvm, vmm, passt } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
@@ -290,27 +289,16 @@ fn start(
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
         guest_cid: GUEST_CID,
-        uid: own_uid()?,
+        uid: uid::next()?,
+        smt: host_claims::smt(),
         console: plan.console,
         fds: roles,
     };
     if let Some(process) = &passt {
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
-    let companions = Companions { passt, vtpm, directory };
+    let companions = Companions { passt, vtpm, directory, group };
     vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
-}
-
-/// A uid for one VM (SPEC 6.3.1): the next one, from a start that every monitor draws for itself, since another
-/// may run on this host.
-fn own_uid() -> Result<u32, LaunchError> {
-    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
-    const FIRST: u32 = 0x7000_0000;
-    const COUNT: u32 = 0x0fff_0000;
-    let InstanceId(random) = instance_id()?;
-    let start = random.first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
-    let next = NEXT.get_or_init(|| AtomicU32::new(start));
-    Ok(FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
 }
 
 /// How the launch went, now that it either runs or is gone.
@@ -331,13 +319,4 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
         }
         _ => Ok(()),
     }
-}
-
-fn instance_id() -> Result<InstanceId, LaunchError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| LaunchError::System {
-        what: "random numbers",
-        source: std::io::Error::other(e),
-    })?;
-    Ok(InstanceId(id))
 }

@@ -3,6 +3,7 @@
 use coffer_formats::Reject;
 use coffer_vtpm::VtpmError;
 
+use crate::group::GroupError;
 use crate::kvm::KvmUnusable;
 use crate::state::StateError;
 
@@ -49,6 +50,9 @@ pub enum LaunchError {
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
+    /// No control group.
+    #[error("no control group for the VM: {0}")]
+    Group(#[from] GroupError),
     /// State on disk.
     #[error(transparent)]
     State(#[from] StateError),
@@ -78,6 +82,7 @@ impl LaunchError {
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
             Self::Vmm(_) => ("vmm-failed", 500),
+            Self::Group(_) => ("no-control-group", 503),
             Self::State(_) | Self::System { .. } => ("host-failed", 500),
             Self::ShuttingDown => ("shutting-down", 503),
         }
@@ -107,6 +112,9 @@ impl LaunchError {
                 "check that passt works on this host and that it has a default route"
             }
             Self::Vmm(_) => "see the monitor's log",
+            Self::Group(_) => {
+                "use cgroup v2 at /sys/fs/cgroup, and give the monitor its part of it (systemd: Delegate=yes)"
+            }
             Self::State(_) | Self::System { .. } => {
                 "check space and permissions of the monitor's state directory"
             }

@@ -16,12 +16,14 @@
 #![forbid(unsafe_code)]
 
 pub mod api_error;
+pub mod boot_files;
 pub mod channel;
 pub mod config;
 pub mod console;
 pub mod ek_certificate;
 pub mod enroll;
 pub mod evidence;
+pub mod group;
 pub mod guest_log;
 pub mod host;
 pub mod host_claims;
@@ -39,5 +41,7 @@ pub mod registry;
 pub mod routes;
 pub mod serve;
 pub mod state;
+pub mod uid;
 pub mod vm;
 pub mod vm_process;
+pub mod vtpm_pool;

@@ -1,6 +1,6 @@
 //! The network backend of one VM: a `passt` process with its frame socket as standard input.
 //!
-//! It runs without privileges (it drops to `nobody` where we are root), opens its sockets in the host's network
+//! It runs without privileges (where we are root, under a uid of its own), opens its sockets in the host's network
 //! namespace, and so reaches whatever the host reaches, its loopback included. It does not keep a guest from the
 //! host: `--no-map-gw` only stops the gateway from being another name for it. The VM process does that, before a
 //! frame gets here: it drops what goes to loopback or to [`own_addresses`]. passt ends when the VM process closes
@@ -17,6 +17,7 @@ use coffer_monitor_wire::api::Publish;
 
 use crate::launch_error::LaunchError;
 use crate::process::Owned;
+use crate::uid;
 
 /// A running passt and the VM's end of its socket.
 pub struct Passt {
@@ -26,8 +27,6 @@ pub struct Passt {
     pub frames: OwnedFd,
 }
 
-/// uid and gid of `nobody`, by number: a sealed host has no user database.
-const NOBODY: &str = "65534:65534";
 /// Ethernet's. The guest's driver needs no larger, and every step on the way bears it.
 const MTU: &str = "1500";
 
@@ -65,7 +64,8 @@ impl Passt {
             command.args(["--tcp-ports", "none"]);
         }
         if rustix::process::geteuid().is_root() {
-            command.args(["--runas", NOBODY]);
+            let own = uid::next()?;
+            command.arg("--runas").arg(format!("{own}:{own}"));
         }
         let process = Owned::spawn(&mut command).map_err(failed)?;
         Ok(Some(Self { process, frames: frames.into() }))

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Profile};
 use crate::host::{Host, HostError};
+use crate::kvm;
 use crate::process::close_inherited;
 use crate::routes::{self, App};
 
@@ -84,8 +85,13 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         .build()
         .map_err(|e| ServeError::System("cannot start", e))?;
     let host = Host::open(config)?;
+    // Where no VM can run, none is made ahead for it.
+    if kvm::open().is_ok() {
+        host.vtpms.fill().map_err(|e| ServeError::System("cannot start a thread", e))?;
+    }
     let result = runtime.block_on(serve(Arc::clone(&host)));
     end_vms(&host);
+    host.vtpms.close();
     // Requests that wait for the end of something now ended; none is worth waiting for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

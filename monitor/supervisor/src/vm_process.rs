@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::channel::Channels;
+use crate::group::Group;
 use crate::launch_error::LaunchError;
 use crate::process::{Owned, Tail};
 use crate::state::VmDir;
@@ -46,6 +47,8 @@ pub struct Companions {
     pub vtpm: Vtpm,
     /// State.
     pub directory: VmDir,
+    /// The group of all processes of this VM.
+    pub group: Group,
 }
 
 /// The supervisor's power over a VM process: a word to it, and a signal it cannot refuse.

@@ -23,6 +23,7 @@ use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
 use coffer_monitor::evidence::VmIdentity;
+use coffer_monitor::group::Group;
 use coffer_monitor::launch::enter_and_run;
 use coffer_monitor::launch_error::LaunchError;
 use coffer_monitor::measurements;
@@ -34,7 +35,7 @@ use coffer_monitor::vm::{LaunchClock, Vm, VmParts};
 use coffer_monitor::vm_process::{Companions, VmProcess};
 use coffer_monitor_wire::api::VmState;
 use coffer_monitor_wire::{FdRole, VmSpec};
-use coffer_vtpm::{Swtpm, SwtpmConfig};
+use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -57,6 +58,13 @@ fn double() -> PathBuf {
         "run the whole crate's tests, or `cargo build --release -p coffer-monitor --examples` first"
     );
     path
+}
+
+/// Where this machine has it mounted, be it without controllers.
+fn unified_hierarchy() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+    mount.split(' ').nth(1).unwrap().into()
 }
 
 /// Launches the double as a VM whose guest behaves as `story` says.
@@ -97,9 +105,12 @@ fn launch_watched(
         &record_bytes,
     );
     let vtpm_state = directory.path().join("vtpm");
-    let swtpm =
-        Swtpm::spawn(&SwtpmConfig { program: "/usr/bin/swtpm".into(), state: vtpm_state.clone() })
-            .unwrap();
+    let swtpm = Swtpm::spawn(&SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: vtpm_state.clone(),
+        walls: Walls::DangerouslyNone,
+    })
+    .unwrap();
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
     let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
     let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
@@ -135,11 +146,16 @@ fn launch_watched(
         nics: Vec::new(),
         guest_cid: 3,
         uid: 0x7000_0000,
+        smt: false,
         console: true,
         fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
     };
     let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
-    let companions = Companions { passt: None, vtpm, directory };
+    let group = Group::dangerous_without_limits(
+        &unified_hierarchy()
+            .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
+    );
+    let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let registry = Arc::new(Registry::default());
     let reservation = registry.reserve(Some("test"), "test", &[]).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
@@ -303,7 +319,11 @@ fn bounds_a_hostile_guests_channels() {
 #[test]
 fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
     let dir = tempfile::tempdir().unwrap();
-    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: dir.path().join("vtpm") };
+    let config = SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: dir.path().join("vtpm"),
+        walls: Walls::DangerouslyNone,
+    };
     let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
     let ek = keyed.keys().ek.clone();
     let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();

@@ -109,6 +109,7 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
         nics,
         guest_cid: 3,
         uid: 0x7000_0000,
+        smt: false,
         console: true,
         fds: roles,
     };

@@ -92,11 +92,11 @@ fn tpm() -> Vec<u8> {
             &Name::new(Path::new("_STA"), &0x0Fu8),
             &Name::new(
                 Path::new("_CRS"),
-                // The whole page: Linux refuses a region that does not cover command and response buffer.
+                // Registers and buffer: Linux refuses a region that does not cover both.
                 &ResourceTemplate::new(vec![&Memory32Fixed::new(
                     true,
                     layout::TPM as u32,
-                    layout::TPM_WINDOW as u32,
+                    (layout::TPM_WINDOW + layout::TPM_BUFFER_SIZE) as u32,
                 )]),
             ),
         ],

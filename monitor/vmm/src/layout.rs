@@ -4,7 +4,7 @@
 //! 0x7000            zero page            3 GiB..4 GiB  devices, no RAM
 //! 0x8000..0xF000    GDT, page tables     0xD0000000    virtio-mmio, 4 KiB each
 //! 0x10000           setup data (seed)    0xFEC00000    IOAPIC (KVM)
-//! 0x20000           command line         0xFED40000    TPM CRB
+//! 0x20000           command line         0xFED40000    TPM CRB, and its buffer in the page behind
 //! 0xFFFF0           reset vector
 //! 1 MiB..           RAM: kernel, initrd  0xFEE00000    local APICs (KVM)
 //! top of low RAM    ACPI tables 64 KiB, event log 64 KiB
@@ -48,6 +48,10 @@ pub const LOCAL_APIC: u32 = 0xFEE0_0000;
 pub const TPM: u64 = 0xFED4_0000;
 /// Size of the CRB page.
 pub const TPM_WINDOW: u64 = 0x1000;
+/// The CRB's buffer for commands and responses: memory, so that no vCPU leaves the guest for each word of it.
+pub const TPM_BUFFER: u64 = TPM + TPM_WINDOW;
+/// Bytes of the buffer.
+pub const TPM_BUFFER_SIZE: u64 = 0x1000;
 
 /// First serial port.
 pub const COM1_PORT: u16 = 0x3F8;
@@ -102,9 +106,10 @@ impl MemoryMap {
         Self { low_end: total.min(GAP_START), high_size: total.saturating_sub(GAP_START) }
     }
 
-    /// What to back with memory.
+    /// What to back with memory, in ascending order: RAM, and the TPM's buffer, which the kernel is not told of as RAM.
     pub fn ram(&self) -> Vec<RamRange> {
-        let mut ranges = vec![RamRange { start: 0, size: self.low_end }];
+        let buffer = RamRange { start: TPM_BUFFER, size: TPM_BUFFER_SIZE };
+        let mut ranges = vec![RamRange { start: 0, size: self.low_end }, buffer];
         if self.high_size > 0 {
             ranges.push(RamRange { start: GAP_END, size: self.high_size });
         }
@@ -155,8 +160,9 @@ mod tests {
     #[test]
     fn memory_beyond_three_gib_goes_above_the_devices() {
         let map = MemoryMap::new(4096);
-        assert_eq!(map.ram().get(1), Some(&RamRange { start: GAP_END, size: 1 << 30 }));
+        assert_eq!(map.ram().get(2), Some(&RamRange { start: GAP_END, size: 1 << 30 }));
         assert!(map.e820().iter().all(|e| e.start + e.size <= GAP_START || e.start >= GAP_END));
+        assert!(map.ram().iter().any(|r| r.start == TPM_BUFFER));
     }
 
     #[test]

@@ -164,6 +164,7 @@ mod tests {
             nics: vec![],
             guest_cid: 3,
             uid: 0x7000_0000,
+            smt: false,
             console: true,
             fds: vec![FdRole::Kvm, FdRole::Kernel, FdRole::Initrd, FdRole::Tpm],
         }

@@ -63,6 +63,9 @@ fn launch(
     fds: Vec<OwnedFd>,
     started: Instant,
 ) -> anyhow::Result<EndReason> {
+    if spec.smt {
+        jail::own_cores()?;
+    }
     jail::drop_rights(spec.uid)?;
     let plan = VmPlan::new(spec, fds)?;
     let stop = Stop::new()?;

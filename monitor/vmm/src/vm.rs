@@ -72,7 +72,8 @@ impl Vm {
             if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
-        let tpm = Arc::new(TpmCrb::new(Box::new(SwtpmChannel::new(tpm)?), || {
+        let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
+        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?);
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());

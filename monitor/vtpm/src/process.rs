@@ -27,6 +27,36 @@ pub struct SwtpmConfig {
     pub program: PathBuf,
     /// Directory for its state; absolute, must not exist yet.
     pub state: PathBuf,
+    /// What stands around it.
+    pub walls: Walls,
+}
+
+/// What stands between a swtpm that a guest took over and the host.
+#[derive(Debug, Clone)]
+pub enum Walls {
+    /// It is started by way of this program's `confine`, which gives it a uid and a root directory of its own.
+    Around {
+        /// The `coffer-vmm` program.
+        confiner: PathBuf,
+        /// Its uid.
+        uid: u32,
+    },
+    /// None: for tests of swtpm alone.
+    DangerouslyNone,
+}
+
+impl SwtpmConfig {
+    /// The command, and what its state directory is called where it runs.
+    fn command(&self) -> (Command, &Path) {
+        match &self.walls {
+            Walls::Around { confiner, uid } => {
+                let mut command = Command::new(confiner);
+                command.arg("confine").arg(uid.to_string()).arg(&self.state).arg(&self.program);
+                (command, Path::new("/state"))
+            }
+            Walls::DangerouslyNone => (Command::new(&self.program), &self.state),
+        }
+    }
 }
 
 /// A running swtpm whose TPM is not initialised.
@@ -42,7 +72,8 @@ impl Swtpm {
         let spawn_failed =
             |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
-        let mut child = Command::new(&config.program)
+        let (mut command, folder) = config.command();
+        let mut child = command
             .args([
                 "socket",
                 "--tpm2",
@@ -51,7 +82,7 @@ impl Swtpm {
                 "type=unixio,clientfd=0",
                 "--tpmstate",
             ])
-            .arg(format!("dir={},mode=0600", config.state.display()))
+            .arg(format!("dir={},mode=0600", folder.display()))
             .env_clear()
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
@@ -68,7 +99,7 @@ impl Swtpm {
 
     /// Process id, for the monitor's record of what it started.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
     }
 
     /// Checks the program, connects the data channel, leaves SHA-256 as the only bank, and starts the TPM.
@@ -122,6 +153,10 @@ impl Process {
             },
             _ => step,
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

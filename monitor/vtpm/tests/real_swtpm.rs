@@ -10,7 +10,7 @@ use coffer_formats::Digest;
 use coffer_formats::tpm::command::{self, Hierarchy};
 use coffer_formats::tpm::response::{self, TpmError};
 use coffer_formats::tpm::{pcr, template};
-use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError};
+use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError, Walls};
 
 /// TPM_RC_LOCALITY.
 const RC_LOCALITY: u32 = 0x907;
@@ -22,7 +22,11 @@ const CERTIFICATE: &[u8] = &[0x30; 1500];
 
 fn swtpm(name: &str) -> (PathBuf, Swtpm) {
     let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-{name}", std::process::id()));
-    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: state.clone() };
+    let config = SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: state.clone(),
+        walls: Walls::DangerouslyNone,
+    };
     (state, Swtpm::spawn(&config).unwrap())
 }
 
@@ -175,7 +179,11 @@ fn a_full_disk_is_named_and_nothing_stays() {
 }
 
 fn on_a_full_disk(disk: PathBuf) {
-    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: disk.join("vtpm") };
+    let config = SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: disk.join("vtpm"),
+        walls: Walls::DangerouslyNone,
+    };
     let swtpm = Swtpm::spawn(&config).unwrap();
     let process = PathBuf::from(format!("/proc/{}", swtpm.pid()));
     let Err(error) = swtpm.initialise() else { panic!("it found room") };
@@ -213,7 +221,11 @@ fn ends_when_the_vm_process_closes_the_data_channel() {
 fn never_takes_over_existing_state() {
     let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-taken", std::process::id()));
     std::fs::create_dir(&state).unwrap();
-    let config = SwtpmConfig { program: "/usr/bin/swtpm".into(), state: state.clone() };
+    let config = SwtpmConfig {
+        program: "/usr/bin/swtpm".into(),
+        state: state.clone(),
+        walls: Walls::DangerouslyNone,
+    };
     assert!(matches!(Swtpm::spawn(&config), Err(VtpmError::State { .. })));
     std::fs::remove_dir(&state).unwrap();
 }

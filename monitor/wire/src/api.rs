@@ -183,4 +183,6 @@ pub struct HostInfo {
     pub hak_name: Option<String>,
     /// VMs running.
     pub live_vms: u32,
+    /// vTPMs made ahead for the next launches.
+    pub ready_vtpms: u32,
 }

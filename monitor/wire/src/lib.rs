@@ -105,6 +105,8 @@ pub struct VmSpec {
     pub guest_cid: u32,
     /// User the process runs as: this VM's alone.
     pub uid: u32,
+    /// True if threads of one core run at the same time on this host: then nothing else may share a core with this VM.
+    pub smt: bool,
     /// True if the guest's serial output goes to standard output.
     pub console: bool,
     /// The descriptors that come with this message, in order.

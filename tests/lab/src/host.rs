@@ -34,6 +34,8 @@ pub struct LabConfig {
     pub verifier_port: Option<u16>,
     /// What its initrd holds beyond the ordinary.
     pub extras: Extras,
+    /// Memory, MiB, if not the ordinary.
+    pub memory_mib: Option<u32>,
 }
 
 /// A lab host.
@@ -41,6 +43,7 @@ pub struct LabHost {
     machine: Machine,
     folder: PathBuf,
     initrd: PathBuf,
+    memory_mib: u32,
     /// From power to the API's first answer.
     pub boot_time: Duration,
 }
@@ -60,6 +63,7 @@ impl LabHost {
         }
         let ports: Vec<u16> =
             [API_PORT, probe::PORT].iter().chain(&config.publish).copied().collect();
+        let memory_mib = config.memory_mib.unwrap_or(MEMORY_MIB);
         let started = Instant::now();
         let machine = Machine::power_on(
             folder,
@@ -71,11 +75,11 @@ impl LabHost {
                 disks: &disks,
                 ports: &ports,
                 verifier_port: config.verifier_port,
-                memory_mib: MEMORY_MIB,
+                memory_mib,
             },
         )?;
-        let mut host =
-            Self { machine, folder: folder.to_path_buf(), initrd, boot_time: Duration::ZERO };
+        let (folder, boot_time) = (folder.to_path_buf(), Duration::ZERO);
+        let mut host = Self { machine, folder, initrd, memory_mib, boot_time };
         host.wait_for_api()?;
         host.boot_time = started.elapsed();
         Ok(host)
@@ -124,7 +128,7 @@ impl LabHost {
             .run(["host", "reference", "--profile", "sealed", "--name", name], |c| {
                 c.arg("--kernel").arg(workspace::kernel().unwrap_or_default());
                 c.arg("--initrd").arg(&self.initrd).args(["--cmdline", CMDLINE]);
-                c.args(["--qemu-memory", &format!("{MEMORY_MIB}M")]);
+                c.args(["--qemu-memory", &format!("{}M", self.memory_mib)]);
                 c.arg("--event-log").arg(firmware_log).arg("-o").arg(into)
             })?
             .must()
@@ -137,6 +141,11 @@ impl LabHost {
             self.coffer()?.run(["run", "-d", "--name", name], |c| c.args(more).arg(image))?;
         let inspected = self.inspect(name);
         Ok(Launch { ok: answer.said.ok, message: answer.said.err, vm: inspected.ok() })
+    }
+
+    /// What the monitor says of the host.
+    pub fn info(&self) -> Result<serde_json::Value> {
+        self.coffer()?.run(["host", "info", "--json"], |c| c)?.json()
     }
 
     /// What the monitor knows of a VM.

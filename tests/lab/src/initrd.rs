@@ -97,5 +97,6 @@ fn with_qemu(initrd: HostInitrd<'_>) -> HostInitrd<'_> {
         .binary("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-x86_64")
         .file("/usr/share/seabios/bios-microvm.bin", "/usr/share/seabios/bios-microvm.bin", 0o644)
         .file("/usr/share/qemu/linuxboot_dma.bin", "/usr/share/qemu/linuxboot_dma.bin", 0o644)
+        .file("/usr/share/qemu/pvh.bin", "/usr/share/qemu/pvh.bin", 0o644)
         .data("", agent::MARKER, 0o644)
 }

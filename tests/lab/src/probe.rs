@@ -121,6 +121,8 @@ fn dump(stream: &TcpStream) -> io::Result<()> {
             }
         }
         out.descriptors(&process.join("fd"))?;
+        out.group(&process.join("cgroup"))?;
+        out.namespaces(&process.join("ns"))?;
         out.threads(&process.join("task"))?;
     }
     out.end()
@@ -140,6 +142,10 @@ fn gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
+
+/// Files of a control group that limit it.
+pub const LIMITS: [&str; 5] =
+    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max"];
 
 struct Dump<W: Write> {
     out: W,
@@ -217,11 +223,40 @@ impl<W: Write> Dump<W> {
         Ok(())
     }
 
+    /// The control group of a process, and what limits it.
+    fn group(&mut self, path: &Path) -> io::Result<()> {
+        let Some(text) = self.taken(path, std::fs::read_to_string(path)) else { return Ok(()) };
+        let name = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let mut lines = format!("cgroup:\t/{name}\n");
+        for limit in LIMITS {
+            // The topmost group has none, and a kernel that cannot swap has none for that.
+            let file = Path::new("/sys/fs/cgroup").join(name).join(limit);
+            let value = std::fs::read_to_string(file).unwrap_or_else(|_| "none".to_owned());
+            lines.push_str(&format!("{limit}:\t{}\n", value.trim()));
+        }
+        self.bytes(&path.to_string_lossy(), lines.as_bytes())
+    }
+
+    /// What a process is in, one to a line.
+    fn namespaces(&mut self, folder: &Path) -> io::Result<()> {
+        let mut lines = String::new();
+        for link in self.entries(folder) {
+            if let Some(target) = self.taken(&link.path(), std::fs::read_link(link.path())) {
+                lines.push_str(&format!("{}:\t{}\n", link.path().display(), target.display()));
+            }
+        }
+        self.bytes(&folder.to_string_lossy(), lines.as_bytes())
+    }
+
     fn file(&mut self, path: &Path, name: &str) -> io::Result<()> {
         let Some(bytes) = self.taken(path, std::fs::read(path)) else { return Ok(()) };
+        self.bytes(name, &bytes)
+    }
+
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.text(name)?;
         self.out.write_all(&(bytes.len() as u64).to_be_bytes())?;
-        self.out.write_all(&bytes)
+        self.out.write_all(bytes)
     }
 
     fn text(&mut self, text: &str) -> io::Result<()> {
@@ -291,21 +326,34 @@ pub fn search(port: u16, needles: &[&Needle]) -> Result<Found> {
     Ok(found)
 }
 
-/// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`.
+/// What the kernel says of the threads of every process of this name, by field of `/proc/ID/status`; `cgroup` is the
+/// group of the process, with its [`LIMITS`], `ns/NAME` a namespace of it.
 pub fn threads(port: u16, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).context("the probe does not answer")?;
     stream.set_read_timeout(Some(SILENCE))?;
     let mut input = BufReader::with_capacity(1 << 18, stream);
     let (mut all, mut groups) = (Vec::new(), BTreeSet::new());
+    let mut of_process = BTreeMap::new();
     while let Some((name, bytes)) = next_file(&mut input).context("the dump broke off")? {
+        let text = String::from_utf8_lossy(&bytes);
+        if name.starts_with("/proc/") && name.ends_with("/cgroup") {
+            let fields = text.lines().filter_map(|line| line.split_once(":\t"));
+            of_process = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        }
+        if name.starts_with("/proc/") && name.ends_with("/ns") {
+            let links = text.lines().filter_map(|line| line.split_once(":\t"));
+            let short = |link: &str| link.rsplit('/').next().map(|name| format!("ns/{name}"));
+            of_process.extend(links.filter_map(|(link, to)| Some((short(link)?, to.to_owned()))));
+        }
         if !(name.starts_with("/proc/") && name.ends_with("/status") && name.contains("/task/")) {
             continue;
         }
-        let text = String::from_utf8_lossy(&bytes);
         let fields = text.lines().filter_map(|line| line.split_once(":\t"));
-        let thread: BTreeMap<String, String> =
-            fields.map(|(field, value)| (field.to_owned(), value.trim().to_owned())).collect();
-        if thread.get("Name").is_some_and(|name| name == process) {
+        let thread = fields.map(|(field, value)| (field.to_owned(), value.trim().to_owned()));
+        let thread: BTreeMap<String, String> = thread.chain(of_process.clone()).collect();
+        // The first thread has the process's name; others may be called like other programs.
+        let first = thread.get("Pid") == thread.get("Tgid");
+        if first && thread.get("Name").is_some_and(|name| name == process) {
             groups.extend(thread.get("Tgid").cloned());
         }
         all.push(thread);

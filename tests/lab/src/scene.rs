@@ -69,20 +69,23 @@ impl Scene {
 
     /// Boots a host with the scene's TPM and image store.
     pub fn boot_host(&self, name: &str, marker: Option<&str>) -> Result<LabHost> {
-        LabHost::boot(
-            &self.workdir.path().join(name),
-            &self.tpm,
-            &LabConfig {
-                images: Some(self.images.clone()),
-                publish: vec![PUBLISHED],
-                verifier_port: Some(self.verifier.port()),
-                extras: Extras {
-                    decoy: Some(self.decoy.clone()),
-                    marker: marker.map(str::to_owned),
-                    ..Extras::default()
-                },
-            },
-        )
+        let extras = Extras {
+            decoy: Some(self.decoy.clone()),
+            marker: marker.map(str::to_owned),
+            ..Extras::default()
+        };
+        self.boot_host_with(name, LabConfig { extras, ..LabConfig::default() })
+    }
+
+    /// The same with what `config` says beside TPM, images and verifier.
+    pub fn boot_host_with(&self, name: &str, config: LabConfig) -> Result<LabHost> {
+        let config = LabConfig {
+            images: Some(self.images.clone()),
+            publish: [PUBLISHED].into_iter().chain(config.publish).collect(),
+            verifier_port: Some(self.verifier.port()),
+            ..config
+        };
+        LabHost::boot(&self.workdir.path().join(name), &self.tpm, &config)
     }
 
     /// Makes the verifier accept what this host booted: predicted from its files, its firmware as found.

@@ -78,6 +78,11 @@ pub fn quote_banks(handle: u32, qualifying: &[u8], selections: &Selections) -> V
     authorised(0x0158, &[handle], body)
 }
 
+/// TPM2_SelfTest of everything, tested before or not (TPM 2.0 part 3, 10.2).
+pub fn self_test() -> Vec<u8> {
+    plain(0x0143, Writer::new().u8(1))
+}
+
 /// TPM2_HierarchyControl: closes the platform hierarchy until the next TPM Reset. Nobody can then extend
 /// it, change seeds or banks.
 pub fn hierarchy_disable_platform() -> Vec<u8> {

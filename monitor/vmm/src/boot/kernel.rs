@@ -1,9 +1,12 @@
-//! The header of a Linux bzImage (Linux `Documentation/x86/boot.rst`).
+//! The head of a Linux kernel, in either of its two forms: a bzImage (Linux `Documentation/x86/boot.rst`), which
+//! unpacks itself, or the ELF file inside it (SPEC 3.3.1), which was unpacked when the image was built.
 //!
 //! What it trusts: nothing; the kernel is measured, not vouched for. Every field is checked before use.
-//! What it refuses: images without the 64-bit entry point, and numbers that do not fit the file or the guest.
+//! What it refuses: bzImages without the 64-bit entry point, and numbers that do not fit the file or the guest.
 
 use thiserror::Error;
+
+use crate::boot::vmlinux;
 
 /// Bytes of the file that hold the whole header.
 pub const HEAD_SIZE: usize = 0x290;
@@ -19,8 +22,8 @@ pub enum KernelRefused {
     #[error("the kernel file ends inside its header")]
     Truncated,
     /// No `HdrS` magic.
-    #[error("the kernel is not a Linux bzImage")]
-    NotBzImage,
+    #[error("the kernel is neither a Linux bzImage nor an ELF file for x86_64")]
+    NotAKernel,
     /// Older than protocol 2.12.
     #[error("the kernel speaks boot protocol {major}.{minor}, older than 2.12")]
     OldProtocol {
@@ -50,31 +53,51 @@ pub enum KernelRefused {
     Cmdline(usize, u32),
 }
 
-/// What the header of a bootable kernel says.
+/// What the head of a bootable kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelHeader {
+pub struct Kernel {
     /// The setup header, as it goes into the zero page at [`HEADER_START`].
     pub setup: Vec<u8>,
-    /// Where the protected-mode code starts in the file.
-    pub code_offset: u64,
-    /// Bytes of protected-mode code.
-    pub code_size: u64,
-    /// Address to load it at.
+    /// What is loaded, in ascending order of addresses.
+    pub pieces: Vec<Piece>,
+    /// Offset and bytes of the table of places that depend on its address, if it has one.
+    pub relocations: Option<(u64, u64)>,
+    /// Where the boot vCPU enters.
+    pub entry: u64,
+    /// First address of the memory it needs until it runs.
     pub load: u64,
-    /// Memory it needs from there until it has unpacked itself.
-    pub init_size: u64,
+    /// Bytes of that.
+    pub size: u64,
     /// Last address the initrd may occupy.
     pub initrd_max: u64,
     /// Most bytes of command line, without NUL.
     pub cmdline_max: u32,
 }
 
-impl KernelHeader {
-    /// Reads the header from the first [`HEAD_SIZE`] bytes of a file of `file_size` bytes.
+/// Bytes of the file that go to one place in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First byte in the file.
+    pub offset: u64,
+    /// First address.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Kernel {
+    /// Reads the head, the first [`HEAD_SIZE`] bytes of a file of `file_size` bytes.
     pub fn parse(head: &[u8], file_size: u64) -> Result<Self, KernelRefused> {
+        match head.starts_with(vmlinux::MAGIC) {
+            true => vmlinux::parse(&Fields(head), file_size),
+            false => Self::of_bzimage(head, file_size),
+        }
+    }
+
+    fn of_bzimage(head: &[u8], file_size: u64) -> Result<Self, KernelRefused> {
         let field = Fields(head);
         if field.u32(0x202)? != u32::from_le_bytes(*b"HdrS") || field.u16(0x1FE)? != 0xAA55 {
-            return Err(KernelRefused::NotBzImage);
+            return Err(KernelRefused::NotAKernel);
         }
         let version = field.u16(0x206)?;
         if version < 0x020C {
@@ -82,32 +105,35 @@ impl KernelHeader {
             return Err(KernelRefused::OldProtocol { major, minor });
         }
         if field.u8(0x211)? & LOADED_HIGH == 0 {
-            return Err(KernelRefused::NotBzImage);
+            return Err(KernelRefused::NotAKernel);
         }
         if field.u16(0x236)? & XLF_KERNEL_64 == 0 {
             return Err(KernelRefused::No64BitEntry);
         }
-        let (code_offset, code_size) = code(&field, file_size)?;
-        let header = Self {
+        let (offset, size) = code(&field, file_size)?;
+        let load = field.u64(0x258)?;
+        let kernel = Self {
             setup: setup_header(&field)?,
-            code_offset,
-            code_size,
-            load: field.u64(0x258)?,
-            init_size: u64::from(field.u32(0x260)?),
+            pieces: vec![Piece { offset, address: load, size }],
+            relocations: None,
+            // Before the load address is checked it may be any number.
+            entry: load.wrapping_add(ENTRY_64),
+            load,
+            size: u64::from(field.u32(0x260)?),
             initrd_max: u64::from(field.u32(0x22C)?),
             cmdline_max: field.u32(0x238)?,
         };
-        header.check(u64::from(field.u32(0x230)?))?;
-        Ok(header)
+        kernel.check(u64::from(field.u32(0x230)?), size)?;
+        Ok(kernel)
     }
 
     /// End of the memory the kernel needs.
     pub fn end(&self) -> u64 {
         // Both were checked to stay below 2^33.
-        self.load + self.init_size
+        self.load + self.size
     }
 
-    fn check(&self, alignment: u64) -> Result<(), KernelRefused> {
+    fn check(&self, alignment: u64, code: u64) -> Result<(), KernelRefused> {
         // The preferred address is right for relocatable and fixed kernels alike.
         let aligned = alignment.is_power_of_two() && self.load.is_multiple_of(alignment.max(PAGE));
         if !aligned
@@ -116,7 +142,7 @@ impl KernelHeader {
         {
             return Err(KernelRefused::Field("pref_address"));
         }
-        if self.init_size < self.code_size {
+        if self.size < code {
             return Err(KernelRefused::Field("init_size"));
         }
         Ok(())
@@ -154,7 +180,7 @@ const PAGE: u64 = 4096;
 const HEADER_2_12_END: usize = 0x268;
 
 /// Little-endian fields at file offsets.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], KernelRefused> {
@@ -167,13 +193,13 @@ impl Fields<'_> {
     fn u8(&self, at: usize) -> Result<u8, KernelRefused> {
         self.array(at).map(u8::from_le_bytes)
     }
-    fn u16(&self, at: usize) -> Result<u16, KernelRefused> {
+    pub(super) fn u16(&self, at: usize) -> Result<u16, KernelRefused> {
         self.array(at).map(u16::from_le_bytes)
     }
-    fn u32(&self, at: usize) -> Result<u32, KernelRefused> {
+    pub(super) fn u32(&self, at: usize) -> Result<u32, KernelRefused> {
         self.array(at).map(u32::from_le_bytes)
     }
-    fn u64(&self, at: usize) -> Result<u64, KernelRefused> {
+    pub(super) fn u64(&self, at: usize) -> Result<u64, KernelRefused> {
         self.array(at).map(u64::from_le_bytes)
     }
 }
@@ -207,24 +233,22 @@ mod tests {
     fn refuses(at: usize, bytes: &[u8], expected: KernelRefused) {
         let mut head = good();
         head[at..at + bytes.len()].copy_from_slice(bytes);
-        assert_eq!(KernelHeader::parse(&head, FILE), Err(expected));
+        assert_eq!(Kernel::parse(&head, FILE), Err(expected));
     }
 
     #[test]
     fn accepts_a_debian_header() {
-        let header = KernelHeader::parse(&good(), FILE).unwrap();
-        assert_eq!(
-            (header.load, header.code_offset, header.code_size),
-            (0x100_0000, 40 * 512, FILE - 40 * 512)
-        );
-        assert_eq!(header.setup.len(), 0x26C - 0x1F1);
+        let kernel = Kernel::parse(&good(), FILE).unwrap();
+        let code = Piece { offset: 40 * 512, address: 0x100_0000, size: FILE - 40 * 512 };
+        assert_eq!((kernel.load, kernel.pieces), (0x100_0000, vec![code]));
+        assert_eq!(kernel.setup.len(), 0x26C - 0x1F1);
     }
 
     #[test]
     fn refuses_near_misses() {
-        refuses(0x202, b"HdrT", KernelRefused::NotBzImage);
-        refuses(0x1FE, &[0, 0], KernelRefused::NotBzImage);
-        refuses(0x211, &[0], KernelRefused::NotBzImage);
+        refuses(0x202, b"HdrT", KernelRefused::NotAKernel);
+        refuses(0x1FE, &[0, 0], KernelRefused::NotAKernel);
+        refuses(0x211, &[0], KernelRefused::NotAKernel);
         refuses(
             0x206,
             &0x020Bu16.to_le_bytes(),
@@ -242,8 +266,8 @@ mod tests {
 
     #[test]
     fn refuses_a_file_that_ends_early() {
-        assert_eq!(KernelHeader::parse(&good()[..0x260], FILE), Err(KernelRefused::Truncated));
-        assert_eq!(KernelHeader::parse(&good(), 40 * 512), Err(KernelRefused::Truncated));
+        assert_eq!(Kernel::parse(&good()[..0x260], FILE), Err(KernelRefused::Truncated));
+        assert_eq!(Kernel::parse(&good(), 40 * 512), Err(KernelRefused::Truncated));
     }
 
     proptest! {
@@ -256,9 +280,10 @@ mod tests {
             for (at, byte) in changes {
                 head[at] = byte;
             }
-            if let Ok(header) = KernelHeader::parse(&head, size) {
-                prop_assert!(header.load + header.code_size <= header.end());
-                prop_assert!(header.code_offset + header.code_size == size);
+            if let Ok(kernel) = Kernel::parse(&head, size) {
+                let [code] = kernel.pieces[..] else { panic!("a bzImage has one piece") };
+                prop_assert!(code.address + code.size <= kernel.end());
+                prop_assert!(code.offset + code.size == size);
             }
         }
     }

@@ -8,10 +8,11 @@ use std::os::unix::fs::FileExt;
 
 use coffer_machine::{GuestRam, LinuxEntry};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryError};
 
 use crate::acpi::{self, AcpiDevices};
-use crate::boot::kernel::{ENTRY_64, HEAD_SIZE, KernelHeader, KernelRefused};
+use crate::boot::kernel::{HEAD_SIZE, Kernel, KernelRefused};
+use crate::boot::vmlinux;
 use crate::boot::zero_page::{self, ZeroPage};
 use crate::devices::power;
 use crate::layout::{self, MemoryMap};
@@ -84,28 +85,40 @@ pub fn load(
     let e820 = map.e820();
     let page = ZeroPage { kernel: &kernel, initrd, initrd_size, e820: &e820, rsdp }.encode();
     write(ram, layout::ZERO_PAGE, &page)?;
-    Ok(LinuxEntry { rip: kernel.load + ENTRY_64, zero_page: layout::ZERO_PAGE })
+    Ok(LinuxEntry { rip: kernel.entry, zero_page: layout::ZERO_PAGE })
 }
 
 fn load_kernel(
     ram: &GuestRam,
     map: &MemoryMap,
     (file, size): (&File, u64),
-) -> Result<KernelHeader, LoadError> {
+) -> Result<Kernel, LoadError> {
     check_size("kernel", file, size)?;
     let mut head = [0u8; HEAD_SIZE];
     file.read_exact_at(&mut head, 0)
         .map_err(|source| LoadError::Read { what: "kernel", source })?;
-    let kernel = KernelHeader::parse(&head, size)?;
+    let kernel = Kernel::parse(&head, size)?;
     check_memory(map, kernel.end())?;
-    copy("kernel", ram, file, kernel.code_offset, kernel.load, kernel.code_size)?;
+    for piece in &kernel.pieces {
+        copy("kernel", ram, file, piece.offset, piece.address, piece.size)?;
+    }
+    if let Some((offset, size)) = kernel.relocations {
+        // The parser checked that it lies within the file, and limited it.
+        let mut table = vec![0; size as usize];
+        file.read_exact_at(&mut table, offset)
+            .map_err(|source| LoadError::Read { what: "kernel", source })?;
+        let mut random = [0; 4];
+        fill_random(&mut random)?;
+        let memory = ram.view().get_slice(GuestAddress(kernel.load), kernel.size as usize)?;
+        vmlinux::relocate(&memory, &kernel, &table, u32::from_ne_bytes(random))?;
+    }
     Ok(kernel)
 }
 
 fn load_initrd(
     ram: &GuestRam,
     map: &MemoryMap,
-    kernel: &KernelHeader,
+    kernel: &Kernel,
     (file, size): (&File, u64),
 ) -> Result<(u32, u32), LoadError> {
     check_size("initrd", file, size)?;
@@ -121,7 +134,7 @@ fn load_initrd(
     Ok((address as u32, size as u32))
 }
 
-fn load_cmdline(ram: &GuestRam, kernel: &KernelHeader, cmdline: &str) -> Result<(), LoadError> {
+fn load_cmdline(ram: &GuestRam, kernel: &Kernel, cmdline: &str) -> Result<(), LoadError> {
     let most = kernel.cmdline_max.min(layout::CMDLINE_MAX as u32 - 1);
     if cmdline.len() as u64 > u64::from(most) {
         return Err(KernelRefused::Cmdline(cmdline.len(), most).into());
@@ -132,8 +145,13 @@ fn load_cmdline(ram: &GuestRam, kernel: &KernelHeader, cmdline: &str) -> Result<
 
 fn load_seed(ram: &GuestRam) -> Result<(), LoadError> {
     let mut seed = [0u8; 32];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    fill_random(&mut seed)?;
     write(ram, layout::SETUP_DATA, &zero_page::seed_setup_data(&seed))
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<(), LoadError> {
+    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(())
 }
 
 fn load_event_log(ram: &GuestRam, map: &MemoryMap, log: &[u8]) -> Result<(), LoadError> {
@@ -229,6 +247,6 @@ mod tests {
         let ram = GuestRam::allocate(&map.ram()).unwrap();
         let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
         let refused = load(&ram, &map, &payload(&kernel, &initrd, 5000));
-        assert!(matches!(refused, Err(LoadError::Kernel(KernelRefused::NotBzImage))));
+        assert!(matches!(refused, Err(LoadError::Kernel(KernelRefused::NotAKernel))));
     }
 }

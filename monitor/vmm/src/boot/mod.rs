@@ -2,4 +2,5 @@
 
 pub mod kernel;
 pub mod loader;
+pub mod vmlinux;
 pub mod zero_page;

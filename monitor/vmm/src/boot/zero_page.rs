@@ -1,6 +1,6 @@
 //! `struct boot_params`, the page a Linux kernel is handed (Linux `Documentation/x86/zero-page.rst`).
 
-use crate::boot::kernel::{HEADER_START, KernelHeader};
+use crate::boot::kernel::{HEADER_START, Kernel};
 use crate::layout::{self, E820Entry};
 
 /// Size of the page.
@@ -10,7 +10,7 @@ pub const SIZE: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZeroPage<'a> {
     /// The kernel's header.
-    pub kernel: &'a KernelHeader,
+    pub kernel: &'a Kernel,
     /// Address of the initrd.
     pub initrd: u32,
     /// Its bytes.
@@ -76,12 +76,13 @@ mod tests {
 
     #[test]
     fn carries_addresses_and_memory_map() {
-        let kernel = KernelHeader {
+        let kernel = Kernel {
             setup: vec![0xAB; 0x26C - HEADER_START],
-            code_offset: 0,
-            code_size: 0,
+            pieces: Vec::new(),
+            relocations: None,
+            entry: 0,
             load: 0,
-            init_size: 0,
+            size: 0,
             initrd_max: 0,
             cmdline_max: 0,
         };

@@ -12,6 +12,9 @@
 //! command travels only if its tag is 0x8001 or 0x8002 and its size field is exactly the bytes sent.
 //! Everything else is answered here with the error a TPM would give.
 //!
+//! The buffer is a page of guest memory, which a vCPU may write at any moment. START copies it once, and what is
+//! checked and sent is the copy.
+//!
 //! Commands run on a thread of their own: a vCPU never waits for the TPM, it polls START.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,12 +22,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use coffer_machine::GuestRam;
+use vm_memory::{Bytes as _, GuestAddress};
+
 use crate::devices::bus::Registers;
 use crate::devices::lifecycle::Lifecycle;
 use crate::layout;
 
 /// Bytes of the shared command and response buffer.
-pub const BUFFER_SIZE: usize = 0xF80;
+pub const BUFFER_SIZE: usize = layout::TPM_BUFFER_SIZE as usize;
 /// Bytes of a TPM header: tag, size, code.
 pub const HEADER: usize = 10;
 
@@ -37,11 +43,18 @@ pub trait TpmBackend: Send {
 /// The device.
 pub struct TpmCrb {
     shared: Arc<Shared>,
-    commands: Mutex<Sender<Vec<u8>>>,
+    commands: Mutex<Commands>,
+}
+
+/// Commands on their way to the worker, each with its number.
+struct Commands {
+    sent: u64,
+    queue: Sender<(u64, Vec<u8>)>,
 }
 
 struct Shared {
     state: Mutex<State>,
+    memory: GuestRam,
     /// Signalled whenever BUSY ends.
     done: Condvar,
 }
@@ -50,54 +63,64 @@ struct State {
     phase: Phase,
     /// Guest asked for locality 0 and did not give it back.
     granted: bool,
-    buffer: [u8; BUFFER_SIZE],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Idle,
     Ready,
-    Busy,
+    /// Waits for the answer to the command of this number.
+    Busy(u64),
     Fatal,
 }
 
 impl TpmCrb {
-    /// The device with its worker thread in front of `backend`. The thread does `prepare` first, and serves nobody if
-    /// that fails.
+    /// The device with its worker thread in front of `backend`, and its buffer in `memory` at
+    /// [`layout::TPM_BUFFER`]. The thread does `prepare` first, and serves nobody if that fails.
     pub fn new(
         backend: Box<dyn TpmBackend>,
+        memory: GuestRam,
         prepare: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::after_reset()), done: Condvar::new() });
-        let (commands, queue) = channel();
-        let worker = shared.clone();
+        let (device, mut worker) = Self::with_worker(backend, memory);
         let (prepared, outcome) = channel();
         thread::Builder::new().name("tpm".into()).spawn(move || {
             let outcome = prepare();
             let good = outcome.is_ok();
             // Nobody listens any more if the device was given up.
             let _ = prepared.send(outcome);
-            if good {
-                work(&worker, backend, &queue);
-            }
+            while good && worker.serve() {}
         })?;
         outcome.recv().map_err(std::io::Error::other)??;
-        Ok(Self { shared, commands: Mutex::new(commands) })
+        Ok(device)
+    }
+
+    /// The device, and what serves its commands when told to.
+    pub fn with_worker(backend: Box<dyn TpmBackend>, memory: GuestRam) -> (Self, Worker) {
+        let (state, done) = (Mutex::new(State::AFTER_RESET), Condvar::new());
+        let shared = Arc::new(Shared { state, memory, done });
+        let (sender, queue) = channel();
+        let worker = Worker { shared: shared.clone(), backend, queue };
+        let commands = Mutex::new(Commands { sent: 0, queue: sender });
+        (Self { shared, commands }, worker)
     }
 
     fn start_command(&self, state: &mut State) {
         if state.phase != Phase::Ready {
             return;
         }
-        match checked_command(&state.buffer) {
-            Err(code) => state.answer(&error_response(code)),
+        let mut buffer = [0; BUFFER_SIZE];
+        if self.shared.memory.view().read_slice(&mut buffer, BUFFER).is_err() {
+            state.phase = Phase::Fatal;
+            return;
+        }
+        match checked_command(&buffer) {
+            Err(code) => self.shared.answer(state, &error_response(code)),
             Ok(command) => {
-                state.phase = Phase::Busy;
-                let sender = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-                if sender.send(command.to_vec()).is_err() {
-                    state.phase = Phase::Fatal;
-                }
+                let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+                commands.sent += 1;
+                let sent = commands.queue.send((commands.sent, command.to_vec()));
+                state.phase = if sent.is_ok() { Phase::Busy(commands.sent) } else { Phase::Fatal };
             }
         }
     }
@@ -125,23 +148,28 @@ fn error_response(code: u32) -> [u8; HEADER] {
     [0x80, 0x01, 0, 0, 0, HEADER as u8, a, b, c, d]
 }
 
-/// The worker: one command after the other until the device is gone or the backend fails.
-fn work(shared: &Shared, mut backend: Box<dyn TpmBackend>, queue: &Receiver<Vec<u8>>) {
-    while let Ok(command) = queue.recv() {
-        let answer = backend.execute(&command);
-        let mut state = shared.lock();
-        // A reset while the command ran has already moved on; the answer belongs to nobody.
-        if state.phase == Phase::Busy {
+/// What takes commands from the device to the backend.
+pub struct Worker {
+    shared: Arc<Shared>,
+    backend: Box<dyn TpmBackend>,
+    queue: Receiver<(u64, Vec<u8>)>,
+}
+
+impl Worker {
+    /// Waits for one command and serves it. False once the device is gone or the backend failed.
+    pub fn serve(&mut self) -> bool {
+        let Ok((number, command)) = self.queue.recv() else { return false };
+        let answer = self.backend.execute(&command);
+        let mut state = self.shared.lock();
+        // A reset while the command ran has already moved on, maybe to another command; the answer belongs to nobody.
+        if state.phase == Phase::Busy(number) {
             match answer {
-                Ok(response) if response.len() <= BUFFER_SIZE => state.answer(&response),
-                Ok(_) => state.phase = Phase::Fatal,
+                Ok(response) => self.shared.answer(&mut state, &response),
                 Err(_) => state.phase = Phase::Fatal,
             }
         }
-        shared.done.notify_all();
-        if state.phase == Phase::Fatal {
-            return;
-        }
+        self.shared.done.notify_all();
+        state.phase != Phase::Fatal
     }
 }
 
@@ -149,18 +177,20 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Puts a response where the command was. One that does not fit is none.
+    fn answer(&self, state: &mut State, response: &[u8]) {
+        let fits = response.len() <= BUFFER_SIZE;
+        let written = fits && self.memory.view().write_slice(response, BUFFER).is_ok();
+        state.phase = if written { Phase::Ready } else { Phase::Fatal };
+    }
 }
 
 impl State {
-    fn after_reset() -> Self {
-        Self { phase: Phase::Idle, granted: false, buffer: [0; BUFFER_SIZE] }
-    }
+    const AFTER_RESET: Self = Self { phase: Phase::Idle, granted: false };
 
-    fn answer(&mut self, response: &[u8]) {
-        self.phase = Phase::Ready;
-        for (slot, byte) in self.buffer.iter_mut().zip(response) {
-            *slot = *byte;
-        }
+    fn busy(&self) -> bool {
+        matches!(self.phase, Phase::Busy(_))
     }
 
     /// The aligned 32-bit register at `offset`, as the guest sees it.
@@ -178,39 +208,18 @@ impl State {
             0x44 => match self.phase {
                 Phase::Idle => TPM_IDLE,
                 Phase::Fatal => FATAL,
-                Phase::Ready | Phase::Busy => 0,
+                Phase::Ready | Phase::Busy(_) => 0,
             },
-            0x4C => u32::from(self.phase == Phase::Busy),
+            0x4C => u32::from(self.busy()),
             0x58 | 0x64 => BUFFER_SIZE as u32,
-            0x5C | 0x68 => (layout::TPM + DATA) as u32,
+            0x5C | 0x68 => layout::TPM_BUFFER as u32,
             _ => 0,
         }
     }
 
     fn byte(&self, offset: u64) -> u8 {
-        match offset.checked_sub(DATA) {
-            // While a command runs the buffer belongs to the TPM.
-            Some(_) if self.phase == Phase::Busy => 0xFF,
-            Some(at) => self.buffer.get(at as usize).copied().unwrap_or(0xFF),
-            None => {
-                let [a, b, c, d] = self.register(offset & !3).to_le_bytes();
-                match offset & 3 {
-                    0 => a,
-                    1 => b,
-                    2 => c,
-                    _ => d,
-                }
-            }
-        }
-    }
-
-    fn write_buffer(&mut self, at: u64, data: &[u8]) {
-        if self.phase == Phase::Busy {
-            return;
-        }
-        for (slot, byte) in self.buffer.iter_mut().skip(at as usize).zip(data) {
-            *slot = *byte;
-        }
+        let bytes = self.register(offset & !3).to_le_bytes();
+        bytes.get((offset & 3) as usize).copied().unwrap_or_default()
     }
 }
 
@@ -224,9 +233,6 @@ impl Registers for TpmCrb {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let mut state = self.shared.lock();
-        if let Some(at) = offset.checked_sub(DATA) {
-            return state.write_buffer(at, data);
-        }
         // All control bits sit in the first byte of their register, so width does not matter; addresses
         // and sizes of the buffers are not the guest's to change.
         let Some(bits) = data.first().copied() else { return };
@@ -248,22 +254,22 @@ impl Lifecycle for TpmCrb {
     /// Waits for the command in flight, so that none is half done. A TPM that does not answer is given up.
     fn pause(&self) {
         let state = self.shared.lock();
-        let waited = self
-            .shared
-            .done
-            .wait_timeout_while(state, PATIENCE, |state| state.phase == Phase::Busy);
+        let waited = self.shared.done.wait_timeout_while(state, PATIENCE, |state| state.busy());
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.phase == Phase::Busy {
+        if state.busy() {
             state.phase = Phase::Fatal;
         }
     }
 
     fn reset(&self) {
-        *self.shared.lock() = State::after_reset();
+        let mut state = self.shared.lock();
+        *state = State::AFTER_RESET;
+        // Where it cannot be written, START finds that out.
+        let _ = self.shared.memory.view().write_slice(&[0; BUFFER_SIZE], BUFFER);
     }
 }
 
-const DATA: u64 = 0x80;
+const BUFFER: GuestAddress = GuestAddress(layout::TPM_BUFFER);
 /// Longer than any command swtpm knows; prime generation takes seconds on a slow host.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// CRB interface, version 1, locality 0 only, 64-byte transfers, CRB supported and selected.
@@ -280,6 +286,7 @@ const START: u8 = 1;
 mod tests {
     use super::*;
     use crate::devices::bus::harness;
+    use coffer_machine::RamRange;
     use proptest::prelude::*;
 
     const GET_RANDOM: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7B, 0, 4];
@@ -300,9 +307,22 @@ mod tests {
         }
     }
 
+    fn memory() -> GuestRam {
+        let buffer = RamRange { start: layout::TPM_BUFFER, size: layout::TPM_BUFFER_SIZE };
+        GuestRam::allocate(&[buffer]).unwrap()
+    }
+
+    fn crb(backend: impl TpmBackend + 'static) -> TpmCrb {
+        TpmCrb::new(Box::new(backend), memory(), || Ok(())).unwrap()
+    }
+
     fn echo() -> (TpmCrb, Arc<Mutex<Vec<Vec<u8>>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        (TpmCrb::new(Box::new(Echo(seen.clone())), || Ok(())).unwrap(), seen)
+        (crb(Echo(seen.clone())), seen)
+    }
+
+    fn fill(crb: &TpmCrb, bytes: &[u8]) {
+        crb.shared.memory.view().write_slice(bytes, BUFFER).unwrap();
     }
 
     fn read32(crb: &TpmCrb, offset: u64) -> u32 {
@@ -318,16 +338,12 @@ mod tests {
     /// Sends a buffer as Linux does and returns the first ten bytes of the answer.
     fn send(crb: &TpmCrb, buffer: &[u8]) -> [u8; HEADER] {
         write32(crb, 0x40, 1);
-        for (chunk, at) in buffer.chunks(8).zip((DATA..).step_by(8)) {
-            crb.write(at, chunk);
-        }
+        fill(crb, buffer);
         write32(crb, 0x4C, 1);
         crb.pause();
         assert_eq!(read32(crb, 0x4C), 0);
         let mut answer = [0; HEADER];
-        for (byte, at) in answer.iter_mut().zip(DATA..) {
-            crb.read(at, std::slice::from_mut(byte));
-        }
+        crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
         answer
     }
 
@@ -358,10 +374,57 @@ mod tests {
         assert!(seen.lock().unwrap().is_empty());
     }
 
+    /// Waits with each command until it is told to go on.
+    struct Slow(Receiver<()>, Arc<Mutex<Vec<Vec<u8>>>>);
+    impl TpmBackend for Slow {
+        fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
+            self.0.recv().map_err(std::io::Error::other)?;
+            self.1.lock().unwrap().push(command.to_vec());
+            Ok(GET_RANDOM.to_vec())
+        }
+    }
+
+    #[test]
+    fn what_a_vcpu_writes_after_start_is_not_sent() {
+        let (go, wait) = channel();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let crb = crb(Slow(wait, seen.clone()));
+        write32(&crb, 0x40, 1);
+        fill(&crb, &GET_RANDOM);
+        write32(&crb, 0x4C, 1);
+        assert_eq!(read32(&crb, 0x4C), 1);
+        fill(&crb, &[0, 0, 0, 8, 3, 0, 0, 0, 12]);
+        go.send(()).unwrap();
+        crb.pause();
+        assert_eq!(*seen.lock().unwrap(), [GET_RANDOM.to_vec()]);
+    }
+
+    #[test]
+    fn an_answer_after_a_reset_is_not_the_next_commands() {
+        let (crb, mut worker) = TpmCrb::with_worker(Box::new(Echo(Arc::default())), memory());
+        let start = |last: u8| {
+            write32(&crb, 0x40, 1);
+            let mut command = GET_RANDOM;
+            command[11] = last;
+            fill(&crb, &command);
+            write32(&crb, 0x4C, 1);
+        };
+        start(1);
+        crb.reset();
+        start(2);
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 1, "still busy with the second");
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 0);
+        let mut answer = [0; GET_RANDOM.len()];
+        crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
+        assert_eq!(answer[11], 2);
+    }
+
     #[test]
     fn start_without_ready_does_nothing() {
         let (crb, seen) = echo();
-        crb.write(DATA, &GET_RANDOM[..8]);
+        fill(&crb, &GET_RANDOM);
         write32(&crb, 0x4C, 1);
         assert_eq!(read32(&crb, 0x4C), 0);
         assert!(seen.lock().unwrap().is_empty());
@@ -369,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_lost_backend_is_fatal_and_clears_start() {
-        let crb = TpmCrb::new(Box::new(Dead), || Ok(())).unwrap();
+        let crb = crb(Dead);
         send(&crb, &GET_RANDOM);
         assert_eq!(read32(&crb, 0x44), 1);
         write32(&crb, 0x40, 1);
@@ -385,16 +448,23 @@ mod tests {
         assert_eq!(read32(&crb, 0x00), 0x82);
         let mut address = [0; 8];
         crb.read(0x68, &mut address);
-        assert_eq!(u64::from_le_bytes(address), 0xFED4_0080);
-        assert_eq!((read32(&crb, 0x58), read32(&crb, 0x64)), (0xF80, 0xF80));
+        assert_eq!(u64::from_le_bytes(address), 0xFED4_1000);
+        assert_eq!((read32(&crb, 0x58), read32(&crb, 0x64)), (0x1000, 0x1000));
         let mut last = [0; 4];
         crb.read(0xFFC, &mut last);
     }
 
     proptest! {
         #[test]
-        fn any_access_is_answered_and_only_tpm_commands_pass(accesses in harness::accesses(layout::TPM_WINDOW)) {
+        fn any_access_is_answered_and_only_tpm_commands_pass(
+            accesses in harness::accesses(layout::TPM_WINDOW),
+            start in proptest::sample::select(vec![vec![0x80, 1, 0, 0], vec![0x80, 2, 0, 0], vec![0, 0, 0, 8], vec![]]),
+            rest in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
             let (crb, seen) = echo();
+            fill(&crb, &[start, rest].concat());
+            write32(&crb, 0x40, 1);
+            write32(&crb, 0x4C, 1);
             harness::perform(&crb, &accesses);
             crb.pause();
             for command in seen.lock().unwrap().iter() {

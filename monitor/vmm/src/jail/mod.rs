@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!   leave()        before the spec: limits, namespaces of its own, an empty root
+//!   own_cores()    where cores have several threads: no neighbour on them
 //!   drop_rights()  before anything of the guest is read: its own uid, no new privileges, Landlock without a path
 //!   confine()      each thread, before the guest's first instruction: the system calls of its work and no other
 //! ```
+//! The same stand around swtpm, but for its libraries and its state ([`companion`]).
 //! Everything the process needs has come to it as descriptors by then. Each wall is there or the VM does not start;
 //! none trusts another to hold. A system call that is not on its thread's list ends the process, and the VM with it.
 
+pub mod companion;
 mod rights;
 mod root;
 mod syscalls;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::CoreSchedulingScope;
 use thiserror::Error;
 
-pub use rights::drop_rights;
 pub use syscalls::{Role, confine};
 
 /// A wall that cannot be put up.
@@ -41,13 +44,33 @@ pub const UIDS: std::ops::Range<u32> = 0x7000_0000..0x7fff_0000;
 
 /// Leaves everything that has a name: files, networks, processes, other VMs' queues.
 pub fn leave() -> Result<(), JailError> {
+    forbid_cores()?;
+    root::leave_namespaces()?;
+    root::enter_nothing()
+}
+
+/// A core would hold guest memory or seeds, and a lock of its own on memory is not the process's to take.
+fn forbid_cores() -> Result<(), JailError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // A core would hold guest memory, and a lock of its own on memory is not the process's to take.
     for resource in [Resource::Core, Resource::Memlock] {
         setrlimit(resource, none).map_err(system("set a limit"))?;
     }
-    root::leave_namespaces()?;
-    root::enter_nothing()
+    Ok(())
+}
+
+/// Takes the uid, no new privileges, and Landlock without a path.
+pub fn drop_rights(uid: u32) -> Result<(), JailError> {
+    rights::take_uid(uid)?;
+    rights::reach_only(rights::Reach::Nothing)
+}
+
+/// Asks the kernel to run nothing beside a thread of this process on its core but another of this process (core
+/// scheduling): a neighbour there could tell secrets from the time things take.
+pub fn own_cores() -> Result<(), JailError> {
+    let process = (rustix::process::getpid(), CoreSchedulingScope::ThreadGroup);
+    rustix::thread::create_core_scheduling_cookie(process.0, process.1).map_err(system(
+        "have cores to itself: turn SMT off, or use a kernel with CONFIG_SCHED_CORE",
+    ))
 }
 
 fn system<E: Into<std::io::Error>>(what: &'static str) -> impl Fn(E) -> JailError {

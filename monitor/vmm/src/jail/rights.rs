@@ -1,16 +1,26 @@
-//! A uid of its own, no way to more privileges, and Landlock without a single path.
+//! A uid of its own, no way to more privileges, and Landlock without a single path, or with the few that a program
+//! cannot do without.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::DumpableBehavior;
 
 use super::{JailError, UIDS, system};
 
-/// Gives up root for a uid that is this VM's alone, and everything that is done by path or address.
-pub fn drop_rights(uid: u32) -> Result<(), JailError> {
+/// What a process may still name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// No file.
+    Nothing,
+    /// All in its root directory to read and to start, and `/state` to write.
+    SystemAndState,
+}
+
+/// Gives up root for a uid that is this VM's alone.
+pub fn take_uid(uid: u32) -> Result<(), JailError> {
     if !UIDS.contains(&uid) {
         return Err(JailError::Uid(uid));
     }
@@ -22,16 +32,15 @@ pub fn drop_rights(uid: u32) -> Result<(), JailError> {
     rustix::thread::set_no_new_privs(true).map_err(system("renounce new privileges"))?;
     // Changing the uid made the process as dumpable as the system likes.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(system("become undumpable"))?;
-    no_path()
+        .map_err(system("become undumpable"))
 }
 
-/// Handles every access there is and allows none. What Linux 5.19 knows has to be there; what came later
+/// Handles every access there is and allows what `reach` says. What Linux 5.19 knows has to be there; what came later
 /// (addresses with 6.7, sockets and signals out of the jail with 6.12) is taken where the kernel has it, and stands
 /// behind the namespaces and the list of system calls.
-fn no_path() -> Result<(), JailError> {
+pub fn reach_only(reach: Reach) -> Result<(), JailError> {
     let refused = |error: landlock::RulesetError| JailError::Landlock(error.to_string());
-    let status = Ruleset::default()
+    let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V2))
         .map_err(refused)?
@@ -43,9 +52,20 @@ fn no_path() -> Result<(), JailError> {
         .scope(Scope::from_all(ABI::V6))
         .map_err(refused)?
         .create()
-        .map_err(refused)?
-        .restrict_self()
         .map_err(refused)?;
+    let below = |path: &str, access| {
+        let folder = PathFd::new(path).map_err(|e| JailError::Landlock(e.to_string()))?;
+        Ok(PathBeneath::new(folder, access))
+    };
+    let rules = match reach {
+        Reach::Nothing => Vec::new(),
+        Reach::SystemAndState => vec![
+            below("/", AccessFs::from_read(ABI::V2))?,
+            below("/state", AccessFs::from_all(ABI::V2))?,
+        ],
+    };
+    let ruleset = ruleset.add_rules(rules.into_iter().map(Ok::<_, landlock::RulesetError>));
+    let status = ruleset.and_then(|ruleset| ruleset.restrict_self()).map_err(refused)?;
     match status.ruleset {
         RulesetStatus::NotEnforced => Err(JailError::Landlock("no rule was taken".into())),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),

@@ -75,6 +75,12 @@ impl<'a> Queues<'a> {
         self.queues.get_mut(queue)?.as_mut()?.pop_descriptor_chain(self.memory)
     }
 
+    /// Takes the next chain of `queue`; if there is none, asks for kicks and looks again, as one may have come meanwhile.
+    /// None is then none, whatever the ring claims.
+    pub fn pop_or_rearm(&mut self, queue: usize) -> Option<Chain<'a>> {
+        self.pop(queue).or_else(|| self.rearm(queue).then(|| self.pop(queue)).flatten())
+    }
+
     /// Returns a chain to the driver with `written` bytes in it.
     pub fn complete(&mut self, queue: usize, head: u16, written: u32) {
         if let Some(Some(queue)) = self.queues.get_mut(queue) {

@@ -126,11 +126,10 @@ impl VirtioMmio {
             Signal::Kick(queue) => inner.device.kicked(queue, &mut io)?,
             Signal::Backend => inner.device.backend_ready(&mut io)?,
         };
-        // Ring our own bell: the rest is served after the other devices had their turn. The backend is level-triggered.
-        if let (Pace::More, Signal::Kick(queue)) = (pace, signal)
-            && let Some(bell) = self.kicks.get(queue)
-        {
-            bell.ring();
+        // Ring our own bells: the rest is served after the other devices had their turn. The backend does not call
+        // for what was read from it already.
+        if pace == Pace::More {
+            self.kicks.iter().for_each(Doorbell::ring);
         }
         Ok(())
     }
@@ -178,7 +177,11 @@ impl VirtioMmio {
     fn write_status(&self, inner: &mut Inner, wanted: u32) {
         match status::step(inner.status, wanted) {
             Step::Reset => self.reset_inner(inner),
-            Step::GiveUp => inner.status |= status::FAILED,
+            Step::GiveUp => {
+                // Nothing serves it from here on: its backend must not call either.
+                inner.device.reset();
+                inner.status |= status::FAILED;
+            }
             Step::Advance(next) => inner.status = next,
             Step::Agree(next) if inner.features_acceptable() => inner.status = next,
             Step::Activate(next) => match inner.activate(self.memory.view()) {

@@ -68,12 +68,11 @@ impl Net {
                         return Pace::Idle;
                     }
                 };
-            let Some(chain) = io.pop(RECEIVE) else {
+            let Some(chain) = io.pop_or_rearm(RECEIVE) else {
                 self.waiting = Some(frame);
                 io.notify(RECEIVE);
                 // The guest kicks when it has buffers again; until then the backend stays unheard.
-                let more = io.rearm(RECEIVE);
-                self.backend.listen(more);
+                self.backend.listen(false);
                 return Pace::Idle;
             };
             let head = chain.head_index();
@@ -151,7 +150,7 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.backend.listen(false);
+        self.backend.hush();
         self.waiting = None;
     }
 }

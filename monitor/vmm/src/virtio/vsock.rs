@@ -56,6 +56,8 @@ pub struct Vsock {
     connections: BTreeMap<u32, Connection>,
     /// Packets for the guest that carry no payload.
     replies: VecDeque<Header>,
+    /// There is something for the guest, and it has made no room for it.
+    starved: bool,
 }
 
 impl Vsock {
@@ -67,15 +69,20 @@ impl Vsock {
             watch: Watch::new()?,
             connections: BTreeMap::new(),
             replies: VecDeque::new(),
+            starved: false,
         })
     }
 
     /// Takes packets from the guest, then gives it what there is for it.
     fn pump(&mut self, io: &mut Queues<'_>) -> Pace {
+        self.connections.values_mut().for_each(Connection::forward);
         let sent = self.take_packets(io);
+        let full = self.replies.len() >= REPLIES_MAX;
         let received = self.give_packets(io);
         self.update_interest();
-        if sent == Pace::More || received == Pace::More { Pace::More } else { Pace::Idle }
+        // Packets that waited for room among the replies, which there is now.
+        let again = full && self.replies.len() < REPLIES_MAX;
+        if again || sent == Pace::More || received == Pace::More { Pace::More } else { Pace::Idle }
     }
 
     fn take_packets(&mut self, io: &mut Queues<'_>) -> Pace {
@@ -114,6 +121,8 @@ impl Vsock {
             (Some(Op::Reset), _) => self.forget(header.src_port, ours),
             (Some(Op::Request), false) if ours => self.open(header),
             (Some(op), true) => self.relay(op, header, payload),
+            // A guest that is told RST takes the connection for gone, and so must we.
+            (None, true) => self.follow(header.src_port, Next::Close),
             _ => self.refuse(header),
         }
     }
@@ -175,14 +184,15 @@ impl Vsock {
     }
 
     fn give_packets(&mut self, io: &mut Queues<'_>) -> Pace {
+        self.starved = false;
         for _ in 0..BUDGET {
             let Some(port) = self.port_with_news() else {
                 io.notify(RECEIVE);
                 return Pace::Idle;
             };
-            let Some(chain) = io.pop(RECEIVE) else {
+            let Some(chain) = io.pop_or_rearm(RECEIVE) else {
                 io.notify(RECEIVE);
-                let _ = io.rearm(RECEIVE);
+                self.starved = true;
                 return Pace::Idle;
             };
             let head = chain.head_index();
@@ -234,7 +244,10 @@ impl Vsock {
 
     fn update_interest(&self) {
         for connection in self.connections.values() {
-            self.watch.want(connection.stream(), connection.interest());
+            let mut interest = connection.interest();
+            // The guest kicks when it has made room; until then nobody is heard.
+            interest.set(EventFlags::IN, interest.contains(EventFlags::IN) && !self.starved);
+            self.watch.want(connection.stream(), interest);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::api;
+use super::{api, weigh};
 
 /// Port of the agent on a lab host.
 pub const PORT: u16 = 7072;
@@ -37,6 +37,13 @@ pub enum Ask {
         name: String,
         /// Memory, MiB.
         memory_mib: u32,
+    },
+    /// Weigh the processes of a name: JSON of `PID: KiB` in `words`.
+    Weigh {
+        /// Name of the program.
+        process: String,
+        /// Mappings of this size are the guest's memory, which does not count, MiB.
+        guest_mib: u64,
     },
     /// Start a microvm.
     Launch {
@@ -96,6 +103,10 @@ fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
         Ask::Run { image, name, memory_mib } => {
             let took = api::launch(image, name, *memory_mib, LIMIT)?;
             Ok(Some((took.as_secs_f64() * 1000.0, String::new())))
+        }
+        Ask::Weigh { process, guest_mib } => {
+            let weights = weigh::all(process, guest_mib << 10)?;
+            Ok(Some((0.0, serde_json::to_string(&weights)?)))
         }
         Ask::Launch { kernel, initrd, cmdline, memory_mib } => {
             let started = Instant::now();

@@ -13,6 +13,7 @@ const RING: u64 = 0x1000;
 struct Counts {
     kicks: AtomicUsize,
     activations: AtomicUsize,
+    resets: AtomicUsize,
 }
 
 struct Probe(Arc<Counts>);
@@ -39,7 +40,12 @@ impl VirtioDevice for Probe {
         self.0.kicks.fetch_add(1, Ordering::SeqCst);
         io.drain(queue, |_, _| Ok(0))
     }
-    fn reset(&mut self) {}
+    fn backend_ready(&mut self, _: &mut Queues<'_>) -> Result<Pace, EndReason> {
+        Ok(Pace::More)
+    }
+    fn reset(&mut self) {
+        self.0.resets.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 fn plugged() -> (VirtioMmio, Arc<Counts>) {
@@ -183,6 +189,25 @@ fn a_paused_device_serves_nothing() {
     device.start();
     device.serve(Signal::Kick(0)).unwrap();
     assert_eq!(counts.kicks.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn more_from_the_backend_is_served_though_it_calls_no_more() {
+    let (device, _) = plugged();
+    run(&device);
+    device.kicks().iter().for_each(|bell| assert!(bell.clear()));
+    device.serve(Signal::Backend).unwrap();
+    assert!(device.kicks().iter().all(Doorbell::clear));
+}
+
+#[test]
+fn a_device_the_driver_gave_up_on_forgets_it() {
+    let (device, counts) = plugged();
+    run(&device);
+    write(&device, 0x70, 15 | status::FAILED);
+    assert_eq!(counts.resets.load(Ordering::SeqCst), 1);
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 0);
 }
 
 #[test]

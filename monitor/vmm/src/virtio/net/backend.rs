@@ -58,6 +58,14 @@ impl Backend {
         self.update_interest();
     }
 
+    /// Wants nothing until told to listen again. What passt did not take yet is kept: half a frame would be no frame.
+    pub fn hush(&mut self) {
+        self.listening = false;
+        if let Some(link) = &self.link {
+            self.watch.want(link, EventFlags::empty());
+        }
+    }
+
     /// Sends a frame, or drops it if the backend is behind.
     pub fn send(&mut self, frame: &[u8]) {
         match self.kind {

@@ -4,9 +4,9 @@ use super::*;
 use coffer_monitor_wire::NetBackend;
 use proptest::prelude::*;
 use std::os::unix::net::UnixStream;
-use virtio_queue::Queue;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::virtio::device::Interrupt;
@@ -119,6 +119,43 @@ fn a_frame_waits_for_a_buffer_and_one_too_large_is_dropped() {
     });
     assert_eq!(net.waiting, None);
     assert_eq!(memory.read_obj::<u64>(GuestAddress(AT)).unwrap(), 0);
+}
+
+/// Whether the device loop would be woken.
+fn calls(net: &Net) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let backend = net.backend().unwrap();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&backend, PollFlags::IN)], Some(&now)).unwrap() > 0
+}
+
+#[test]
+fn a_ring_that_claims_buffers_it_does_not_have_leaves_the_backend_unheard() {
+    let (mut net, mut passt) = net();
+    net.activate();
+    passt.write_all(b"\0\0\0\x05frame").unwrap();
+    let memory = memory();
+    with_queue(&memory, RECEIVE, &[], |io| {
+        let ring = io.queues[RECEIVE].as_ref().unwrap().avail_ring();
+        memory.write_obj(0x7000u16, GuestAddress(ring + 2)).unwrap();
+        net.backend_ready(io).unwrap();
+    });
+    passt.write_all(b"\0\0\0\x05again").unwrap();
+    assert!(!calls(&net));
+}
+
+#[test]
+fn a_reset_device_wants_no_room_for_what_it_still_holds() {
+    let (mut net, mut passt) = net();
+    net.activate();
+    (0..1000).for_each(|_| net.backend.send(&packet([192, 0, 2, 1])));
+    (0..1000).for_each(|_| net.backend.send(&[7; 1500]));
+    net.reset();
+    // Room again, and nobody to use it.
+    while passt.read(&mut [0; 4096]).is_ok() {}
+    assert!(!calls(&net));
+    net.activate();
+    assert!(calls(&net), "the rest of a frame goes out before the next driver's");
 }
 
 proptest! {

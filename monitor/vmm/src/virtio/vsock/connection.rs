@@ -188,7 +188,7 @@ impl Connection {
     }
 
     /// Passes held bytes on as far as the stream takes them.
-    fn forward(&mut self) {
+    pub fn forward(&mut self) {
         let mut passed = 0;
         while let Some(rest) = self.held.get(passed..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {

@@ -3,9 +3,9 @@
 use super::*;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
-use virtio_queue::Queue;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::virtio::device::Interrupt;
@@ -106,6 +106,16 @@ fn a_false_source_is_dropped_and_a_reset_is_never_answered() {
 }
 
 #[test]
+fn an_operation_that_is_none_ends_the_connection() {
+    let (mut vsock, _) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    next_reply(&mut vsock).unwrap();
+    vsock.handle(&Header { op: 9, ..packet(Op::Data) }, b"");
+    assert_eq!(next_reply(&mut vsock).unwrap().op(), Some(Op::Reset));
+    assert!(vsock.connections.is_empty());
+}
+
+#[test]
 fn connections_are_limited() {
     let (mut vsock, _) = device();
     for port in 0..=CONNECTIONS_MAX as u32 {
@@ -170,6 +180,80 @@ fn replies_wait_for_room_and_the_guest_waits_for_them() {
     let mut io = Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt };
     vsock.kicked(TRANSMIT, &mut io).unwrap();
     assert_eq!(vsock.replies.len(), REPLIES_MAX);
+}
+
+/// Whether the device loop would be woken.
+fn calls(vsock: &Vsock) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&vsock.watch, PollFlags::IN)], Some(&now)).unwrap() > 0
+}
+
+/// Runs `act` over a receive queue with so many chains and a transmit queue with so many bogus packets.
+fn with_queues(received: usize, sent: usize, act: impl FnOnce(&mut Queues<'_>)) {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let bogus = Header { dst_port: 1, ..packet(Op::Request) }.encode();
+    memory.write_slice(&bogus, GuestAddress(0x8_0000)).unwrap();
+    let queue = |at: u64, count: usize, flags: u16| {
+        let chain = RawDescriptor::from(Descriptor::new(0x8_0000 + at, 44, flags, 0));
+        let mock = MockSplitQueue::create(&memory, GuestAddress(at), 128);
+        if count > 0 {
+            mock.add_desc_chains(&vec![chain; count], 0).unwrap();
+        }
+        Some(mock.create_queue().unwrap())
+    };
+    let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let mut queues = vec![queue(0x1_0000, received, WRITE), queue(0, sent, 0), None];
+    act(&mut Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt });
+}
+
+#[test]
+fn a_guest_without_room_is_not_called_for() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    next_reply(&mut vsock).unwrap();
+    kept.0.lock().unwrap()[0].write_all(b"news").unwrap();
+    with_queues(0, 0, |io| {
+        vsock.backend_ready(io).unwrap();
+        assert!(!calls(&vsock));
+    });
+    with_queues(1, 0, |io| {
+        // Room for a header only: credit is told, and nobody is called for the rest.
+        vsock.kicked(RECEIVE, io).unwrap();
+        assert!(!calls(&vsock));
+    });
+}
+
+#[test]
+fn held_bytes_go_on_while_the_guest_takes_no_replies() {
+    let (mut vsock, kept) = device();
+    vsock.handle(&packet(Op::Request), b"");
+    let full = vec![7; connection::CREDIT as usize];
+    while vsock.connections.values().next().unwrap().interest() != EventFlags::OUT | EventFlags::IN
+    {
+        vsock.handle(&Header { len: connection::CREDIT, ..packet(Op::Data) }, &full);
+        assert_eq!(vsock.connections.len(), 1);
+    }
+    let mut host = kept.0.lock().unwrap().pop().unwrap();
+    let mut read = 0;
+    for _ in 0..1000 {
+        let mut some = vec![0; 1 << 20];
+        host.set_nonblocking(true).unwrap();
+        read += host.read(&mut some).unwrap_or(0);
+        with_queues(0, 0, |io| assert_eq!(vsock.backend_ready(io), Ok(Pace::Idle)));
+    }
+    assert!(read > 0 && read.is_multiple_of(full.len()), "{read}");
+    assert!(!calls(&vsock) && vsock.replies.len() == 1);
+}
+
+#[test]
+fn packets_that_waited_for_room_are_served_once_there_is_some() {
+    let (mut vsock, _) = device();
+    with_queues(REPLIES_MAX, REPLIES_MAX + 9, |io| {
+        assert_eq!(vsock.kicked(RECEIVE, io).unwrap(), Pace::More);
+        assert_eq!(vsock.kicked(RECEIVE, io).unwrap(), Pace::Idle);
+        assert_eq!(io.queues[TRANSMIT].as_ref().unwrap().next_avail(), REPLIES_MAX as u16 + 9);
+    });
 }
 
 proptest! {

@@ -1,0 +1,239 @@
+//! The control group of one VM (SPEC 6.3.2): its VM process, vTPM and network backend share limits that no other VM
+//! feels, and end together, whatever one of them was turned into.
+//!
+//! The unified hierarchy (cgroup v2) with the controllers for memory, processes and CPU has to be there and ours to
+//! divide; where it is not, no VM starts. Files are named below the group the monitor found itself in, by names that
+//! it made up.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where the hierarchy is mounted.
+const MOUNTED: &str = "/sys/fs/cgroup";
+/// Where the monitor goes: a group that is divided may hold no process itself.
+const OWN: &str = "monitor";
+/// Groups of VMs are below this one.
+const VMS: &str = "vms";
+/// What limits them.
+const CONTROLLERS: &str = "+memory +pids +cpu";
+/// Memory beside the guest's: VM process, vTPM, network backend, and blocks of disks on their way.
+const OVERHEAD_MIB: u64 = 128;
+/// Part of the guest's memory that page tables may take: two of them, of 8 bytes for each 4 KiB.
+const PAGE_TABLES: u64 = 256;
+/// Threads beside vCPUs: those of the VM process, swtpm and the network backend are fewer than ten.
+const THREADS: u32 = 32;
+/// How long the kernel may take to end all of them.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there are no groups, or none for this VM.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{doing} `{path}`: {why}")]
+pub struct GroupError {
+    doing: &'static str,
+    path: String,
+    why: String,
+}
+
+impl GroupError {
+    fn new(doing: &'static str, path: &Path, why: impl ToString) -> Self {
+        Self { doing, path: path.display().to_string(), why: why.to_string() }
+    }
+}
+
+/// The part of the hierarchy that is ours.
+#[derive(Debug)]
+pub struct Groups(PathBuf);
+
+/// A VM's group. Dropped, it ends whatever is in it.
+#[derive(Debug)]
+pub struct Group(PathBuf);
+
+impl Groups {
+    /// Takes the group we are in, and ends what a monitor that died left running there.
+    pub fn open() -> Result<Self, GroupError> {
+        let own = Path::new("/proc/self/cgroup");
+        let text = fs::read_to_string(own).map_err(|e| GroupError::new("cannot read", own, e))?;
+        let ours = text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
+        let ours =
+            ours.ok_or_else(|| GroupError::new("no unified hierarchy in", own, "cgroup v1"))?;
+        let ours = divided(ours);
+        let base = Path::new(MOUNTED).join(ours);
+        if ours != Path::new("") {
+            let leaf = base.join(OWN);
+            make(&leaf)?;
+            write(&leaf, "cgroup.procs", &std::process::id().to_string())?;
+        }
+        Self::below(&base)
+    }
+
+    fn below(base: &Path) -> Result<Self, GroupError> {
+        let vms = base.join(VMS);
+        make(&vms)?;
+        for divided in [base, &vms] {
+            write(divided, "cgroup.subtree_control", CONTROLLERS)?;
+        }
+        let left = fs::read_dir(&vms).map_err(|e| GroupError::new("cannot read", &vms, e))?;
+        for group in left.filter_map(Result::ok).filter(|e| e.path().is_dir()) {
+            tracing::warn!(group = ?group.file_name(), "ending what a monitor that died left");
+            drop(Group(group.path()));
+        }
+        Ok(Self(vms))
+    }
+
+    /// A group for one VM.
+    pub fn create(&self, name: &str, vcpus: u8, memory_mib: u32) -> Result<Group, GroupError> {
+        let path = self.0.join(name);
+        fs::create_dir(&path).map_err(|e| GroupError::new("cannot make", &path, e))?;
+        let group = Group(path);
+        let guest = u64::from(memory_mib) << 20;
+        let memory = guest + guest / PAGE_TABLES + (OVERHEAD_MIB << 20);
+        group.set("memory.max", &memory.to_string())?;
+        group.set("memory.oom.group", "1")?;
+        // A kernel that cannot swap has no such file.
+        if group.0.join("memory.swap.max").exists() {
+            group.set("memory.swap.max", "0")?;
+        }
+        group.set("pids.max", &(THREADS + u32::from(vcpus)).to_string())?;
+        // One CPU for each vCPU, and one for what serves them.
+        group.set("cpu.max", &format!("{} 100000", (u32::from(vcpus) + 1) * 100_000))?;
+        Ok(group)
+    }
+}
+
+/// The group to divide: our own, or the one above where an earlier run of the monitor went.
+fn divided(ours: &Path) -> &Path {
+    match ours.parent() {
+        Some(parent) if ours.file_name().is_some_and(|name| name == OWN) => parent,
+        _ => ours,
+    }
+}
+
+impl Group {
+    /// Takes a process in; what it starts later is in it too.
+    pub fn add(&self, pid: u32) -> Result<(), GroupError> {
+        self.set("cgroup.procs", &pid.to_string())
+    }
+
+    /// A new group at `path` that limits nothing; for tests of what ends with a VM, where no controller can be had.
+    pub fn dangerous_without_limits(path: &Path) -> Result<Self, GroupError> {
+        fs::create_dir(path).map_err(|e| GroupError::new("cannot make", path, e))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<(), GroupError> {
+        write(&self.0, file, value)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = write(&self.0, "cgroup.kill", "1");
+        // It can be removed once nothing is in it.
+        let deadline = Instant::now() + END_PATIENCE;
+        while let Err(error) = fs::remove_dir(&self.0) {
+            if error.kind() == io::ErrorKind::NotFound {
+                return;
+            }
+            if Instant::now() > deadline {
+                tracing::error!(group = %self.0.display(), %error, "a group does not end");
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn make(path: &Path) -> Result<(), GroupError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(GroupError::new("cannot make", path, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(group: &Path, file: &str, value: &str) -> Result<(), GroupError> {
+    let path = group.join(file);
+    fs::write(&path, value).map_err(|e| GroupError::new("cannot write", &path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A group in a unified hierarchy of this machine, be it without controllers.
+    fn group(name: &str) -> Group {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mounted =
+            mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+                [_, path, "cgroup2", ..] => Some(path.to_owned()),
+                _ => None,
+            });
+        let name = format!("coffer-test-{}-{name}", std::process::id());
+        let path = Path::new(&mounted.expect("no cgroup2 is mounted")).join(name);
+        Group::dangerous_without_limits(&path).unwrap()
+    }
+
+    /// A shell with a child of its own, and their number while they are in the group.
+    fn family(group: &Group) -> (Child, usize) {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", "read go; sleep 60 & wait"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        group.add(shell.id()).unwrap();
+        shell.stdin.take().unwrap().write_all(b"\n").unwrap();
+        wait_for(group, 2);
+        (shell, 2)
+    }
+
+    #[track_caller]
+    fn wait_for(group: &Group, count: usize) {
+        let members = || fs::read_to_string(group.0.join("cgroup.procs")).unwrap().lines().count();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while members() != count {
+            assert!(Instant::now() < deadline, "{} are in the group", members());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_a_member_started_ends_with_the_group() {
+        let group = group("ends");
+        let (mut shell, count) = family(&group);
+        // Its parent's end alone leaves the child.
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        wait_for(&group, count - 1);
+        let path = group.0.clone();
+        drop(group);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_monitor_that_was_started_again_divides_the_same_group() {
+        let of = |ours| divided(Path::new(ours)).to_str().unwrap();
+        assert_eq!(of(""), "");
+        assert_eq!(of("system.slice/coffer.service"), "system.slice/coffer.service");
+        assert_eq!(of("system.slice/coffer.service/monitor"), "system.slice/coffer.service");
+        assert_eq!(of("coffer-monitor"), "coffer-monitor");
+    }
+
+    #[test]
+    fn a_hierarchy_without_the_controllers_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let absent = folder.path().join("absent");
+        assert!(Groups::below(&absent).unwrap_err().to_string().contains("cannot make"));
+        // A group to which nobody has given controllers to divide.
+        let bare = group("bare");
+        let error = Groups::below(&bare.0).unwrap_err().to_string();
+        fs::remove_dir(bare.0.join(VMS)).unwrap();
+        assert!(error.contains("cgroup.subtree_control"), "{error}");
+    }
+}

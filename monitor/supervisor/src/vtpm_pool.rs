@@ -1,0 +1,270 @@
+//! vTPMs made ahead, so that no launch waits for key derivation (SPEC 6.5). Each has a seed of its own and serves one
+//! launch: what is taken is gone.
+//!
+//! Making one takes a CPU for a while, so it is done when launches rest. Where none is ready a launch makes its own,
+//! and learns what is wrong if that fails.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
+
+use crate::ek_certificate::VtpmAuthority;
+use crate::launch_error::LaunchError;
+use crate::state::{StateDir, VmDir};
+use crate::uid;
+
+/// How many are kept ready.
+const READY: usize = 2;
+/// How long launches have to rest before others are made: a guest that boots needs the CPU more.
+const REST: Duration = Duration::from_secs(10);
+
+/// A vTPM with keys and certificate, and nothing measured.
+pub struct Ready {
+    /// The vTPM.
+    pub vtpm: Certified,
+    /// Where its state lies; to be dropped after it.
+    pub directory: VmDir,
+}
+
+/// What it takes to make one.
+pub struct Maker {
+    /// The swtpm program.
+    pub program: PathBuf,
+    /// What stands around the next one.
+    pub walls: Box<dyn Fn() -> Result<Walls, LaunchError> + Send + Sync>,
+    /// State directory.
+    pub state: StateDir,
+    /// Certifies vEKs.
+    pub authority: VtpmAuthority,
+}
+
+/// Those that are ready, and the thread that makes more.
+pub struct VtpmPool {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    maker: Maker,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    ready: VecDeque<Ready>,
+    making: bool,
+    /// The last attempt failed: no other before somebody wants one.
+    failed: bool,
+    taken: Option<Instant>,
+    closed: bool,
+}
+
+impl VtpmPool {
+    /// An empty one, which makes none ahead.
+    pub fn new(maker: Maker) -> Self {
+        let shared = Shared { maker, inner: Mutex::default(), changed: Condvar::new() };
+        Self { shared: Arc::new(shared), thread: Mutex::default() }
+    }
+
+    /// Makes vTPMs ahead from now on.
+    pub fn fill(&self) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("vtpms".into()).spawn(move || shared.fill())?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// One that is ready or almost, or a new one.
+    pub fn take(&self) -> Result<Ready, LaunchError> {
+        match self.shared.take() {
+            Some(ready) => Ok(ready),
+            None => self.shared.maker.make(),
+        }
+    }
+
+    /// How many are ready.
+    pub fn ready(&self) -> u32 {
+        u32::try_from(self.shared.lock().ready.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends all that are ready; no more are made ahead.
+    pub fn close(&self) {
+        let mut inner = self.shared.lock();
+        inner.closed = true;
+        let ready = std::mem::take(&mut inner.ready);
+        drop(inner);
+        self.shared.changed.notify_all();
+        drop(ready);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It panicked at worst, and is gone either way.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for VtpmPool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn take(&self) -> Option<Ready> {
+        let mut inner = self.lock();
+        inner.taken = Some(Instant::now());
+        inner.failed = false;
+        self.changed.notify_all();
+        let mut inner = self
+            .changed
+            .wait_while(inner, |inner| inner.making && inner.ready.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        // One whose swtpm has ended meanwhile is removed here.
+        while let Some(mut ready) = inner.ready.pop_front() {
+            if !ready.vtpm.has_ended() {
+                return Some(ready);
+            }
+        }
+        None
+    }
+
+    fn fill(&self) {
+        let mut inner = self.lock();
+        loop {
+            let full = |inner: &mut Inner| inner.ready.len() >= READY || inner.failed;
+            inner = self
+                .changed
+                .wait_while(inner, |inner| !inner.closed && full(inner))
+                .unwrap_or_else(PoisonError::into_inner);
+            if inner.closed {
+                return;
+            }
+            let rested = inner.taken.map_or(REST, |taken| taken.elapsed());
+            if let Some(rest) = REST.checked_sub(rested).filter(|rest| !rest.is_zero()) {
+                let waited = self.changed.wait_timeout(inner, rest);
+                (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            inner.making = true;
+            drop(inner);
+            let made = self.maker.make();
+            inner = self.lock();
+            inner.making = false;
+            match made {
+                Ok(ready) if !inner.closed => inner.ready.push_back(ready),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no vTPM could be made ahead");
+                    inner.failed = true;
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Maker {
+    fn make(&self) -> Result<Ready, LaunchError> {
+        let directory = self.state.create_vm(&uid::instance_id()?)?;
+        let state = directory.path().join("vtpm");
+        let walls = (self.walls)()?;
+        let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state, walls })?;
+        directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
+        let keyed = swtpm.initialise()?.make_keys()?;
+        let certificate = self.authority.certify(&keyed.keys().ek);
+        let certificate = certificate.map_err(|e| LaunchError::System {
+            what: "certifying the vEK",
+            source: std::io::Error::other(e),
+        })?;
+        Ok(Ready { vtpm: keyed.certify(&certificate)?, directory })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(dir: &std::path::Path) -> VtpmPool {
+        VtpmPool::new(Maker {
+            program: "/usr/bin/swtpm".into(),
+            walls: Box::new(|| Ok(Walls::DangerouslyNone)),
+            state: StateDir::open(dir).unwrap(),
+            authority: VtpmAuthority::new().unwrap(),
+        })
+    }
+
+    #[track_caller]
+    fn wait_for(pool: &VtpmPool, count: u32) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while pool.ready() != count {
+            assert!(Instant::now() < deadline, "{} are ready", pool.ready());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn folders(dir: &std::path::Path) -> usize {
+        std::fs::read_dir(dir.join("vms")).unwrap().count()
+    }
+
+    #[test]
+    fn each_is_given_once_and_all_end_with_the_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(dir.path());
+        let own = pool.take().unwrap();
+        pool.fill().unwrap();
+        // The launch that just was has to rest first.
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(pool.ready(), 0);
+        wait_for(&pool, 2);
+        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        let names: std::collections::BTreeSet<String> = [&own, &first, &second]
+            .map(|ready| ready.vtpm.keys().ek.object_name().unwrap().to_hex())
+            .into();
+        assert_eq!(names.len(), 3);
+        wait_for(&pool, 2);
+        assert_eq!(folders(dir.path()), 5);
+        drop((own, first, second));
+        pool.close();
+        assert_eq!(folders(dir.path()), 0);
+    }
+
+    #[test]
+    fn one_that_died_is_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(dir.path());
+        pool.fill().unwrap();
+        wait_for(&pool, 2);
+        let noted: Vec<i32> = std::fs::read_dir(dir.path().join("vms"))
+            .unwrap()
+            .map(|folder| std::fs::read_to_string(folder.unwrap().path().join("children")).unwrap())
+            .map(|line| line.split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        for pid in noted {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        thread::sleep(Duration::from_millis(100));
+        let mut taken = pool.take().unwrap();
+        assert!(!taken.vtpm.has_ended());
+        assert_eq!(pool.ready(), 0);
+    }
+
+    #[test]
+    fn a_failure_is_told_to_whoever_launches() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pool = pool(dir.path());
+        Arc::get_mut(&mut pool.shared).unwrap().maker.program = "/bin/false".into();
+        pool.fill().unwrap();
+        assert!(pool.take().is_err());
+        assert!(pool.take().is_err());
+    }
+}
