@@ -129,7 +129,9 @@ fn replay(args: &EventLogFileArgs) -> Result<(), Error> {
         .registers
         .iter()
         .filter_map(|row| Some(Register { pcr: row.pcr, value: row.digest?.to_string() }));
-    print_replayed(args, &Replayed { bank: shown.bank, registers: registers.collect() })
+    print_replayed(args, &Replayed { bank: shown.bank, registers: registers.collect() })?;
+    // What a verdict would refuse is said; programs have it from `show`.
+    if args.json { Ok(()) } else { notes(&shown) }
 }
 
 fn print_replayed(args: &EventLogFileArgs, replayed: &Replayed) -> Result<(), Error> {
@@ -144,11 +146,8 @@ fn print_replayed(args: &EventLogFileArgs, replayed: &Replayed) -> Result<(), Er
 fn explain(args: &EventLogExplainArgs) -> Result<(), Error> {
     let file = &args.log;
     let bank = bank(file)?;
-    let expected = args
-        .expected
-        .iter()
-        .map(|text| expected(text, bank.unwrap_or(HashAlg::Sha256)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let expected =
+        args.expected.iter().map(|text| expected(text, bank)).collect::<Result<Vec<_>, _>>()?;
     let references =
         args.references.iter().map(|path| files::reference(path)).collect::<Result<Vec<_>, _>>()?;
     let quoted = (!expected.is_empty()).then_some(expected.as_slice());
@@ -163,10 +162,12 @@ fn explain(args: &EventLogExplainArgs) -> Result<(), Error> {
     } else {
         print(&explained, quoted.is_some())?;
     }
-    match explained.verdict.reject {
-        // Values or references were given to be held against, so a refusal is a failure.
+    // Values or references were given to be held against, so a refusal is a failure. Only a reference makes it
+    // the log of a host: guests and other firmware have logs too.
+    let verdict = if references.is_empty() { &explained.replay } else { &explained.verdict };
+    match verdict.reject {
         Some(reject) if quoted.is_some() || !references.is_empty() => {
-            Err(refused(reject, &explained.verdict.why))
+            Err(refused(reject, &verdict.why))
         }
         _ => Ok(()),
     }
@@ -186,13 +187,19 @@ fn print(explained: &Explanation, quoted: bool) -> Result<(), Error> {
         output::table(&["PCR", "EVENT", "AS", "ROLE", "DIGEST", "WHAT"], rows)?;
     }
     output::line("\nregisters")?;
-    rows(&explained.registers)?;
+    rows(&explained.registers, if quoted { ["QUOTED", "LOG"] } else { ["LOG", ""] })?;
     for judged in &explained.references {
         output::line(format_args!("\nreference `{}`", judged.reference))?;
-        rows(&judged.rows)?;
+        rows(&judged.rows, ["FOUND", "EXPECTED"])?;
     }
     notes(explained)?;
-    output::untrusted(&format!("\nverdict: {}", explained.verdict.why))?;
+    let (replay, verdict) = (&explained.replay, &explained.verdict);
+    if replay.reject.is_some() || verdict.reject.is_none() || !explained.references.is_empty() {
+        output::untrusted(&format!("\nverdict: {}", verdict.why))?;
+    } else {
+        output::untrusted(&format!("\nverdict: {}", replay.why))?;
+        output::untrusted(&format!("as the log of a host's firmware: {}", verdict.why))?;
+    }
     if quoted {
         return Ok(());
     }
@@ -211,7 +218,7 @@ fn booted(item: &Booted) -> [String; 6] {
     ]
 }
 
-fn rows(rows: &[Row]) -> Result<(), Error> {
+fn rows(rows: &[Row], [found, expected]: [&str; 2]) -> Result<(), Error> {
     let text = |value: &Option<Ha>| value.map_or_else(|| "-".to_owned(), |v| v.to_string());
     let cells = rows.iter().map(|row| {
         let verdict = if row.ok { "" } else { "refused" };
@@ -223,7 +230,7 @@ fn rows(rows: &[Row]) -> Result<(), Error> {
             verdict.into(),
         ]
     });
-    output::table(&["PCR", "WHAT", "FOUND", "EXPECTED", ""], cells)
+    output::table(&["PCR", "WHAT", found, expected, ""], cells)
 }
 
 fn head(shown: &Explanation) -> Result<(), Error> {
@@ -266,16 +273,23 @@ fn explained(
     explain_log(bytes, bank(args)?, quoted, references).map_err(|reject| refused(reject, ""))
 }
 
-/// `PCR=HEX`, of the bank named.
-fn expected(text: &str, bank: HashAlg) -> Result<(u8, Ha), Error> {
+/// `PCR=HEX`, of the bank named, or else of the one whose values have so many digits.
+fn expected(text: &str, bank: Option<HashAlg>) -> Result<(u8, Ha), Error> {
     let bad = || {
-        let hint =
-            format!("give PCR=HEX with {} hex digits, as in `--pcr 4=3cbf...`", bank.size() * 2);
-        Error::usage(format!("`{text}` is no register value of bank {bank}"), hint)
+        let (of, digits) = match bank {
+            Some(bank) => (format!(" of bank {bank}"), (bank.size() * 2).to_string()),
+            None => (String::new(), "40, 64, 96 or 128".to_owned()),
+        };
+        let hint = format!("give PCR=HEX with {digits} hex digits, as in `--pcr 4=3cbf...`");
+        Error::usage(format!("`{text}` is no register value{of}"), hint)
     };
     let (pcr, value) = text.split_once('=').ok_or_else(bad)?;
     let pcr = pcr.parse().ok().filter(|pcr| *pcr < PCR_COUNT).ok_or_else(bad)?;
-    let value = hex::decode(value).ok().and_then(|value| Ha::new(bank, &value)).ok_or_else(bad)?;
+    let value = hex::decode(value).map_err(|_| bad())?;
+    let by_size = [HashAlg::Sha1, HashAlg::Sha256, HashAlg::Sha384, HashAlg::Sha512]
+        .into_iter()
+        .find(|bank| bank.size() == value.len());
+    let value = bank.or(by_size).and_then(|bank| Ha::new(bank, &value)).ok_or_else(bad)?;
     Ok((pcr, value))
 }
 

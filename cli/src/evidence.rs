@@ -112,12 +112,13 @@ struct Explained {
     reject: Option<Reject>,
     explanation: String,
     report: Report,
-    not_judged: [&'static str; 2],
+    not_judged: [&'static str; 3],
 }
 
 /// What only the verifier that gave out the challenge can say.
-const NOT_JUDGED: [&str; 2] = [
+const NOT_JUDGED: [&str; 3] = [
     "whether the challenge was fresh and used once",
+    "whether the firmware is revoked, and clock and resets against what was last seen",
     "what the verifier's ledger and policies say",
 ];
 
@@ -142,7 +143,9 @@ fn explain(args: &EvidenceExplainArgs) -> Result<(), Error> {
         Ok(appraisal) => Explained {
             accepted: true,
             reject: None,
-            explanation: "every check of SPEC 7.3, steps 4 to 13, holds".into(),
+            explanation:
+                "every check of SPEC 7.3, steps 4 to 13, holds but for what is not judged here"
+                    .into(),
             report: appraisal.report().clone(),
             not_judged: NOT_JUDGED,
         },

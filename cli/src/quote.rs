@@ -4,6 +4,7 @@
 //! the key came without its public area or the registers without their values, is said.
 
 use coffer_attestation::quote::{BoundQuote, QuoteKey, QuotedRegisters, ReceivedQuote};
+use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::command::Hierarchy;
 use coffer_attestation::tpm::hash::HashAlg;
 use coffer_attestation::tpm::public::{Public, Scheme};
@@ -36,6 +37,8 @@ struct Verified {
     registers: Option<Vec<Register>>,
     event_log_replays: Option<bool>,
     not_checked: Vec<&'static str>,
+    /// What holds and is still no ground for a verdict.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,7 +72,7 @@ fn verify(args: &QuoteVerifyArgs) -> Result<(), Error> {
     let bound = ReceivedQuote::new(&attest, &signature)
         .authenticate(&quote_key)
         .and_then(|quote| quote.bind(&nonce, Reject::NonceMismatch))
-        .map_err(refused)?;
+        .map_err(|reject| explained(reject, &attest, &nonce))?;
     let mut verified = Verified {
         key_name: key.public().map(|public| public.name().to_string()),
         qualified_signer_checked: parent.is_some() || args.primary.is_some(),
@@ -77,12 +80,15 @@ fn verify(args: &QuoteVerifyArgs) -> Result<(), Error> {
         registers: None,
         event_log_replays: None,
         not_checked: not_checked(&key, args),
+        warnings: of_the_clock(&bound),
     };
     if let Some(path) = &args.pcrs {
         let selected: Vec<_> = bound.selected().collect();
         let file = files::read(path, QUOTE_FILE_MAX, "a register file")?;
         let values = tpm2_files::register_values(&file, &selected).map_err(refused)?;
-        let registers = bound.registers(&values).map_err(refused)?;
+        let registers =
+            bound.registers(&values).map_err(|reject| explained(reject, &attest, &nonce))?;
+        verified.warnings.extend(of_registers(&registers));
         if let Some(log) = &args.event_log {
             let log = files::read(log, EVENT_LOG_MAX, "an event log")?;
             replay(&log, &registers)?;
@@ -148,6 +154,24 @@ fn not_checked(key: &KeyFile, args: &QuoteVerifyArgs) -> Vec<&'static str> {
         gaps.push("register values: give --pcrs");
     }
     gaps
+}
+
+fn of_the_clock(bound: &BoundQuote) -> Vec<String> {
+    let safe = bound.signed().clock_info.safe;
+    let unsafe_clock = "the TPM was not shut down in order, so its clock may have stood still";
+    if safe { Vec::new() } else { vec![unsafe_clock.to_owned()] }
+}
+
+/// Registers no verdict may rest on: of a weak bank, resettable by whoever likes, or never extended.
+fn of_registers(registers: &QuotedRegisters) -> Vec<String> {
+    let judged = registers
+        .iter()
+        .filter_map(|(bank, pcr, _)| Some((bank, pcr, registers.rely_on(bank, &[pcr]).err()?)));
+    judged
+        .map(|(bank, pcr, reject)| {
+            format!("{bank}:{pcr}: {} ({})", reject.message(), reject.code())
+        })
+        .collect()
 }
 
 fn signed(bound: &BoundQuote) -> SignedJson {
@@ -217,7 +241,31 @@ fn print(verified: &Verified, json: bool) -> Result<(), Error> {
     for gap in &verified.not_checked {
         output::line(format_args!("not checked: {gap}"))?;
     }
+    for warning in &verified.warnings {
+        output::line(format_args!("warning: {warning}"))?;
+    }
     Ok(())
+}
+
+/// A refusal with what the structure holds beside what was asked for.
+fn explained(reject: Reject, attest: &[u8], nonce: &[u8]) -> Error {
+    let found = match (reject, Attest::parse_quote(attest)) {
+        (Reject::NonceMismatch, Ok((attest, _))) => {
+            let found = hex::encode(&attest.extra_data);
+            format!("extraData: found {found}, expected {}", hex::encode(nonce))
+        }
+        (Reject::PcrDigestMismatch, Ok((_, quote))) => {
+            format!(
+                "pcrDigest: {} was signed, not that of the values",
+                hex::encode(&quote.pcr_digest)
+            )
+        }
+        (Reject::SignerNameMismatch, Ok((attest, _))) => {
+            format!("qualifiedSigner: found {}, not that of the key", attest.qualified_signer)
+        }
+        _ => String::new(),
+    };
+    Error::Rejected { what: "the quote", reject, detail: found }
 }
 
 fn refused(reject: Reject) -> Error {

@@ -439,7 +439,16 @@ impl<'a> Case<'a> {
             let expected = predicted.events.iter().filter(|(index, ..)| *index == pcr);
             report.vm.extend(compare(pcr, log.of_pcr(pcr), expected));
         }
-        all_ok(&report.vm, Reject::LaunchMismatch)
+        all_ok(&report.vm, Reject::LaunchMismatch)?;
+        // Registers that are not quoted, types and data too: what a launch logs is known to the byte.
+        match evidence.vm.quote.event_log == predicted.log {
+            true => Ok(()),
+            false => Err(Fault {
+                reject: Reject::LaunchMismatch,
+                explanation: "VM event log: not the one that the monitor writes for this launch"
+                    .into(),
+            }),
+        }
     }
 
     fn recognise(

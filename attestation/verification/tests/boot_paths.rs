@@ -217,6 +217,29 @@ fn a_ukis_sections_are_extracted_in_the_order_measured() {
 }
 
 #[test]
+fn every_log_is_explained_and_only_a_hosts_firmware_keeps_its_rules() {
+    for boot in all() {
+        let quoted = boot.quoted();
+        let bank = quoted.iter().next().unwrap().0;
+        let of_bank = quoted.iter().filter(|(of, ..)| *of == bank);
+        let values: Vec<(u8, Ha)> = of_bank.map(|(_, pcr, value)| (pcr, *value)).collect();
+        let explained = event_log::explain(&boot.log, None, Some(&values), &[]).unwrap();
+        assert_eq!(explained.replay.reject, None, "{}", boot.name);
+        let expected = match boot.name {
+            "seabios" => Some(Reject::SeparatorInvalid),
+            // Its own launch record is no event of the PFP.
+            "coffer-guest" => Some(Reject::Malformed),
+            _ => None,
+        };
+        assert_eq!(explained.verdict.reject, expected, "{}", boot.name);
+        let mut other = values.clone();
+        other[0].1 = other[0].1.extend(&[0; 32]);
+        let explained = event_log::explain(&boot.log, None, Some(&other), &[]).unwrap();
+        assert_eq!(explained.replay.reject, Some(Reject::ReplayMismatch), "{}", boot.name);
+    }
+}
+
+#[test]
 fn firmware_handed_over_and_seabios_says_so_in_its_own_way() {
     for boot in all() {
         let expected = match boot.name {

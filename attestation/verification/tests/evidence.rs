@@ -288,6 +288,18 @@ impl Scene {
     }
 }
 
+/// Where the bytes of an event are in a log of one SHA-256 bank, whose header has 65.
+fn event(log: &[u8], number: usize) -> std::ops::Range<usize> {
+    let mut end = 65;
+    let mut range = end..end;
+    for _ in 0..=number {
+        let size = u32::from_le_bytes(log[end + 46..end + 50].try_into().unwrap()) as usize;
+        range = end..end + 50 + size;
+        end = range.end;
+    }
+    range
+}
+
 fn judge(
     evidence: &Evidence,
     host: &EnrolledHost,
@@ -459,6 +471,24 @@ fn refuses_evidence_altered_on_the_way() {
         e.vm.quote.pcrs[1].index = 5
     });
     scene.refuses_altered("VM log", Reject::ReplayMismatch, |e| e.vm.quote.event_log[80] ^= 1);
+    // No quoted register tells of these: the log of a launch is known to the byte.
+    let launch = Reject::LaunchMismatch;
+    scene.refuses_altered("VM log: data of an event of PCR 0", launch, |e| {
+        let at = event(&e.vm.quote.event_log, 0).start;
+        e.vm.quote.event_log[at + 50] ^= 1;
+    });
+    scene.refuses_altered("VM log: type of PCR 1's separator", launch, |e| {
+        let at = event(&e.vm.quote.event_log, 2).start;
+        e.vm.quote.event_log[at + 4] ^= 1;
+    });
+    scene.refuses_altered("VM log: digest of PCR 1's separator", launch, |e| {
+        let at = event(&e.vm.quote.event_log, 2).start;
+        e.vm.quote.event_log[at + 14..at + 46].fill(0);
+    });
+    scene.refuses_altered("VM log: no separator of PCR 1", launch, |e| {
+        let range = event(&e.vm.quote.event_log, 2);
+        e.vm.quote.event_log.drain(range);
+    });
     scene.refuses_altered("VM log cut", Reject::Malformed, |e| {
         e.vm.quote.event_log.pop();
     });

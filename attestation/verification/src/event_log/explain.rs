@@ -40,7 +40,10 @@ pub struct Explanation {
     pub boot: Vec<Booted>,
     /// The rows of each reference.
     pub references: Vec<Judged>,
-    /// What a verdict makes of it.
+    /// Whether it is read by the strict reader and leads to the quoted values.
+    pub replay: Verdict,
+    /// What a verdict makes of it as the log of a host's firmware: [`Explanation::replay`], then the rules for such
+    /// logs, then the references.
     pub verdict: Verdict,
 }
 
@@ -147,6 +150,7 @@ pub fn explain(
         events: log.events().iter().map(|event| found(event, log.bank())).collect(),
         secure_boot: SecureBoot::unauthenticated(&log).ok().and_then(|state| state.enabled()),
         boot: booted(&Boot::extract(&log)),
+        replay: replay(bytes, &log, &registers).err().unwrap_or_else(Verdict::nothing),
         verdict: verdict(bytes, &log, &registers, &judged),
         registers,
         references: judged,
@@ -190,39 +194,54 @@ fn judge(
     references.iter().map(judged).collect()
 }
 
+impl Verdict {
+    fn nothing() -> Self {
+        Self { reject: None, pcr: None, why: "nothing to refuse".into() }
+    }
+
+    fn refuse(reject: Reject, pcr: Option<u8>, why: String) -> Self {
+        Self { reject: Some(reject), pcr, why }
+    }
+}
+
+/// What is asked of any log.
+fn replay(bytes: &[u8], log: &Log<'_>, registers: &[Row]) -> Result<(), Verdict> {
+    if let Err(reject) = parse_bank(bytes, log.bank()) {
+        return Err(Verdict::refuse(reject, None, reject.message().into()));
+    }
+    match registers.iter().find(|row| !row.ok) {
+        Some(row) => Err(Verdict::refuse(Reject::ReplayMismatch, Some(row.pcr), row.to_string())),
+        None => Ok(()),
+    }
+}
+
 /// The checks of SPEC 7.3, steps 12 and 13, in their order.
 fn verdict(bytes: &[u8], log: &Log<'_>, registers: &[Row], judged: &[Judged]) -> Verdict {
-    let refuse = |reject: Reject, pcr, why| Verdict { reject: Some(reject), pcr, why };
-    if let Err(reject) = parse_bank(bytes, log.bank()) {
-        return refuse(reject, None, reject.message().into());
-    }
-    if let Some(row) = registers.iter().find(|row| !row.ok) {
-        return refuse(Reject::ReplayMismatch, Some(row.pcr), row.to_string());
+    let refuse = Verdict::refuse;
+    if let Err(refusal) = replay(bytes, log, registers) {
+        return refusal;
     }
     // In the order of `check_firmware`, which has the last word: this one can say which event it is.
     if log.separators().is_ok()
         && let Err((event, reject)) = log.data()
     {
-        let bank = log.bank();
-        let why = format!(
-            "{}: event {}, {}: the digest is {}, the data hashes to {}",
-            reject.message(),
-            event.number,
-            event.kind,
-            event.digest,
-            bank.digest(&[event.data])
-        );
+        let hash = log.bank().digest(&[event.data]);
+        let said = match event.digest == hash {
+            true => "the data is not what its type says".to_owned(),
+            false => format!("the digest is {}, the data hashes to {hash}", event.digest),
+        };
+        let why = format!("{}: event {}, {}: {said}", reject.message(), event.number, event.kind);
         return refuse(reject, Some(event.pcr), why);
     }
     if let Err((pcr, reject)) = log.check_firmware() {
-        return refuse(reject, Some(pcr), reject.message().into());
+        return refuse(reject, Some(pcr), format!("pcr {pcr}: {}", reject.message()));
     }
     let faults = |judged: &Judged| judged.rows.iter().filter(|row| !row.ok).count();
     let closest = judged.iter().min_by_key(|judged| faults(judged));
     if let Some(row) = closest.and_then(|judged| judged.rows.iter().find(|row| !row.ok)) {
         return refuse(Reject::HostNotRecognised, Some(row.pcr), row.to_string());
     }
-    Verdict { reject: None, pcr: None, why: "nothing to refuse".into() }
+    Verdict::nothing()
 }
 
 fn found(event: &Event<'_>, bank: HashAlg) -> Found {

@@ -13,7 +13,7 @@ use coffer_image_build::{
 };
 use serde_json::json;
 
-use crate::fixture::{Fixture, recipe, recipe_json, run};
+use crate::fixture::{Fixture, VMLINUZ, recipe, recipe_json, run, vmlinux};
 
 #[test]
 fn building_twice_gives_the_same_files() {
@@ -82,6 +82,32 @@ fn every_input_changes_the_image_id() {
     assert_ne!(changed(&|recipe| recipe["cmdline"] = json!(["a=b"])), first);
     fs::write(fixture.path("root/etc/config"), "key = other\n").unwrap();
     assert_ne!(changed(&|_| ()), first);
+}
+
+#[test]
+fn a_kernel_is_kept_unpacked_unless_asked_otherwise() {
+    let fixture = Fixture::new();
+    let kernel_of = |recipe: serde_json::Value, name: &str| {
+        let recipe = Recipe::parse(recipe.to_string().as_bytes()).unwrap();
+        let image = run(&BuildPlan { recipe, ..fixture.plan(name) }).unwrap();
+        let kernel = Layout::open(&image.path).unwrap().descriptor().kernel.digest.0;
+        verify(&image.path).unwrap();
+        fs::read(image.path.join(format!("blobs/sha256/{kernel}"))).unwrap()
+    };
+    let unpacked = kernel_of(recipe_json(), "unpacked");
+    assert!(unpacked.starts_with(b"\x7FELF") && unpacked.ends_with(&vmlinux()[20_000..]));
+    let mut recipe = recipe_json();
+    recipe["kernel_form"] = json!("bzimage");
+    let packed = fs::read(fixture.path(VMLINUZ)).unwrap();
+    assert_eq!(kernel_of(recipe, "packed"), packed);
+
+    let spoilt = fixture.path("spoilt");
+    fs::write(&spoilt, &packed[..packed.len() - 4]).unwrap();
+    let modules = fixture.path("kernel/lib/modules/6.1.0-test");
+    let kernel = KernelSource::Files { vmlinuz: spoilt, modules };
+    let error = fails(&fixture, BuildPlan { kernel, ..fixture.plan("image") });
+    assert!(matches!(error, BuildError::Packed(_)), "{error}");
+    assert!(error.hint().contains("kernel_form"));
 }
 
 #[test]

@@ -93,13 +93,53 @@ impl Fixture {
     }
 
     fn make_kernel(&self) {
-        let mut kernel = patterned(20_000);
-        kernel[0x202..0x206].copy_from_slice(b"HdrS");
         fs::create_dir_all(self.path("kernel/boot")).unwrap();
-        fs::write(self.path("kernel/boot/vmlinuz-6.1.0-test"), kernel).unwrap();
+        fs::write(self.path(VMLINUZ), bzimage(&vmlinux())).unwrap();
         let modules = self.path("kernel/lib/modules/6.1.0-test");
         make_modules(&modules);
     }
+}
+
+/// The kernel, below the fixture.
+pub const VMLINUZ: &str = "kernel/boot/vmlinuz-6.1.0-test";
+
+/// An ELF file with one segment, as it is inside a bzImage.
+pub fn vmlinux() -> Vec<u8> {
+    let mut file = b"\x7FELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    // ET_EXEC, EM_X86_64, version 1.
+    file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for number in [0x100_0000_u64, 64, 0] {
+        file.extend(number.to_le_bytes());
+    }
+    file.extend([0; 4]);
+    for number in [64_u16, 56, 1, 64, 0, 0] {
+        file.extend(number.to_le_bytes());
+    }
+    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    let (address, size) = (0x100_0000_u64, 20_000_u64);
+    for number in [4096, 0xFFFF_FFFF_8000_0000 + address, address, size, 2 * size, 4096] {
+        file.extend(number.to_le_bytes());
+    }
+    file.resize(4096, 0);
+    file.extend(patterned(20_000));
+    file
+}
+
+/// A kernel packed as Debian packs it, behind one sector of set-up.
+pub fn bzimage(vmlinux: &[u8]) -> Vec<u8> {
+    let block = lz4_flex::block::compress(vmlinux);
+    let mut packed = vec![0x02, 0x21, 0x4C, 0x18];
+    packed.extend((block.len() as u32).to_le_bytes());
+    packed.extend(block);
+    packed.extend((vmlinux.len() as u32).to_le_bytes());
+    let mut file = patterned(1024);
+    file[0x1F1] = 1;
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x248..0x24C].copy_from_slice(&0_u32.to_le_bytes());
+    file[0x24C..0x250].copy_from_slice(&(packed.len() as u32).to_le_bytes());
+    file.extend(packed);
+    file
 }
 
 pub fn make_modules(directory: &Path) {

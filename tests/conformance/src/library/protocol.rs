@@ -224,13 +224,19 @@ impl Scene {
                 });
                 let outcomes: Result<Vec<Outcome>, Trouble> = outcomes;
                 let mut outcomes = outcomes?;
-                let succeeded = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-                if *times > 1 && succeeded == 1 {
-                    outcomes.retain(Result::is_err);
-                } else if *times > 1 && succeeded == 0 {
-                    return Err("none of several succeeded".into());
+                if *times == 1 {
+                    return outcomes.pop().ok_or_else(|| "nothing was sent".into());
                 }
-                return outcomes.pop().ok_or_else(|| "nothing was sent".into());
+                let sent = outcomes.len();
+                outcomes.retain(Result::is_err);
+                return match (sent - outcomes.len(), outcomes.pop()) {
+                    (0, _) => Err("none of several succeeded".into()),
+                    // What the others were told, each of them.
+                    (1, Some(told)) if outcomes.iter().all(|other| *other == told) => Ok(told),
+                    (1, _) => Err("several that failed were told different things".into()),
+                    // More than one success is one too many: the case has to refuse.
+                    _ => Ok(Ok(())),
+                };
             }
             Action::Wait { seconds } => service.later(*seconds),
             Action::SetBack { seconds } => {

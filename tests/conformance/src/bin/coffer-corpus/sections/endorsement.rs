@@ -131,7 +131,7 @@ pub fn cases(book: &mut Book) {
 
 /// D12 to D14, D30.
 fn roots(book: &mut Book) {
-    let about = resigned(
+    let about = altered(
         "D12",
         "self-signed",
         "the EK certificate vouches for itself",
@@ -152,7 +152,7 @@ fn roots(book: &mut Book) {
         context["software_roots"] = json!([]);
         files.insert("context.json".into(), text(&context));
     });
-    let about = resigned(
+    let about = altered(
         "D13",
         "brings-its-own-root",
         "the chain brings the root it ends in",
@@ -165,7 +165,7 @@ fn roots(book: &mut Book) {
         sent.roots = vec![other.self_signed()];
         sent
     });
-    let about = resigned(
+    let about = altered(
         "D13",
         "root-of-the-same-name",
         "the chain ends in an authority of a trusted one's name",
@@ -177,7 +177,7 @@ fn roots(book: &mut Book) {
         sent.roots = vec![chain.root.self_signed()];
         sent
     });
-    let about = resigned(
+    let about = altered(
         "D14",
         "issued-by-the-ak-authority",
         "the issuer is the verifier's own authority of attestation keys",
@@ -432,7 +432,7 @@ fn revocation(book: &mut Book) {
         crls: vec![c.intermediate.revoke(&[], NOW - 1)],
         ..Sent::of(c)
     });
-    let about = resigned(
+    let about = altered(
         "D25",
         "list-of-a-stranger",
         "the CRL is not signed by the issuer it names, where one is required",

@@ -242,7 +242,7 @@ fn activation(book: &mut Book) {
         let challenged = Key::p256(1).public();
         Draft { challenged, ..Draft::of(files, Key::p256(3)) }
     });
-    let about = resigned(
+    let about = altered(
         "D39",
         "quote-of-another-key",
         "the first quote is of another key than the one enrolled",
