@@ -51,3 +51,15 @@ pub fn release_aad(resource: &str, version: u64) -> Vec<u8> {
 pub fn iak_certify(host: &str, nonce: &Nonce) -> Digest {
     Digest::of(&[b"coffer/iak-certify/v1\0", host.as_bytes(), nonce.as_bytes()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_bound_to_evidence_nonce_resource_and_version() {
+        let info = release_info(&Digest([1; 32]), &Nonce([2; 32]));
+        assert_eq!(info, [&b"coffer/release/v1\0"[..], &[1; 32], &[2; 32]].concat());
+        assert_eq!(release_aad("a/b", 0x0102), b"a/b\0\0\0\0\0\0\0\x01\x02");
+    }
+}

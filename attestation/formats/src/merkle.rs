@@ -110,6 +110,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_as_long_as_the_largest_tree_needs_and_no_longer() {
+        // The first leaf of 2^32, whose siblings are all to its right.
+        let path = |levels| Inclusion { index: 0, size: 1 << 32, path: vec![Digest::ZERO; levels] };
+        assert!(root_from(&Digest::ZERO, &path(PATH_MAX)).is_ok());
+        assert_eq!(root_from(&Digest::ZERO, &path(PATH_MAX + 1)), Err(Reject::LimitExceeded));
+    }
+
+    #[test]
     fn refuses_every_near_miss() {
         let leaves = leaves(5);
         let root = root(&leaves).unwrap();
