@@ -3,6 +3,7 @@
 //! Registers come from nowhere but a verified quote, so the judge signs one with a test key.
 
 use coffer_attestation::event_log::EventLog;
+use coffer_attestation::event_log::cel::CelLog;
 use coffer_attestation::event_log::ima::ImaList;
 use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 use coffer_attestation::tpm::hash::{Ha, HashAlg};
@@ -24,15 +25,19 @@ struct Context {
     /// True if an IMA list comes along, under PCR 10.
     #[serde(default)]
     ima: bool,
+    /// True if a list of systemd's comes along (CEL-JSON), which goes on where firmware ended.
+    #[serde(default)]
+    cel: bool,
 }
 
 pub(super) fn judge(files: &Files) -> Judged {
     let context: Context = context(files)?;
     let quoted = quoted(files)?;
     let log = event_log::parse(file(files, "log.bin"))?;
-    match context.ima {
-        true => replays(&log, &quoted)?,
-        false => log.check_replay(&quoted).map_err(|(_, reject)| reject)?,
+    match (context.ima, context.cel) {
+        (true, _) => replays(&log, &quoted)?,
+        (false, true) => goes_on(&log, &CelLog::parse(file(files, "cel.json"))?, &quoted)?,
+        (false, false) => log.check_replay(&quoted).map_err(|(_, reject)| reject)?,
     }
     if context.firmware {
         log.check_firmware().map_err(|(_, reject)| reject)?;
@@ -51,6 +56,14 @@ fn replays(log: &EventLog<'_>, quoted: &QuotedPcrs) -> Result<(), Reject> {
     let firmware = quoted.iter().filter(|(pcr, _)| *pcr != IMA_PCR);
     let firmware = firmware.map(|(pcr, value)| (pcr, Ha::from(*value)));
     registers.check(firmware).map_err(|(_, reject)| reject)
+}
+
+/// Whether both logs, one after the other, lead to the registers.
+fn goes_on(log: &EventLog<'_>, cel: &CelLog, quoted: &QuotedPcrs) -> Result<(), Reject> {
+    let mut registers = log.registers(HashAlg::Sha256).ok_or(Reject::BankNotAllowed)?;
+    cel.replay(&mut registers)?;
+    let quoted = quoted.iter().map(|(pcr, value)| (pcr, Ha::from(*value)));
+    registers.check(quoted).map_err(|(_, reject)| reject)
 }
 
 /// CONFIG_IMA_MEASURE_PCR_IDX.

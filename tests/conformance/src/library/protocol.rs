@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coffer_attestation::evidence::CMW_MEDIA_TYPE;
+use coffer_attestation::evidence::{CMW_MEDIA_TYPE, Evidence};
 use coffer_attestation::protocol::{Challenge, EnrollChallenge, EnrollStart, ErrorBody};
 use coffer_attestation::{Digest, Nonce, Reject};
 use coffer_verifier::{
     Clock, DataDir, Handle, InitConfig, ServeConfig, SystemClock, api, init, policy_source, serve,
 };
+use p256::elliptic_curve::PrimeField as _;
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -68,6 +69,8 @@ enum Action {
         #[serde(default = "declared")]
         asks: Vec<String>,
     },
+    /// Somebody gives the signature of the VM's quote its other form, n - s for s, which verifies as well.
+    Mirror { evidence: String, r#as: String },
     /// A guest sends it, `times` at once; of several exactly one may succeed.
     Release {
         evidence: String,
@@ -212,6 +215,10 @@ impl Scene {
                 let evidence = named(&self.hosts, tpm)?.evidence(nonce, asks);
                 self.evidence.insert(r#as.clone(), evidence);
             }
+            Action::Mirror { evidence, r#as } => {
+                let mirrored = mirror(named(&self.evidence, evidence)?)?;
+                self.evidence.insert(r#as.clone(), mirrored);
+            }
             Action::Release { evidence, times } => {
                 let evidence = named(&self.evidence, evidence)?;
                 let outcomes = std::thread::scope(|scope| {
@@ -245,6 +252,15 @@ impl Scene {
         }
         Ok(Ok(()))
     }
+}
+
+/// The same evidence but for the bytes of one signature: TPMT_SIGNATURE of ECDSA P-256, whose s is the last.
+fn mirror(evidence: &[u8]) -> Result<Vec<u8>, Trouble> {
+    let mut evidence = Evidence::from_cmw(evidence).map_err(text)?;
+    let s = evidence.vm.quote.signature.last_chunk_mut::<32>().ok_or("no signature")?;
+    let scalar: Option<p256::Scalar> = p256::Scalar::from_repr((*s).into()).into();
+    *s = (-scalar.ok_or("no s")?).to_repr().into();
+    Ok(evidence.to_cmw())
 }
 
 fn named<'a, T>(map: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, Trouble> {

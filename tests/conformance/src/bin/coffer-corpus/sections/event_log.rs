@@ -19,6 +19,8 @@ const HOST: &str = "eventlog-host";
 pub const VM: &str = "eventlog-vm";
 /// A host's log with the kernel's list of files.
 const IMA: &str = "eventlog-host-ima";
+/// A host's log with systemd's list, which goes on where firmware ended.
+pub const USERSPACE: &str = "eventlog-host-userspace";
 /// Bytes of the header of our logs: TCG_PCR_EVENT with one bank.
 const HEADER: usize = 65;
 
@@ -57,6 +59,88 @@ pub fn originals(book: &mut Book) {
     files.insert("context.json".into(), text(&json!({"firmware": true, "ima": true})));
     measure_ima(&mut files, &ima_list());
     book.derive(IMA, HOST, files);
+    let mut files = book.original(HOST);
+    files.insert("context.json".into(), text(&json!({"firmware": true, "cel": true})));
+    measure_userspace(&mut files, &USERSPACE_EVENTS);
+    book.derive(USERSPACE, HOST, files);
+}
+
+/// Register, kind and text of what systemd measures in a boot.
+const USERSPACE_EVENTS: [(u8, &str, &str); 4] = [
+    (11, "phase", "enter-initrd"),
+    (11, "phase", "leave-initrd"),
+    (15, "machine-id", "machine-id:6a2a724ab299c53c4db9e1a948403fd2"),
+    (11, "phase", "ready"),
+];
+
+/// `tpm2-measure.log` as systemd writes it (CEL-JSON, a text sequence of RFC 7464), and the registers after it.
+fn measure_userspace(files: &mut Files, events: &[(u8, &str, &str)]) {
+    let mut list = String::new();
+    let mut values = super::quoted::values(&files["pcrs.json"]);
+    for (pcr, kind, said) in events {
+        let digest = Digest::of(&[said.as_bytes()]);
+        let record = json!({
+            "pcr": pcr,
+            "digests": [{"hashAlg": "sha256", "digest": digest.to_hex()}],
+            "content_type": "systemd",
+            "content": {"eventType": kind, "string": said},
+        });
+        list.push_str(&format!("\u{1e}{record}\n"));
+        if !values.iter().any(|(_, index, _)| index == pcr) {
+            values.push(("sha256".into(), *pcr, Digest::ZERO.0.to_vec()));
+        }
+        for (_, _, value) in values.iter_mut().filter(|(_, index, _)| index == pcr) {
+            let before = Digest(value.as_slice().try_into().unwrap());
+            *value = before.extend(&digest).0.to_vec();
+        }
+    }
+    values.sort_by_key(|(_, pcr, _)| *pcr);
+    files.insert("cel.json".into(), list.into_bytes());
+    files.insert("pcrs.json".into(), super::quoted::write_values(&values));
+}
+
+/// F30: firmware's log is as it was, what userspace says it measured is not.
+fn userspace(book: &mut Book) {
+    type Change = fn(&str) -> String;
+    let cases: [(&str, &str, &str, Change); 4] = [
+        (
+            "userspace-phase-changed",
+            "systemd's list names another phase, with its digest",
+            "replay-mismatch",
+            |list| {
+                let digest = |text: &str| Digest::of(&[text.as_bytes()]).to_hex();
+                list.replace(&digest("leave-initrd"), &digest("sysinit"))
+                    .replace("leave-initrd", "sysinit")
+            },
+        ),
+        ("userspace-record-dropped", "a record of PCR 15 is missing", "replay-mismatch", |list| {
+            list.split_inclusive('\n').filter(|line| !line.contains("machine-id")).collect()
+        }),
+        (
+            "userspace-records-swapped",
+            "two records of PCR 11 change places",
+            "replay-mismatch",
+            |list| {
+                let lines: Vec<&str> = list.split_inclusive('\n').collect();
+                [lines[1], lines[0], lines[2], lines[3]].concat()
+            },
+        ),
+        (
+            "userspace-extends-firmware",
+            "a record says it extended PCR 7",
+            "pcr-out-of-range",
+            |list| list.replace("\"pcr\":15", "\"pcr\":7"),
+        ),
+    ];
+    for (slug, title, code, change) in cases {
+        let about = altered("F30", slug, title, slug);
+        book.refuse(Surface::Eventlog, USERSPACE, code, &about, |files| {
+            let list = String::from_utf8(files["cel.json"].clone()).unwrap();
+            let changed = change(&list);
+            assert_ne!(changed, list, "{slug}");
+            files.insert("cel.json".into(), changed.into_bytes());
+        });
+    }
 }
 
 fn named<const N: usize>(files: [(&str, Vec<u8>); N]) -> Files {
@@ -266,6 +350,7 @@ pub fn cases(book: &mut Book) {
     signature_lists(book);
     in_evidence(book);
     ima(book);
+    userspace(book);
 }
 
 /// F1 to F5.

@@ -85,6 +85,31 @@ fn freshness(book: &mut Book) {
     let again = vec![json!({"do": "release", "evidence": "e1"})];
     refuse(book, "nonce-consumed", &about, &[enrolled(), attest(), again].concat());
     let about = altered(
+        "C16",
+        "high-s-again",
+        "evidence that was answered is sent with n - s for s",
+        "as good a signature over the same nonce, in other bytes",
+    );
+    let again = vec![
+        json!({"do": "mirror", "evidence": "e1", "as": "e2"}),
+        json!({"do": "release", "evidence": "e2"}),
+    ];
+    refuse(book, "nonce-consumed", &about, &[enrolled(), attest(), again].concat());
+    let about = altered(
+        "C16",
+        "high-s-first",
+        "evidence is sent with n - s for s",
+        "accepted: it is as good",
+    );
+    let mut steps = [enrolled(), attest()].concat();
+    let last = steps.pop().unwrap();
+    steps.extend([
+        json!({"do": "mirror", "evidence": "e1", "as": "e2"}),
+        json!({"do": "release", "evidence": "e2"}),
+    ]);
+    assert_eq!(last, json!({"do": "release", "evidence": "e1"}));
+    accept(book, &about, &steps);
+    let about = altered(
         "E2",
         "four-at-once",
         "the same evidence is sent four times at once",

@@ -75,4 +75,6 @@ pub fn cases(book: &mut Book) {
     for original in encoding::ALL {
         add(book, Surface::Encoding, original, "as it should be");
     }
+    let title = "log of a host, and systemd's list after it";
+    add(book, Surface::Eventlog, super::event_log::USERSPACE, title);
 }
