@@ -92,7 +92,10 @@ pub fn public_area(file: &[u8]) -> &[u8] {
 pub fn signature(file: &[u8], scheme: Scheme) -> Result<Vec<u8>, Reject> {
     const KNOWN: [u16; 5] = [alg::ECDSA, alg::RSASSA, alg::RSAPSS, alg::NULL, HMAC];
     let head = file.first_chunk::<2>().map(|head| u16::from_be_bytes(*head));
-    if head.is_some_and(|head| KNOWN.contains(&head)) {
+    // A plain RSA signature is as long as its modulus, and may begin as a TPMT_SIGNATURE does, which is 6 bytes longer.
+    let rsa = matches!(scheme, Scheme::RsaSsa(_) | Scheme::RsaPss(_));
+    let plain = rsa && file.len().is_multiple_of(MODULUS_STEP);
+    if !plain && head.is_some_and(|head| KNOWN.contains(&head)) {
         return Ok(file.to_vec());
     }
     let plain = match scheme {
@@ -120,6 +123,9 @@ fn scalars(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Reject> {
     Ok((r.to_vec(), s.to_vec()))
 }
 
+/// Moduli are of 1024, 2048, 3072 or 4096 bits.
+const MODULUS_STEP: usize = 128;
+
 /// TPM_ALG_HMAC.
 const HMAC: u16 = 0x0005;
 
@@ -129,4 +135,19 @@ const CREDENTIAL_HEADER: [u8; 8] = [0xba, 0xdc, 0xc0, 0xde, 0, 0, 0, 1];
 /// A credential file that `tpm2_activatecredential` opens: header, TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET.
 pub fn credential(blob: &[u8], encrypted_secret: &[u8]) -> Vec<u8> {
     [&CREDENTIAL_HEADER, blob, encrypted_secret].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_rsa_signature_may_begin_like_a_structure() {
+        let scheme = Scheme::RsaSsa(HashAlg::Sha256);
+        let mut plain = vec![7; 256];
+        plain[..2].copy_from_slice(&alg::RSASSA.to_be_bytes());
+        let written = Signature::RsaSsa { hash: HashAlg::Sha256, signature: plain.clone() }.write();
+        assert_eq!(signature(&plain, scheme), Ok(written.clone()));
+        assert_eq!(signature(&written, scheme), Ok(written));
+    }
 }
