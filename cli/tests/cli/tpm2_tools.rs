@@ -131,6 +131,42 @@ fn quotes_of_tpm2_tools_verify_in_every_form_they_have() {
 }
 
 #[test]
+fn registers_no_verdict_may_rest_on_are_named() {
+    let tpm = with_keys("-G ecc -g sha256 -s ecdsa");
+    // PCR 4 was extended; nothing was measured into 0, and anybody may reset 16.
+    for (selected, warned) in [
+        ("4", &[][..]),
+        ("0,4", &["sha256:0"]),
+        ("4,16", &["sha256:16"]),
+        ("0,4,16", &["sha256:0", "sha256:16"]),
+    ] {
+        tpm.tool(&format!(
+            "tpm2_quote -c ak.ctx -l sha256:{selected} -q {NONCE} -m q.msg -s q.sig -o q.pcrs -g sha256"
+        ));
+        tpm.flush();
+        let verify = format!(
+            "quote verify --attest q.msg --signature q.sig --pcrs q.pcrs --key ak.pub --parent ek.pub --nonce {NONCE}"
+        );
+        let verified: serde_json::Value =
+            serde_json::from_str(&tpm.coffer(&format!("{verify} --json")).unwrap()).unwrap();
+        let warnings: Vec<&str> = verified["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|warning| warning.as_str().unwrap())
+            .filter(|warning| warning.starts_with("sha256:"))
+            .collect();
+        let of = |warning: &&str| warning.split(": ").next().unwrap().to_owned();
+        assert_eq!(warnings.iter().map(of).collect::<Vec<_>>(), warned, "{selected}");
+        let said = tpm.coffer(&verify).unwrap();
+        assert!(
+            warned.iter().all(|register| said.contains(&format!("warning: {register}: "))),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn near_misses_of_a_good_quote_are_refused_by_name() {
     let tpm = with_keys("-G ecc -g sha256 -s ecdsa");
     tpm.tool(&format!(
@@ -164,18 +200,27 @@ fn near_misses_of_a_good_quote_are_refused_by_name() {
     tpm.tool(unrestricted);
     tpm.flush();
     let cases = [
-        (format!("{NONCE}=>{NONCE}00"), "nonce-mismatch"),
-        ("q.msg=>bad.msg".into(), "bad-signature"),
-        ("q.sig=>bad.sig".into(), "bad-signature"),
-        ("q.pcrs=>bad.pcrs".into(), "pcr-digest-mismatch"),
-        ("q.msg=>magic.msg".into(), "bad-signature"),
-        ("--parent ek.pub=>--primary endorsement".into(), "signer-name-mismatch"),
-        ("--parent ek.pub=>--parent ak.pub".into(), "signer-name-mismatch"),
-        ("ak.pub=>sk.pub".into(), "bad-ak-attributes"),
+        (
+            format!("{NONCE}=>{NONCE}00"),
+            "nonce-mismatch",
+            format!("found {NONCE}, expected {NONCE}00"),
+        ),
+        ("q.msg=>bad.msg".into(), "bad-signature", String::new()),
+        ("q.sig=>bad.sig".into(), "bad-signature", String::new()),
+        ("q.pcrs=>bad.pcrs".into(), "pcr-digest-mismatch", "pcrDigest: ".into()),
+        ("q.msg=>magic.msg".into(), "bad-signature", String::new()),
+        (
+            "--parent ek.pub=>--primary endorsement".into(),
+            "signer-name-mismatch",
+            "qualifiedSigner: found 000b".into(),
+        ),
+        ("--parent ek.pub=>--parent ak.pub".into(), "signer-name-mismatch", String::new()),
+        ("ak.pub=>sk.pub".into(), "bad-ak-attributes", String::new()),
     ];
-    for (change, code) in cases {
+    for (change, code, found) in cases {
         let refusal = verify(&change).unwrap_err();
         refusal.says(1, code, "");
+        refusal.says(1, &found, "");
     }
     verify("ak.pub --parent=>ak.pem --parent").unwrap_err().says(
         2,
@@ -225,6 +270,33 @@ fn a_credential_made_here_is_opened_by_tpm2_activatecredential() {
         "",
     );
     assert!(!Path::exists(&tpm.path("x")));
+}
+
+#[test]
+fn a_log_that_is_no_hosts_is_held_against_values_and_not_against_a_hosts_rules() {
+    let place = Place::new();
+    let vectors =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/verification/tests/vectors/eventlogs");
+    for (name, bank) in [("coffer-guest", "sha256"), ("seabios", "sha256"), ("seabios", "sha384")] {
+        let (log, pcrs) =
+            (format!("{vectors}/{name}/log.bin"), format!("{vectors}/{name}/pcrs.json"));
+        let pcrs: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(pcrs).unwrap()).unwrap();
+        let value = pcrs[bank]["4"].as_str().unwrap();
+        // The bank is told by the digits.
+        let explain = |value: &str| {
+            let value = format!("4={value}");
+            place.coffer().args(["eventlog", "explain", &log, "--pcr", &value]).output().unwrap()
+        };
+        let good = explain(value);
+        let said = String::from_utf8_lossy(&good.stdout).into_owned();
+        assert_eq!(good.status.code(), Some(0), "{name} {bank}: {said}");
+        assert!(said.contains("verdict: nothing to refuse"), "{said}");
+        assert!(said.contains("as the log of a host's firmware: "), "{said}");
+        let wrong = explain(&"00".repeat(value.len() / 2));
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&wrong.stderr).contains("replay-mismatch"));
+    }
 }
 
 #[test]
