@@ -5,7 +5,7 @@
 //! the point lies on the curve is for those to judge who verify with it.
 
 use super::wire::Reader;
-use crate::{Digest, ObjectName, Reject};
+use crate::{ObjectName, Reject};
 
 /// Bytes of `unique` in a template: two coordinates, each with its size.
 const UNIQUE: usize = 2 * (2 + FIELD);
@@ -58,6 +58,7 @@ impl MadeKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
     use crate::tpm::template;
 
     fn with(template: &[u8], x: &[u8], y: &[u8]) -> Vec<u8> {
