@@ -101,6 +101,12 @@ impl Groups {
         group.set("cpu.max", &format!("{} 100000", (u32::from(vcpus) + 1) * 100_000))?;
         Ok(group)
     }
+
+    /// A number that the kernel tells of a VM's group: in the line of `file` that begins with `key`.
+    pub fn figure(&self, name: &str, file: &str, key: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.0.join(name).join(file)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+    }
 }
 
 /// The group to divide: our own, or the one above where an earlier run of the monitor went.

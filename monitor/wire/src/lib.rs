@@ -119,6 +119,10 @@ pub struct VmSpec {
 pub enum Command {
     /// Stop the vCPUs and exit.
     Kill,
+    /// Stop the vCPUs and devices until told to resume.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// VM process to supervisor.
@@ -135,6 +139,10 @@ pub enum Event {
         /// Host port.
         port: u32,
     },
+    /// Nothing of the guest moves any more.
+    Paused,
+    /// It goes on.
+    Resumed,
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.
@@ -148,7 +156,7 @@ pub enum Event {
 pub enum EndReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest reset; first light does not restart it.
+    /// The guest reset.
     Reset,
     /// The supervisor asked.
     Killed,
