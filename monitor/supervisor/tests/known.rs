@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId};
@@ -122,12 +122,12 @@ fn every_vm_of_before_is_listed_as_ended_its_processes_gone_its_name_and_ports_f
     for _ in 0..2 {
         assert_eq!(monitor.call("DELETE", "/v1/vms/a", ""), (204, Vec::new()));
     }
-    // Its port was free all the time, its name is now: what refuses is what comes after them.
+    // Its port was free all the time, its name is now: what refuses comes after them, for want of a VM process.
     for name in ["a", "c"] {
-        let request = json!({ "image": "absent", "name": name, "box": "closed",
+        let request = json!({ "image": "test", "name": name, "box": "closed",
             "publish": [{ "host": 20_001, "guest": 443 }] });
-        let refusal = monitor.refusal("POST", "/v1/vms", &request.to_string());
-        assert_eq!(refusal, (404, "image-not-found".into()));
+        let (status, code) = monitor.refusal("POST", "/v1/vms", &request.to_string());
+        assert!(status >= 500, "{name}: {code}");
     }
     assert_eq!(list(&monitor).len(), 1);
     let monitor = monitor.killed_and_started_again();
@@ -177,9 +177,10 @@ fn killed_at_any_moment_it_knows_all_of_them_again() {
     let mut monitor = Monitor::start_in(dir);
     let (mut written, mut mixed) = (0, 0);
     for life in 0..16 {
+        let start = SystemTime::now();
         std::thread::sleep(Duration::from_millis(700 + 40 * life));
         monitor.kill();
-        let tried = tried(&folder);
+        let tried = tried(&folder, start);
         written += usize::from(tried > 0);
         mixed += usize::from(tried > 0 && tried < VMS.into());
         monitor = monitor.killed_and_started_again();
@@ -196,16 +197,16 @@ fn killed_at_any_moment_it_knows_all_of_them_again() {
     assert!(written > 0 && mixed > 0, "{written} {mixed}");
 }
 
-/// How many files of this life say that a launch was tried.
-fn tried(folder: &Path) -> usize {
+/// How many files were written since `start`; each of them says that a launch was tried.
+fn tried(folder: &Path, start: SystemTime) -> usize {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let whole = files.filter(|path| path.extension().is_none());
-    whole
-        .filter(|path| {
-            let kept: Kept = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-            kept.info.state == VmState::Restarting && kept.info.restarts > 0
-        })
-        .count()
+    let new = whole.filter(|path| fs::metadata(path).unwrap().modified().unwrap() > start);
+    new.map(|path| {
+        let kept: Kept = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        assert_eq!((kept.info.state, kept.info.restarts), (VmState::Restarting, 1));
+    })
+    .count()
 }
 
 /// `GET /v1/events` as it comes.
