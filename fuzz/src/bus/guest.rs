@@ -9,6 +9,7 @@ use coffer_monitor_wire::EndReason;
 use coffer_vmm::devices::bus::DeviceBus;
 use coffer_vmm::devices::lifecycle::Lifecycle;
 use coffer_vmm::layout;
+use coffer_vmm::refusals::Refusals;
 use coffer_vmm::virtio::device::VirtioDevice;
 use coffer_vmm::virtio::mmio::{Signal, Slot, VirtioMmio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -156,6 +157,7 @@ impl Guest {
             memory: memory.ram(),
             line: again(&line),
             kicks: nature.queues.iter().map(|_| bell()).collect(),
+            refusals: Refusals::default(),
         };
         let device = Arc::new(VirtioMmio::new(device, slot).expect("a device"));
         device.start();

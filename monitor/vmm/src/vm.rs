@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 
 use anyhow::Context;
-use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
-use coffer_monitor_wire::EndReason;
+use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
+use coffer_monitor_wire::{EndReason, Event};
 
 use crate::acpi::AcpiDevices;
 use crate::boot::loader::{self, Payload};
@@ -19,6 +19,7 @@ use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
+use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
 use crate::virtio::{self, mmio::VirtioMmio};
@@ -31,6 +32,7 @@ pub struct Vm {
     virtio: Vec<Arc<VirtioMmio>>,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
+    refusals: Refusals,
 }
 
 impl Vm {
@@ -38,7 +40,9 @@ impl Vm {
     pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
-        let virtio = virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control)?;
+        let refusals = Refusals::new(Doorbell::new()?);
+        let virtio =
+            virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -55,8 +59,8 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm =
-            Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        let bus = DeviceBus::new(refusals.clone());
+        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -73,9 +77,10 @@ impl Vm {
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
         let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, || {
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
-        })?);
+        })?;
+        let tpm = Arc::new(tpm.counting(self.refusals.clone()));
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
@@ -96,8 +101,8 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices } = self;
-        let device_loop = DeviceLoop::new(control, stop, &virtio)?;
+        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let mut threads = Vec::new();
@@ -117,6 +122,11 @@ impl Vm {
         confined.wait();
         let reason = device_loop
             .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        let counts = refusals.sums();
+        if !counts.is_empty() {
+            // A supervisor that is gone cannot be told.
+            let _ = control.send(&Event::Refused { counts }, &[]);
+        }
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);

@@ -23,11 +23,13 @@ use std::thread;
 use std::time::Duration;
 
 use coffer_machine::GuestRam;
+use coffer_monitor_wire::Refusal;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::devices::bus::Registers;
 use crate::devices::lifecycle::Lifecycle;
 use crate::layout;
+use crate::refusals::Refusals;
 
 /// Bytes of the shared command and response buffer.
 pub const BUFFER_SIZE: usize = layout::TPM_BUFFER_SIZE as usize;
@@ -44,6 +46,7 @@ pub trait TpmBackend: Send {
 pub struct TpmCrb {
     shared: Arc<Shared>,
     commands: Mutex<Commands>,
+    refusals: Refusals,
 }
 
 /// Commands on their way to the worker, each with its number.
@@ -102,12 +105,17 @@ impl TpmCrb {
         let (sender, queue) = channel();
         let worker = Worker { shared: shared.clone(), backend, queue };
         let commands = Mutex::new(Commands { sent: 0, queue: sender });
-        (Self { shared, commands }, worker)
+        (Self { shared, commands, refusals: Refusals::default() }, worker)
+    }
+
+    /// The same, with what it refuses counted here.
+    pub fn counting(self, refusals: Refusals) -> Self {
+        Self { refusals, ..self }
     }
 
     fn start_command(&self, state: &mut State) {
         if state.phase != Phase::Ready {
-            return;
+            return self.refusals.count(Refusal::TpmControl);
         }
         let mut buffer = [0; BUFFER_SIZE];
         if self.shared.memory.view().read_slice(&mut buffer, BUFFER).is_err() {
@@ -115,7 +123,10 @@ impl TpmCrb {
             return;
         }
         match checked_command(&buffer) {
-            Err(code) => self.shared.answer(state, &error_response(code)),
+            Err(code) => {
+                self.refusals.count(Refusal::TpmCommand);
+                self.shared.answer(state, &error_response(code));
+            }
             Ok(command) => {
                 let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
                 commands.sent += 1;
@@ -242,8 +253,9 @@ impl Registers for TpmCrb {
             (0x40, Phase::Idle) if bits & CMD_READY != 0 => state.phase = Phase::Ready,
             (0x40, Phase::Ready) if bits & GO_IDLE != 0 => state.phase = Phase::Idle,
             (0x4C, _) if bits & START != 0 => self.start_command(&mut state),
-            // 0x48 cancel: swtpm runs commands to their end.
-            _ => {}
+            // Asked for what is so, or cancelled: swtpm runs commands to their end.
+            (0x08 | 0x40 | 0x48, _) => {}
+            _ => self.refusals.count(Refusal::TpmControl),
         }
     }
 }

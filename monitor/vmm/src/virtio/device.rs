@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use coffer_machine::Doorbell;
-use coffer_monitor_wire::EndReason;
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use coffer_monitor_wire::{EndReason, Refusal};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT};
 use vm_memory::GuestMemoryMmap;
+
+use crate::refusals::Refusals;
 
 /// Chains one device serves for one event before others get their turn.
 pub const BUDGET: usize = 256;
@@ -67,12 +69,24 @@ pub struct Queues<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Where completions are told.
     pub interrupt: &'a Interrupt,
+    /// Where refusals are counted.
+    pub refusals: &'a Refusals,
 }
 
 impl<'a> Queues<'a> {
     /// Takes the next chain of `queue`, if there is one.
     pub fn pop(&mut self, queue: usize) -> Option<Chain<'a>> {
-        self.queues.get_mut(queue)?.as_mut()?.pop_descriptor_chain(self.memory)
+        let queue = self.queues.get_mut(queue)?.as_mut()?;
+        let Ok(mut chains) = queue.iter(self.memory) else {
+            self.refusals.count(Refusal::Ring);
+            return None;
+        };
+        let chain = chains.next()?;
+        // Only counted: a device takes a chain for what can be read of it, and it may change any time.
+        if chain.clone().last().is_none_or(|last| last.has_next()) {
+            self.refusals.count(Refusal::Chain);
+        }
+        Some(chain)
     }
 
     /// Takes the next chain of `queue`; if there is none, asks for kicks and looks again, as one may have come meanwhile.

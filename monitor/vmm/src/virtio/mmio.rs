@@ -11,13 +11,14 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_machine::{Doorbell, GuestRam};
-use coffer_monitor_wire::EndReason;
+use coffer_monitor_wire::{EndReason, Refusal};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 
 use crate::devices::bus::Registers;
 use crate::devices::lifecycle::Lifecycle;
+use crate::refusals::Refusals;
 use crate::virtio::device::{Interrupt, Pace, Queues, VirtioDevice};
 use crate::virtio::status::{self, Step};
 
@@ -37,6 +38,8 @@ pub struct Slot {
     pub line: Doorbell,
     /// One doorbell for each queue, rung by the guest.
     pub kicks: Vec<Doorbell>,
+    /// Where refusals are counted.
+    pub refusals: Refusals,
 }
 
 /// A device with its transport.
@@ -44,6 +47,7 @@ pub struct VirtioMmio {
     memory: GuestRam,
     interrupt: Interrupt,
     kicks: Vec<Doorbell>,
+    refusals: Refusals,
     inner: Mutex<Inner>,
 }
 
@@ -91,6 +95,7 @@ impl VirtioMmio {
             memory: slot.memory,
             interrupt: Interrupt::new(slot.line),
             kicks: slot.kicks,
+            refusals: slot.refusals,
             inner: Mutex::new(inner),
         })
     }
@@ -121,7 +126,8 @@ impl VirtioMmio {
         if !inner.serving || !status::running(inner.status) {
             return Ok(());
         }
-        let mut io = Queues { queues, memory: self.memory.view(), interrupt: &self.interrupt };
+        let (memory, interrupt) = (self.memory.view(), &self.interrupt);
+        let mut io = Queues { queues, memory, interrupt, refusals: &self.refusals };
         let pace = match signal {
             Signal::Kick(queue) => inner.device.kicked(queue, &mut io)?,
             Signal::Backend => inner.device.backend_ready(&mut io)?,
@@ -170,7 +176,11 @@ impl VirtioMmio {
             0x24 => inner.driver_features_select = value,
             0x30 => inner.queue_select = value,
             0x70 => self.write_status(&mut inner, value),
-            _ => inner.describe_queue(offset, value),
+            _ => {
+                if let Err(refusal) = inner.describe_queue(offset, value) {
+                    self.refusals.count(refusal);
+                }
+            }
         }
     }
 
@@ -187,11 +197,12 @@ impl VirtioMmio {
             Step::Activate(next) => match inner.activate(self.memory.view()) {
                 true => inner.status = next,
                 false => {
+                    self.refusals.count(Refusal::QueueShape);
                     inner.status |= status::NEEDS_RESET;
                     self.interrupt.config_changed();
                 }
             },
-            Step::Agree(_) | Step::Refused => {}
+            Step::Agree(_) | Step::Refused => self.refusals.count(Refusal::Status),
         }
     }
 
@@ -244,23 +255,30 @@ impl Inner {
         self.selected().is_some_and(Queue::ready)
     }
 
-    fn describe_queue(&mut self, offset: u64, value: u32) {
+    fn describe_queue(&mut self, offset: u64, value: u32) -> Result<(), Refusal> {
+        if !matches!(offset, 0x38 | 0x44 | 0x80 | 0x84 | 0x90 | 0x94 | 0xA0 | 0xA4) {
+            return Err(Refusal::RegisterAccess);
+        }
         let open = status::queues_open(self.status);
-        let QueueState::Configuring(queues) = &mut self.queues else { return };
-        let Some(queue) = queues.get_mut(self.queue_select as usize).filter(|_| open) else {
-            return;
+        let queues = match &mut self.queues {
+            QueueState::Configuring(queues) if open => queues,
+            _ => return Err(Refusal::QueueFrozen),
         };
+        let queue = queues.get_mut(self.queue_select as usize).ok_or(Refusal::QueueShape)?;
         match offset {
-            0x38 => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            0x38 => {
+                let size = u16::try_from(value).unwrap_or(0);
+                queue.try_set_size(size).map_err(|_| Refusal::QueueShape)?;
+            }
             0x44 => queue.set_ready(value == 1),
             0x80 => queue.set_desc_table_address(Some(value), None),
             0x84 => queue.set_desc_table_address(None, Some(value)),
             0x90 => queue.set_avail_ring_address(Some(value), None),
             0x94 => queue.set_avail_ring_address(None, Some(value)),
             0xA0 => queue.set_used_ring_address(Some(value), None),
-            0xA4 => queue.set_used_ring_address(None, Some(value)),
-            _ => {}
+            _ => queue.set_used_ring_address(None, Some(value)),
         }
+        Ok(())
     }
 
     /// Freezes the queues and starts the device, if every queue that is ready lies in guest memory.
@@ -298,23 +316,23 @@ impl Registers for VirtioMmio {
         match offset.checked_sub(CONFIG) {
             Some(at) => self.lock().device.read_config(at as usize, data),
             // Registers are 32 bits wide and nothing else (section 4.2.2.2).
-            None => {
-                if let Ok(data) = <&mut [u8; 4]>::try_from(data)
-                    && offset.is_multiple_of(4)
-                {
+            None => match <&mut [u8; 4]>::try_from(data) {
+                Ok(data) if offset.is_multiple_of(4) => {
                     *data = self.read_register(offset).to_le_bytes();
                 }
-            }
+                _ => self.refusals.count(Refusal::RegisterAccess),
+            },
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        // No device here has configuration the driver may write.
-        if let Ok(data) = <[u8; 4]>::try_from(data)
-            && offset.is_multiple_of(4)
-            && offset < CONFIG
-        {
-            self.write_register(offset, u32::from_le_bytes(data));
+        match <[u8; 4]>::try_from(data) {
+            // No device here has configuration the driver may write.
+            _ if offset >= CONFIG => self.refusals.count(Refusal::ConfigWrite),
+            Ok(data) if offset.is_multiple_of(4) => {
+                self.write_register(offset, u32::from_le_bytes(data));
+            }
+            _ => self.refusals.count(Refusal::RegisterAccess),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use coffer_formats::channel::PORT;
-use coffer_monitor_wire::{EndReason, Event};
+use coffer_monitor_wire::{EndReason, Event, Refusal};
 use rustix::event::epoll::EventFlags;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vm_memory::GuestMemoryMmap;
@@ -95,8 +95,12 @@ impl Vsock {
                 && let Some(chain) = io.pop(TRANSMIT)
             {
                 let head = chain.head_index();
-                if let Some((header, payload)) = read_packet(chain, io.memory) {
-                    self.handle(&header, &payload);
+                let refused = match read_packet(chain, io.memory) {
+                    Some((header, payload)) => self.handle(&header, &payload),
+                    None => Some(Refusal::Chain),
+                };
+                if let Some(refusal) = refused {
+                    io.refusals.count(refusal);
                 }
                 io.complete(TRANSMIT, head, 0);
                 left -= 1;
@@ -111,23 +115,27 @@ impl Vsock {
         }
     }
 
-    fn handle(&mut self, header: &Header, payload: &[u8]) {
+    /// Serves a packet, or says what it is refused for.
+    fn handle(&mut self, header: &Header, payload: &[u8]) -> Option<Refusal> {
         if header.src_cid != self.guest_cid {
-            return;
+            return Some(Refusal::VsockSource);
         }
         let ours = header.dst_cid == HOST_CID && header.dst_port == PORT && header.is_stream();
         let known = ours && self.connections.contains_key(&header.src_port);
         match (header.op(), known) {
-            (Some(Op::Reset), _) => self.forget(header.src_port, ours),
+            (Some(Op::Reset), _) => {
+                self.forget(header.src_port, ours);
+                None
+            }
             (Some(Op::Request), false) if ours => self.open(header),
             (Some(op), true) => self.relay(op, header, payload),
             // A guest that is told RST takes the connection for gone, and so must we.
-            (None, true) => self.follow(header.src_port, Next::Close),
+            (None, true) => self.follow(header.src_port, Next::Refuse),
             _ => self.refuse(header),
         }
     }
 
-    fn open(&mut self, request: &Header) {
+    fn open(&mut self, request: &Header) -> Option<Refusal> {
         if self.connections.len() >= CONNECTIONS_MAX {
             return self.refuse(request);
         }
@@ -135,6 +143,7 @@ impl Vsock {
             Ok(connection) => {
                 self.replies.push_back(connection.header(Op::Response));
                 self.connections.insert(request.src_port, connection);
+                None
             }
             Err(_) => self.refuse(request),
         }
@@ -147,8 +156,8 @@ impl Vsock {
         Ok(Connection::new(request, ours))
     }
 
-    fn relay(&mut self, op: Op, header: &Header, payload: &[u8]) {
-        let Some(connection) = self.connections.get_mut(&header.src_port) else { return };
+    fn relay(&mut self, op: Op, header: &Header, payload: &[u8]) -> Option<Refusal> {
+        let connection = self.connections.get_mut(&header.src_port)?;
         connection.update_credit(header);
         let next = match op {
             Op::Data => connection.accept(payload),
@@ -156,25 +165,27 @@ impl Vsock {
             Op::CreditRequest => Next::Reply(Op::CreditUpdate),
             Op::CreditUpdate => Next::Nothing,
             // A second request on an open connection, or an answer to a question never asked.
-            Op::Request | Op::Response | Op::Reset => Next::Close,
+            Op::Request | Op::Response | Op::Reset => Next::Refuse,
         };
-        self.follow(header.src_port, next);
+        self.follow(header.src_port, next)
     }
 
-    fn follow(&mut self, port: u32, next: Next) {
-        let Some(connection) = self.connections.get(&port) else { return };
+    fn follow(&mut self, port: u32, next: Next) -> Option<Refusal> {
+        let connection = self.connections.get(&port)?;
         match next {
             Next::Nothing => {}
             Next::Reply(op) => self.replies.push_back(connection.header(op)),
-            Next::Close => {
+            Next::Close | Next::Refuse => {
                 self.replies.push_back(connection.header(Op::Reset));
                 self.forget(port, true);
             }
         }
+        (next == Next::Refuse).then_some(Refusal::VsockPacket)
     }
 
-    fn refuse(&mut self, header: &Header) {
+    fn refuse(&mut self, header: &Header) -> Option<Refusal> {
         self.replies.push_back(header.reset_reply());
+        Some(Refusal::VsockPacket)
     }
 
     fn forget(&mut self, port: u32, ours: bool) {

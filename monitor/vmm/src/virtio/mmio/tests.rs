@@ -52,7 +52,8 @@ fn plugged() -> (VirtioMmio, Arc<Counts>) {
     let counts = Arc::new(Counts::default());
     let memory = GuestRam::allocate(&[RamRange { start: 0, size: 1 << 20 }]).unwrap();
     let bell = || Doorbell::new().unwrap();
-    let slot = Slot { memory, line: bell(), kicks: vec![bell(), bell()] };
+    let (kicks, refusals) = (vec![bell(), bell()], Refusals::default());
+    let slot = Slot { memory, line: bell(), kicks, refusals };
     let device = VirtioMmio::new(Box::new(Probe(counts.clone())), slot).unwrap();
     device.start();
     (device, counts)
@@ -244,4 +245,65 @@ proptest! {
             device.serve(Signal::Kick(0)).unwrap();
         }
     }
+}
+
+#[test]
+fn what_is_refused_is_counted_as_what_it_is() {
+    use Refusal::{ConfigWrite, QueueFrozen, QueueShape, RegisterAccess, Status};
+    let (device, _) = plugged();
+    run(&device);
+    read(&device, 0x70);
+    device.read(CONFIG + 1, &mut [0]);
+    assert_eq!(device.refusals.take_news(), None, "a polite driver was refused something");
+    #[track_caller]
+    fn check(device: &VirtioMmio, act: impl FnOnce(&VirtioMmio), expected: Refusal) {
+        let before = device.refusals.sums().get(&expected).copied().unwrap_or_default();
+        act(device);
+        let counts = device.refusals.take_news().unwrap_or_default();
+        assert_eq!(counts.get(&expected), Some(&(before + 1)), "{counts:?}");
+    }
+    check(&device, |d| write(d, 0x80, 0), QueueFrozen);
+    check(&device, |d| write(d, 0x70, 3), Status);
+    check(&device, |d| write(d, CONFIG, 1), ConfigWrite);
+    check(&device, |d| d.write(CONFIG + 7, &[1]), ConfigWrite);
+    check(&device, |d| d.read(0x70, &mut [0; 8]), RegisterAccess);
+    check(&device, |d| d.read(0x71, &mut [0; 4]), RegisterAccess);
+    check(&device, |d| d.write(0x70, &[0]), RegisterAccess);
+    check(&device, |d| write(d, 0x08, 1), RegisterAccess);
+    write(&device, 0x70, 0);
+    check(&device, |d| write(d, 0x44, 1), QueueFrozen);
+    agree(&device);
+    for size in [0, 3, 0x8000, 0x1_0000] {
+        check(&device, |d| write(d, 0x38, size), QueueShape);
+    }
+    write(&device, 0x30, 2);
+    check(&device, |d| write(d, 0x44, 1), QueueShape);
+    describe(&device, 0, 0xFFFF_FFFF_FFFF_F000);
+    check(&device, |d| write(d, 0x70, 15), QueueShape);
+    check(&device, |d| write(d, 0x70, 15), Status);
+}
+
+#[test]
+fn rings_and_chains_that_lie_are_counted() {
+    use vm_memory::{Bytes, GuestAddress};
+    let (device, _) = plugged();
+    let offer = |next: u16, index: u16| {
+        write(&device, 0x70, 0);
+        run(&device);
+        let memory = device.memory.view();
+        // One readable descriptor that says another follows, or not.
+        let descriptor = [&RING.to_le_bytes()[..], &[16, 0, 0, 0, 1, 0], &next.to_le_bytes()];
+        let flags: u16 = if next == u16::MAX { 0 } else { 1 };
+        memory.write_slice(&descriptor.concat(), GuestAddress(RING)).unwrap();
+        memory.write_obj(flags, GuestAddress(RING + 12)).unwrap();
+        memory.write_obj(0u16, GuestAddress(RING + 0x400 + 4)).unwrap();
+        memory.write_obj(index, GuestAddress(RING + 0x400 + 2)).unwrap();
+        memory.write_obj(0u16, GuestAddress(RING + 0x800 + 2)).unwrap();
+        device.serve(Signal::Kick(0)).unwrap();
+        device.refusals.take_news().unwrap_or_default()
+    };
+    assert!(offer(u16::MAX, 1).is_empty());
+    assert_eq!(offer(0, 1), [(Refusal::Chain, 1)].into());
+    assert_eq!(offer(9, 1), [(Refusal::Chain, 2)].into());
+    assert_eq!(offer(u16::MAX, 9).get(&Refusal::Ring), Some(&1));
 }
