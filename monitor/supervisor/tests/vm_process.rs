@@ -11,13 +11,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffer_attestation::merkle;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
-use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor, merkle};
+use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
