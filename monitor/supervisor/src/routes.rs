@@ -29,6 +29,7 @@ use crate::history;
 use crate::host::Host;
 use crate::launch;
 use crate::launch_error::LaunchError;
+use crate::metrics;
 use crate::registry::{Entry, NotFound};
 use crate::serve::Shutdown;
 use crate::vm::Vm;
@@ -52,6 +53,7 @@ type Answer<T> = Result<T, ApiError>;
 /// All routes.
 pub fn router(app: App) -> Router {
     Router::new()
+        .route("/metrics", get(show_metrics))
         .route("/v1/host", get(host_info))
         .route("/v1/host/identity", get(host_identity))
         .route("/v1/host/activate", post(host_activate))
@@ -73,6 +75,10 @@ pub fn router(app: App) -> Router {
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
+}
+
+async fn show_metrics(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&app.host.registry))
 }
 
 async fn host_info(State(app): State<App>) -> Json<HostInfo> {
@@ -242,7 +248,7 @@ async fn vm_stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json
         uptime_ms: u64::try_from(vm.uptime().as_millis()).unwrap_or(u64::MAX),
         restarts: info.restarts,
         console_bytes: vm.console.written(),
-        refusals: Default::default(),
+        refusals: vm.refusals(),
     }))
 }
 

@@ -8,16 +8,17 @@
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
 //! word and the VM process's account. One that is launched again is another VM in its place.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_formats::channel::Phase;
 use coffer_formats::launch::BoxKind;
 use coffer_formats::{InstanceId, Reject};
-use coffer_monitor_wire::EndReason;
 use coffer_monitor_wire::api::{
     CreateVm, Measurements, Publish, Reporter, RestartPolicy, Timing, VmInfo, VmState,
 };
+use coffer_monitor_wire::{EndReason, Refusal};
 
 use crate::console::Console;
 use crate::evidence::VmIdentity;
@@ -52,6 +53,7 @@ struct Life {
     guest_failure: Option<String>,
     /// Last words of a network backend that ended before the VM.
     network_failure: Option<String>,
+    refusals: BTreeMap<Refusal, u64>,
     stop_asked: bool,
     kill_asked: bool,
     paused: bool,
@@ -115,6 +117,7 @@ impl Vm {
             info,
             guest_failure: None,
             network_failure: None,
+            refusals: BTreeMap::new(),
             stop_asked: false,
             kill_asked: false,
             paused: false,
@@ -183,6 +186,16 @@ impl Vm {
     pub fn is_paused(&self, paused: bool) {
         self.lock().paused = paused;
         self.note();
+    }
+
+    /// What the guest was refused so far, as its VM process counted it.
+    pub fn refused(&self, counts: BTreeMap<Refusal, u64>) {
+        self.lock().refusals = counts;
+    }
+
+    /// How often the guest was refused what.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        self.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
     }
 
     /// The VM is gone, for `reason`.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 
 use anyhow::Context;
-use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
+use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
 use coffer_monitor_wire::{EndReason, Event};
 
 use crate::acpi::AcpiDevices;
@@ -20,6 +20,7 @@ use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
+use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
 use crate::virtio::{self, mmio::VirtioMmio};
@@ -32,6 +33,7 @@ pub struct Vm {
     virtio: Vec<Arc<VirtioMmio>>,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
+    refusals: Refusals,
 }
 
 impl Vm {
@@ -39,7 +41,9 @@ impl Vm {
     pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
-        let virtio = virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control)?;
+        let refusals = Refusals::new(Doorbell::new()?);
+        let virtio =
+            virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -56,8 +60,8 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm =
-            Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        let bus = DeviceBus::new(refusals.clone());
+        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -74,9 +78,10 @@ impl Vm {
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
         let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, || {
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
-        })?);
+        })?;
+        let tpm = Arc::new(tpm.counting(self.refusals.clone()));
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
@@ -97,8 +102,8 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices } = self;
-        let device_loop = DeviceLoop::new(control, stop, &virtio)?;
+        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let (mut threads, gate) = (Vec::new(), Arc::new(Gate::default()));
@@ -119,6 +124,11 @@ impl Vm {
         confined.wait();
         let hands = Hands { control, stop, gate: &gate, threads: &threads, devices: &devices };
         let reason = device_loop.run(|| hands.obey(control.orders()?))?;
+        let counts = refusals.sums();
+        if !counts.is_empty() {
+            // A supervisor that is gone cannot be told.
+            let _ = control.send(&Event::Refused { counts }, &[]);
+        }
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);

@@ -6,13 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod refusal;
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_formats::{Digest, Reject};
+pub use refusal::Refusal;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -143,6 +146,11 @@ pub enum Event {
     Paused,
     /// It goes on.
     Resumed,
+    /// What the guest was refused so far, ever: at most once a second, and before the end.
+    Refused {
+        /// How often which.
+        counts: BTreeMap<Refusal, u64>,
+    },
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.

@@ -112,7 +112,8 @@ fn one_life(moment: u64) -> Result<Value> {
     let known = list()?;
     ensure!(known.len() <= 1, "{known:?}");
     for vm in &known {
-        ensure!(vm["state"] == "failed" && vm["reason"] == "monitor-ended", "{vm}");
+        // It may have ended for a reason of its own before its monitor did.
+        ensure!(vm["state"] == "failed" && vm["reason"].is_string(), "{vm}");
         ensure!(call("DELETE", "/v1/vms/victim", "")?.0 == 204, "it cannot be removed");
     }
     // One that the caller was told of is known.
@@ -156,7 +157,7 @@ fn clean_up() -> Result<()> {
 
 fn create(policy: &str) -> Result<Value> {
     let request = json!({
-        "image": "vcpus", "name": "victim", "box": "closed", "restart": { "policy": policy },
+        "image": "site", "name": "victim", "box": "closed", "restart": { "policy": policy },
         "publish": [{ "host": PUBLISHED, "guest": 443 }],
     });
     let (status, vm) = call("POST", "/v1/vms", &request.to_string())?;
