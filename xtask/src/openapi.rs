@@ -3,10 +3,6 @@
 //!
 //! Nothing trusted is asked to describe itself, and no trusted crate gets a dependency for it. What the sources say in
 //! a way this does not understand is an error, not a gap.
-#![expect(
-    clippy::indexing_slicing,
-    reason = "keys are written into objects made a few lines above, as serde_json::Value has it"
-)]
 
 use std::collections::BTreeMap;
 
@@ -154,13 +150,17 @@ impl Route {
             parameters
                 .push(json!({ "name": name, "in": "query", "schema": { "type": "boolean" } }));
         } else if let Some(name) = type_in(&self.body) {
-            operation["requestBody"] = json!({
-                "required": true,
-                "content": { "application/json": { "schema": reference(&name) } },
-            });
+            put(
+                &mut operation,
+                "requestBody",
+                json!({
+                    "required": true,
+                    "content": { "application/json": { "schema": reference(&name) } },
+                }),
+            );
         }
         if !parameters.is_empty() {
-            operation["parameters"] = json!(parameters);
+            put(&mut operation, "parameters", json!(parameters));
         }
         operation
     }
@@ -181,7 +181,7 @@ impl Route {
         for status in statuses {
             let mut response = json!({ "description": plain(&self.answer) });
             if let Some((media, schema)) = self.content() {
-                response["content"] = json!({ media: { "schema": schema } });
+                put(&mut response, "content", json!({ media: { "schema": schema } }));
             }
             responses.insert(status, response);
         }
@@ -239,7 +239,7 @@ fn schema_of(item: &Item) -> Result<Value> {
         _ => bail!("neither a struct nor an enum"),
     };
     if let Some(text) = documentation(attributes) {
-        schema["description"] = text.into();
+        put(&mut schema, "description", text);
     }
     Ok(schema)
 }
@@ -252,7 +252,7 @@ fn structure(fields: &Fields, attributes: &[Attribute]) -> Result<Value> {
         let name = words.rename.clone().unwrap_or(name);
         let mut schema = schema_for(&field.ty)?;
         if let Some(text) = documentation(&field.attrs) {
-            schema["description"] = text.into();
+            put(&mut schema, "description", text);
         }
         if !words.default && !is_option(&field.ty) {
             required.push(name.clone());
@@ -261,10 +261,10 @@ fn structure(fields: &Fields, attributes: &[Attribute]) -> Result<Value> {
     }
     let mut schema = json!({ "type": "object", "properties": properties });
     if !required.is_empty() {
-        schema["required"] = json!(required);
+        put(&mut schema, "required", json!(required));
     }
     if Words::of(attributes)?.strict {
-        schema["additionalProperties"] = false.into();
+        put(&mut schema, "additionalProperties", false);
     }
     Ok(schema)
 }
@@ -372,6 +372,13 @@ fn documentation(attributes: &[Attribute]) -> Option<String> {
     });
     let text = lines.collect::<Vec<_>>().join(" ");
     (!text.is_empty()).then_some(text)
+}
+
+/// Sets a field of an object.
+fn put(object: &mut Value, name: &str, value: impl Into<Value>) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), value.into());
+    }
 }
 
 #[cfg(test)]

@@ -182,12 +182,6 @@ impl Vm {
         }
     }
 
-    /// The VM process says whether it stands still.
-    pub fn is_paused(&self, paused: bool) {
-        self.lock().paused = paused;
-        self.note();
-    }
-
     /// What the guest was refused so far, as its VM process counted it.
     pub fn refused(&self, counts: BTreeMap<Refusal, u64>) {
         self.lock().refusals = counts;
@@ -196,6 +190,12 @@ impl Vm {
     /// How often the guest was refused what.
     pub fn refusals(&self) -> BTreeMap<String, u64> {
         self.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
+    }
+
+    /// The VM process says whether it stands still.
+    pub fn is_paused(&self, paused: bool) {
+        self.lock().paused = paused;
+        self.note();
     }
 
     /// The VM is gone, for `reason`.

@@ -195,9 +195,9 @@ impl Supervision {
                     self.vm.running();
                 }
                 Ok(Some((Event::Channel { port }, fds))) => self.open_channel(port, fds),
+                Ok(Some((Event::Refused { counts }, _))) => self.vm.refused(counts),
                 Ok(Some((Event::Paused, _))) => self.vm.is_paused(true),
                 Ok(Some((Event::Resumed, _))) => self.vm.is_paused(false),
-                Ok(Some((Event::Refused { counts }, _))) => self.vm.refused(counts),
                 Ok(Some((Event::Ended { reason }, _))) => return Some(reason),
                 Ok(None) => return None,
                 Err(error) => {

@@ -142,15 +142,15 @@ pub enum Event {
         /// Host port.
         port: u32,
     },
-    /// Nothing of the guest moves any more.
-    Paused,
-    /// It goes on.
-    Resumed,
     /// What the guest was refused so far, ever: at most once a second, and before the end.
     Refused {
         /// How often which.
         counts: BTreeMap<Refusal, u64>,
     },
+    /// Nothing of the guest moves any more.
+    Paused,
+    /// It goes on.
+    Resumed,
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.
