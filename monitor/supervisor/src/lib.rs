@@ -48,6 +48,7 @@ pub mod serve;
 pub mod state;
 pub mod tls;
 pub mod uid;
+mod verdict;
 pub mod vm;
 pub mod vm_process;
 pub mod vtpm_pool;

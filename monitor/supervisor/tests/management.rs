@@ -1,6 +1,5 @@
 //! A hostile management role, as far as no VM is needed (SPEC 1.7, 2.2): what it sends, the images it names, the folder
 //! the monitor works in, the environment it starts it with. Each attempt has its twin, which is not refused.
-//! `tests/lab/tests/lab/management` has the rest.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -312,7 +311,7 @@ fn a_state_folder_that_others_can_write_in_is_refused() {
     for spoil in spoilt {
         let said = try_with(spoil);
         assert!(said.contains("others than the monitor can change"), "{said}");
-        assert!(said.contains("hint: "), "{said}");
+        assert!(said.contains("hint: name a directory"), "{said}");
         assert!(victim.lives());
     }
     // In a folder of its own a monitor ends what is noted there.
