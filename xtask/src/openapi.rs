@@ -159,6 +159,10 @@ impl Route {
                 }),
             );
         }
+        if self.body.starts_with("bytes") {
+            let content = json!({ "application/octet-stream": {} });
+            put(&mut operation, "requestBody", json!({ "required": true, "content": content }));
+        }
         if !parameters.is_empty() {
             put(&mut operation, "parameters", json!(parameters));
         }

@@ -64,8 +64,14 @@ impl fmt::Display for Inspection {
         writeln!(f, "kernel     {} ({} bytes)", of.kernel.digest, of.kernel.size)?;
         writeln!(f, "initrd     {} ({} bytes)", of.initrd.digest, of.initrd.size)?;
         writeln!(f, "cmdline    {}", self.cmdline.as_deref().unwrap_or(damaged))?;
-        for Disk::Integrity { name, data_size, root_hash, .. } in &of.disks {
-            writeln!(f, "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}")?;
+        for disk in &of.disks {
+            match disk {
+                Disk::Integrity { name, data_size, root_hash, .. } => writeln!(
+                    f,
+                    "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}"
+                ),
+                Disk::Raw { name } => writeln!(f, "disk       {name}: raw, given with --disk"),
+            }?;
         }
         let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
         writeln!(
@@ -95,7 +101,10 @@ impl fmt::Display for Inspection {
         if let Some(end) = of.not_after {
             writeln!(f, "not after  {end} (Unix seconds)")?;
         }
-        let workload = self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" "));
+        let workload = match of.has_agent() {
+            true => self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" ")),
+            false => Some("what the root disk starts".into()),
+        };
         write!(f, "workload   {}", workload.as_deref().unwrap_or(damaged))
     }
 }

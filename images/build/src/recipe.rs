@@ -73,7 +73,8 @@ fn small() -> Shape {
     Shape { vcpus: Range { min: 1, max: 4 }, memory_mib: Range { min: 192, max: 4096 } }
 }
 
-fn nat() -> Network {
+/// One interface behind NAT.
+pub fn nat() -> Network {
     Network::Nat {
         address: Ipv4Addr::new(192, 168, 76, 2),
         prefix: 24,

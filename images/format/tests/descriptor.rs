@@ -92,6 +92,26 @@ fn accepts_what_lies_on_the_limits() {
 }
 
 #[test]
+fn a_raw_disk_is_for_open_boxes() {
+    let mut open = with("/disks/0", json!({"kind": "raw", "name": "root"}));
+    refused_field(&open, "disks[0].kind");
+    open["box"] = json!("open");
+    let parsed = parse(&open).unwrap();
+    assert!(!parsed.has_agent() && parse(&good()).unwrap().has_agent());
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), open);
+    open["disks"] = json!([good()["disks"][0], {"kind": "raw", "name": "data"}]);
+    assert!(parse(&open).unwrap().has_agent());
+    open["disks"][1]["name"] = json!("root");
+    refused_field(&open, "disks[1].name");
+    open["disks"][1]["name"] = json!("Data");
+    refused_field(&open, "disks[1].name");
+    open["disks"] = json!([{"kind": "raw", "name": "data"}]);
+    refused_field(&open, "disks");
+    open["disks"] = json!([{"kind": "raw", "name": "root", "size": 1}]);
+    malformed(&open, "unknown field `size`");
+}
+
+#[test]
 fn refuses_unknown_fields_at_every_level() {
     for pointer in [
         "",

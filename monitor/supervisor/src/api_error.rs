@@ -45,6 +45,11 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "this path has no such method")
     }
 
+    /// What no closed box has.
+    pub fn closed_box(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "closed-box", message).hint("run it as an open box")
+    }
+
     /// Something that cannot happen did.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)

@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// Image store: images may be named relative to it.
     #[arg(long, default_value = "/var/lib/coffer/images")]
     pub images: PathBuf,
+    /// Folder whose files and block devices open boxes may have as raw disks.
+    #[arg(long, default_value = "/var/lib/coffer/disks")]
+    pub disks: PathBuf,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,
@@ -135,6 +138,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Image store.
     pub images: PathBuf,
+    /// Folder of raw disks.
+    pub disks: PathBuf,
     /// coffer-vmm.
     pub vmm: PathBuf,
     /// swtpm.
@@ -196,6 +201,7 @@ impl ServeArgs {
             socket: self.socket,
             state: self.state,
             images: self.images,
+            disks: self.disks,
             vmm: self.vmm,
             swtpm: self.swtpm,
             passt: self.passt,

@@ -47,6 +47,9 @@ pub struct HostConfig {
     pub network: Option<HostNetwork>,
     /// Block device with an erofs image store.
     pub images_disk: Option<PathBuf>,
+    /// Folder of raw disks, such as `/dev`; without it there are none.
+    #[serde(default)]
+    pub disks: Option<PathBuf>,
     /// TCP address of the API over TLS, with [`TLS_CERTIFICATE`], [`TLS_KEY`] and [`CLIENT_CA`]. The key is as secret
     /// as this initrd: whoever reads that can pass for this host to a client, and manage nothing.
     pub tls_listen: Option<SocketAddr>,
@@ -145,6 +148,9 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti]
             .map(str::to_owned)
             .into();
+    if let Some(folder) = &config.disks {
+        command.extend(["--disks".into(), folder.to_string_lossy().into_owned()]);
+    }
     if let Some(address) = config.tls_listen {
         let address = address.to_string();
         let (certificate, key, ca) = (TLS_CERTIFICATE, TLS_KEY, CLIENT_CA);

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
+use coffer_formats::launch::{BoxKind, LaunchDisk};
 use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
@@ -32,6 +33,7 @@ use crate::measurements;
 use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
 use crate::plan::Plan;
+use crate::raw_disk::{self, RawDisk};
 use crate::registry::{Registry, Reservation};
 use crate::restart;
 use crate::state::VmDir;
@@ -53,13 +55,14 @@ pub fn launch(
 ) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?)?;
+    let raw = raw_disk::open_all(&host.config.disks, request)?;
+    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &raw)?;
     let (registry, asked) = (&host.registry, plan.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 
     let Image { layout, files } = image;
-    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, &mut clock);
+    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, raw, &mut clock);
     let boot = boot?;
     boot.check(layout.descriptor())?;
     clock.mark("hash");
@@ -172,6 +175,7 @@ fn prepare(
     host: &Host,
     plan: &Plan,
     files: coffer_image::layout::ImageFiles,
+    raw: Vec<RawDisk>,
     clock: &mut LaunchClock,
 ) -> Prepared {
     let failed =
@@ -194,9 +198,21 @@ fn prepare(
         let initrd = scope.spawn(|| copy(host, "initrd", &files.initrd, Reject::InitrdDigest));
         let kernel = copy(host, "kernel", &files.kernel, Reject::KernelDigest);
         let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
-        let boot = Boot::assemble(kernel, initrd, &files.cmdline, files.disks);
+        let disks = in_order(&plan.record.disks, files.disks, raw);
+        let boot = Boot::assemble(kernel, initrd, &files.cmdline, disks);
         Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
     })
+}
+
+/// The files of the disks, in the record's order: raw ones by their name, the image's in the order it has them. An
+/// integrity disk is a whole file: its verity superblock is found by offset.
+fn in_order(record: &[LaunchDisk], image: Vec<Blob>, mut raw: Vec<RawDisk>) -> Vec<File> {
+    let mut image = image.into_iter();
+    let file = |disk: &LaunchDisk| match raw.iter().position(|raw| raw.name == disk.name) {
+        Some(at) => Some(raw.swap_remove(at).file),
+        None => Some(image.next()?.into_file().0),
+    };
+    record.iter().filter_map(file).collect()
 }
 
 /// What the guest boots from: sealed copies, and disks that are verified as they are read.
@@ -213,14 +229,12 @@ impl Boot {
         kernel: Result<Arc<MemFile>, LaunchError>,
         initrd: Result<Arc<MemFile>, LaunchError>,
         cmdline: &Blob,
-        disks: Vec<Blob>,
+        disks: Vec<File>,
     ) -> Result<Self, LaunchError> {
         let cmdline = cmdline
             .read_all()
             .map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
         let cmdline_digest = Digest::of(&[&cmdline]);
-        // An integrity disk is a whole file: its verity superblock is found by offset.
-        let disks = disks.into_iter().map(|disk| disk.into_file().0).collect();
         Ok(Self { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks })
     }
 
@@ -301,6 +315,10 @@ fn start(
     fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
     let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
     fds.extend((0..).map(FdRole::Net).zip(frames.iter().map(AsFd::as_fd)));
+    // A closed box has no ears: no descriptor for input is ever made.
+    let input = (plan.record.box_kind == BoxKind::Open).then(|| vm.console.open_input());
+    let input = input.transpose().map_err(LaunchError::system("making the console's input"))?;
+    fds.extend(input.iter().map(|pipe| (FdRole::Input, pipe.as_fd())));
     let (roles, fds): (Vec<FdRole>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     let spec = VmSpec {
         version: 1,

@@ -36,6 +36,9 @@ pub enum LaunchError {
     /// The port is taken.
     #[error("port {0} is in use on this host")]
     PortInUse(u16),
+    /// A raw disk that is not for this box, in use, or unusable: code, status, and what exactly.
+    #[error("{2}")]
+    Disk(&'static str, u16, String),
 
     // The host.
     /// No usable KVM.
@@ -78,6 +81,7 @@ impl LaunchError {
             Self::BadRequest(_) => ("bad-request", 400),
             Self::NameTaken(_) => ("name-taken", 409),
             Self::PortInUse(_) => ("port-in-use", 409),
+            Self::Disk(code, status, _) => (code, *status),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
@@ -98,6 +102,9 @@ impl LaunchError {
             Self::BadRequest(_) => "see `coffer run --help`",
             Self::NameTaken(_) => "choose another with --name, or remove that VM with `coffer rm`",
             Self::PortInUse(_) => "publish another port, or stop what uses it",
+            Self::Disk(..) => {
+                "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
+            }
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
             }

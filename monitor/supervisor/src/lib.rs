@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod passt;
 pub mod plan;
 pub mod process;
+pub mod raw_disk;
 pub mod registry;
 pub mod restart;
 pub mod routes;

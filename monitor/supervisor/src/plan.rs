@@ -1,16 +1,18 @@
 //! A request, resolved against its image into a checked plan (SPEC 1.5, 3.2, 3.4). Nothing is started here.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
-use coffer_formats::{InstanceId, Reject};
+use coffer_formats::{Digest, InstanceId, Reject};
 use coffer_image::appliance::Network;
-use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk, Range};
+use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
 use crate::image::Image;
 use crate::launch_error::LaunchError;
+use crate::raw_disk::RawDisk;
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;
@@ -39,7 +41,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks `request` against `image`.
+    /// Checks `request`, for which the disks `raw` were opened, against `image`.
     ///
     /// `own` are the host's own addresses, which no guest may reach.
     pub fn new(
@@ -47,6 +49,7 @@ impl Plan {
         request: &CreateVm,
         id: InstanceId,
         own: &[Ipv4Addr],
+        raw: &[RawDisk],
     ) -> Result<Self, LaunchError> {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
@@ -59,6 +62,7 @@ impl Plan {
             u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
         let memory_mib = within("MiB of memory", request.memory_mib, &descriptor.shape.memory_mib)?;
         let nics = nics(&descriptor.network, &id, own);
+        let (launched, disks) = disks(descriptor, raw)?.into_iter().unzip();
         Ok(Self {
             id,
             name: request.name.clone(),
@@ -69,7 +73,7 @@ impl Plan {
                 image_id: image.layout.image_id(),
                 vcpus,
                 memory_mib,
-                disks: descriptor.disks.iter().map(launch_disk).collect(),
+                disks: launched,
                 nics: nics
                     .iter()
                     .map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() })
@@ -79,7 +83,7 @@ impl Plan {
             },
             publish: request.publish.clone(),
             console: request.box_kind == BoxKind::Open || descriptor.console == ConsoleMode::Output,
-            disks: descriptor.disks.iter().map(disk_spec).collect(),
+            disks,
             nics,
             network: descriptor.network.clone(),
         })
@@ -146,19 +150,46 @@ fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
     }
 }
 
-fn launch_disk(disk: &Disk) -> LaunchDisk {
-    let Disk::Integrity { name, data_size, root_hash, .. } = disk;
-    LaunchDisk {
-        name: name.clone(),
-        kind: "integrity".into(),
-        root_hash: Some(*root_hash),
-        size: *data_size,
+/// The image's disks, raw ones as they were given, then those that were given beside. The record and the VM process name
+/// them in one order.
+fn disks(
+    descriptor: &Descriptor,
+    given: &[RawDisk],
+) -> Result<Vec<(LaunchDisk, DiskSpec)>, LaunchError> {
+    let bad = |why: String| Err(LaunchError::BadRequest(why));
+    let mut all = Vec::new();
+    for disk in &descriptor.disks {
+        let name = disk.name();
+        all.push(match (disk, given.iter().find(|raw| raw.name == name)) {
+            (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
+                let (data_size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
+                let launched = launch_disk(name, "integrity", Some(root_hash), data_size);
+                (launched, DiskSpec::Integrity { data_size, root_hash, salt })
+            }
+            (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
+            (_, Some(_)) => return bad(format!("the image has a disk `{name}` of its own")),
+            (_, None) => return bad(format!("the image needs a raw disk `{name}`")),
+        });
     }
+    let others = given.iter().filter(|raw| all.iter().all(|(disk, _)| disk.name != raw.name));
+    let others: Vec<_> = others.map(raw_disk).collect();
+    all.extend(others);
+    let names: BTreeSet<&str> = given.iter().map(|raw| raw.name.as_str()).collect();
+    if names.len() < given.len() || !names.into_iter().all(coffer_image::rules::is_name) {
+        return bad("each disk has a name of its own, 1 to 63 of a-z, 0-9 and `-`".into());
+    }
+    if all.len() > DISKS_MAX {
+        return bad(format!("a VM has at most {DISKS_MAX} disks"));
+    }
+    Ok(all)
 }
 
-fn disk_spec(disk: &Disk) -> DiskSpec {
-    let Disk::Integrity { data_size, root_hash, salt, .. } = disk;
-    DiskSpec::Integrity { data_size: *data_size, root_hash: *root_hash, salt: salt.clone() }
+fn raw_disk(raw: &RawDisk) -> (LaunchDisk, DiskSpec) {
+    (launch_disk(&raw.name, "raw", None, raw.size), DiskSpec::Raw { size: raw.size })
+}
+
+fn launch_disk(name: &str, kind: &str, root_hash: Option<Digest>, size: u64) -> LaunchDisk {
+    LaunchDisk { name: name.into(), kind: kind.into(), root_hash, size }
 }
 
 /// One NIC for an image with a network. Its address is random with the instance: locally administered,

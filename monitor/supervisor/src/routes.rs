@@ -1,8 +1,7 @@
 //! The management API (SPEC 1.7, 6.4). Handlers only translate; what blocks runs on the blocking pool.
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -20,6 +19,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api_error::ApiError;
 use crate::config::Profile;
@@ -32,7 +33,6 @@ use crate::launch_error::LaunchError;
 use crate::metrics;
 use crate::registry::{Entry, NotFound};
 use crate::serve::Shutdown;
-use crate::vm::Vm;
 
 /// Most bytes of a request: the largest is an enrolment challenge, a few KiB.
 const BODY_MAX: usize = 64 << 10;
@@ -65,6 +65,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/vms/{id}", get(show_vm).delete(delete_vm))
         .route("/v1/vms/{id}/logs", get(vm_logs))
         .route("/v1/vms/{id}/measurements", get(vm_measurements))
+        .route("/v1/vms/{id}/console", post(type_in))
         .route("/v1/vms/{id}/stats", get(vm_stats))
         .route("/v1/vms/{id}/stop", post(stop_vm))
         .route("/v1/vms/{id}/pause", post(async |app, id| set_paused(app, id, true).await))
@@ -131,7 +132,7 @@ async fn openapi() -> impl IntoResponse {
 async fn events(State(app): State<App>) -> Response {
     let (send, receive) = mpsc::channel(1);
     tokio::spawn(copy_events(app.host.registry.history.listen(), send));
-    let body = Body::from_stream(Follow(receive));
+    let body = growing(receive);
     ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
 }
 
@@ -268,7 +269,9 @@ async fn vm_logs(
         query.map_err(|_| ApiError::bad_request("`follow` is true or false"))?;
     let vm = find(&app, &id)?.vm;
     let body = if follow {
-        Body::from_stream(Follow::start(&vm))
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(copy_console(Arc::clone(&vm.console), send));
+        growing(receive)
     } else {
         match vm.console.read(0) {
             Chunk::Bytes(bytes, _) => Body::from(bytes),
@@ -278,17 +281,21 @@ async fn vm_logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }
 
-/// A console as a response body that grows. Its task ends with the VM or with the reader.
-struct Follow(mpsc::Receiver<Vec<u8>>);
-
-impl Follow {
-    fn start(vm: &Arc<Vm>) -> Self {
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(copy_console(Arc::clone(&vm.console), send));
-        Self(receive)
+/// Types what the request body brings, as it comes.
+async fn type_in(State(app): State<App>, Path(id): Path<String>, body: Body) -> Answer<StatusCode> {
+    let vm = find(&app, &id)?.vm;
+    if vm.has_ended() {
+        return Err(ApiError::not_running(format!("`{}` has ended", vm.name)));
     }
+    vm.console.type_in(body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
+/// A response body that grows.
+fn growing(chunks: mpsc::Receiver<Vec<u8>>) -> Body {
+    Body::from_stream(ReceiverStream::new(chunks).map(Ok::<_, Infallible>))
+}
+
+/// Ends with the VM or with the reader.
 async fn copy_console(console: Arc<Console>, to: mpsc::Sender<Vec<u8>>) {
     let mut position = 0;
     loop {
@@ -301,14 +308,6 @@ async fn copy_console(console: Arc<Console>, to: mpsc::Sender<Vec<u8>>) {
         if to.send(bytes).await.is_err() {
             return;
         }
-    }
-}
-
-impl futures_core::Stream for Follow {
-    type Item = Result<Vec<u8>, std::convert::Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(Ok))
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!  Launching --vCPUs run--> Booting --status--> Started --> Attested --> Running      (any of them <--> Paused)
 //!      |                       |                   |           |           |
+//!      | (raw root: Running)   |                   |           |           |
 //!      +-----------------------+--------- end -----+-----------+-----------+--> Stopped | Failed | Restarting
 //! ```
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
@@ -162,9 +163,11 @@ impl Vm {
         Kept { info, request: self.request.clone(), measurements: self.measurements.clone() }
     }
 
-    /// The vCPUs run.
+    /// The vCPUs run. A root disk that brings its own init says no more of itself, so that is as far as it gets.
     pub fn running(&self) {
-        self.advance(VmState::Booting, "run");
+        let disks = self.identity.iter().flat_map(|identity| &identity.record.disks);
+        let raw_root = disks.take(1).any(|disk| disk.kind == "raw");
+        self.advance(if raw_root { VmState::Running } else { VmState::Booting }, "run");
     }
 
     /// The guest tells how far it is.
@@ -500,6 +503,7 @@ pub(crate) mod tests {
             vcpus: None,
             memory_mib: None,
             publish: vec![Publish { host: 8443, guest: 443 }],
+            disks: vec![],
             restart,
         };
         let info = VmInfo {

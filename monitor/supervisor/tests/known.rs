@@ -30,6 +30,7 @@ fn running(number: u8, name: &str, policy: RestartPolicy) -> Kept {
         vcpus: None,
         memory_mib: None,
         publish: publish.clone(),
+        disks: vec![],
         restart: Restart { policy, max: None },
     };
     let info = VmInfo {

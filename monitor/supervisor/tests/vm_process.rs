@@ -11,6 +11,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use coffer_attestation::merkle;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
@@ -39,6 +42,7 @@ use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState};
 use coffer_monitor_wire::{FdRole, VmSpec};
 use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
+use http_body_util::channel::Channel;
 use rustix::process::{Pid, Signal, kill_process};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -136,6 +140,8 @@ fn launch_watched(
     let disk_path = dir.path().join("disk");
     std::fs::write(&disk_path, [0; 4096]).unwrap();
     let disk = File::open(disk_path).unwrap();
+    // As the launch of an open box does it.
+    let input = (story == "hear").then(|| vm.console.open_input().unwrap());
     let spec = VmSpec {
         version: 1,
         vcpus: 1,
@@ -150,9 +156,15 @@ fn launch_watched(
         uid: 0x7000_0000,
         smt: false,
         console: true,
-        fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
+        fds: [FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)]
+            .into_iter()
+            .chain(input.iter().map(|_| FdRole::Input))
+            .collect(),
     };
-    let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
+    let fds: Vec<_> = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()]
+        .into_iter()
+        .chain(input.iter().map(AsFd::as_fd))
+        .collect();
     let group = Group::dangerous_without_limits(
         &unified_hierarchy()
             .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
@@ -182,6 +194,7 @@ fn request() -> CreateVm {
         vcpus: None,
         memory_mib: None,
         publish: Vec::new(),
+        disks: vec![],
         restart: Restart::default(),
     }
 }
@@ -282,6 +295,51 @@ fn refuses_evidence_without_a_host_tpm() {
         Some("the VM process ended with exit status: 8: this host has no TPM")
     );
     assert!(!vm.console().contains("host part"), "{}", vm.console());
+}
+
+/// Types into it; the status that refuses, if one does.
+async fn typed(vm: &Launched, text: &'static str) -> Result<(), StatusCode> {
+    let typed = vm.entry.vm.console.type_in(Body::from(text)).await;
+    typed.map_err(|refused| refused.into_response().status())
+}
+
+#[tokio::test]
+async fn one_caller_types_and_a_box_without_input_hears_none() {
+    let vm = launch("hear", None);
+    typed(&vm, "hello").await.unwrap();
+    vm.wait_for(
+        |vm| matches!(vm.console.read(0), Chunk::Bytes(b, _) if b.ends_with(b"heard hello\n")),
+    );
+    // A caller that has typed nothing yet.
+    let (keep, body) = Channel::<Bytes>::new(1);
+    let console = vm.entry.vm.console.clone();
+    let first = tokio::spawn(async move { console.type_in(Body::new(body)).await.is_ok() });
+    tokio::task::yield_now().await;
+    assert_eq!(typed(&vm, "x").await, Err(StatusCode::CONFLICT));
+    drop(keep);
+    assert!(first.await.unwrap());
+    typed(&vm, "end").await.unwrap();
+    vm.ended(VmState::Stopped, None);
+    // Nobody is left to hear it, and nobody waits.
+    typed(&vm, "late").await.unwrap();
+
+    let deaf = launch("wait", None);
+    assert_eq!(typed(&deaf, "hello").await, Err(StatusCode::FORBIDDEN));
+    assert!(deaf.entry.stop(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn who_types_more_than_the_guest_reads_waits_and_no_longer_than_the_guest_lives() {
+    let vm = launch("hear", None);
+    typed(&vm, "sleep").await.unwrap();
+    // More than any pipe of the kernel's holds.
+    let console = vm.entry.vm.console.clone();
+    let flood =
+        tokio::spawn(async move { console.type_in(Body::from(vec![b'x'; 4 << 20])).await.is_ok() });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!flood.is_finished());
+    assert!(vm.entry.stop(Duration::ZERO));
+    assert!(flood.await.unwrap());
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub struct VmPlan {
     pub guest_cid: u32,
     /// Serial output goes to standard output.
     pub console: bool,
+    /// Serial input; a box without it can be told nothing.
+    pub input: Option<OwnedFd>,
 }
 
 impl VmPlan {
@@ -100,6 +102,7 @@ impl VmPlan {
             cmdline: spec.cmdline,
             guest_cid: spec.guest_cid,
             console: spec.console,
+            input: fds.take(FdRole::Input).ok(),
         };
         fds.none_left()?;
         Ok(plan)
@@ -186,7 +189,14 @@ mod tests {
     fn accepts_a_complete_spec_in_any_order_of_descriptors() {
         let mut spec = spec();
         spec.fds.reverse();
-        assert!(VmPlan::new(spec, fds(4)).is_ok());
+        assert!(VmPlan::new(spec, fds(4)).is_ok_and(|plan| plan.input.is_none()));
+    }
+
+    #[test]
+    fn input_is_there_if_its_descriptor_is() {
+        let mut spec = spec();
+        spec.fds.push(FdRole::Input);
+        assert!(VmPlan::new(spec, fds(5)).is_ok_and(|plan| plan.input.is_some()));
     }
 
     #[test]
@@ -200,6 +210,8 @@ mod tests {
         refuses(|s| s.event_log.push('x'), PlanRefused::EventLog);
         refuses(|s| s.fds.truncate(3), PlanRefused::Missing(FdRole::Tpm));
         refuses(|s| s.fds.push(FdRole::Kvm), PlanRefused::Surplus(FdRole::Kvm));
+        let twice = [FdRole::Input, FdRole::Input];
+        refuses(|s| s.fds.extend(twice), PlanRefused::Surplus(FdRole::Input));
         refuses(|s| s.fds.push(FdRole::Disk(0)), PlanRefused::Surplus(FdRole::Disk(0)));
         assert_eq!(
             VmPlan::new(spec(), fds(3)).err(),

@@ -1,7 +1,10 @@
 //! One VM: its parts put together, started in order, and watched until it ends.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Barrier};
+use std::time::Instant;
 
 use anyhow::Context;
 use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
@@ -30,6 +33,7 @@ pub struct Vm {
     machine: Machine,
     vcpus: Vec<Vcpu>,
     bus: DeviceBus,
+    serial: Arc<SerialPort>,
     virtio: Vec<Arc<VirtioMmio>>,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
@@ -60,34 +64,27 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let bus = DeviceBus::new(refusals.clone());
-        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
-        vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
+        let line = machine.interrupt_line(layout::COM1_GSI)?;
+        let serial = Arc::new(serial_port(line, plan.console, plan.input)?);
+        let (bus, devices) = (DeviceBus::new(refusals.clone()), Vec::new());
+        let mut vm = Self { machine, vcpus, bus, serial, virtio, devices, refusals };
+        vm.map_fixed_devices(plan.tpm, stop)?;
         vm.map_virtio();
         Ok(vm)
     }
 
-    fn map_fixed_devices(
-        &mut self,
-        tpm: std::os::fd::OwnedFd,
-        console: bool,
-        stop: &Stop,
-    ) -> anyhow::Result<()> {
-        let output: Box<dyn Write + Send> =
-            if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
-        let uart =
-            Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
+    fn map_fixed_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
         let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
         let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?;
         let tpm = Arc::new(tpm.counting(self.refusals.clone()));
-        self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
+        self.bus.map_ports(layout::COM1_PORT, serial::PORTS, self.serial.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
         self.bus.map_memory(layout::TPM, layout::TPM_WINDOW, tpm.clone());
         self.devices.push(tpm);
-        self.devices.push(uart);
+        self.devices.push(self.serial.clone());
         Ok(())
     }
 
@@ -102,8 +99,8 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
-        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
+        let Self { machine, vcpus, bus, serial, virtio, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &serial, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let (mut threads, gate) = (Vec::new(), Arc::new(Gate::default()));
@@ -137,6 +134,16 @@ impl Vm {
         drop(machine);
         Ok(reason)
     }
+}
+
+/// The serial port, to standard output where the host may read. Nobody waits for whoever does.
+fn serial_port(line: Doorbell, seen: bool, input: Option<OwnedFd>) -> io::Result<SerialPort> {
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let output: Box<dyn Write + Send> =
+        if seen { Box::new(File::from(output)) } else { Box::new(io::sink()) };
+    let start = Instant::now();
+    SerialPort::new(line, output, Box::new(move || start.elapsed()), input)
 }
 
 /// What the supervisor's words act on.

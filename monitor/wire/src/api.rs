@@ -19,6 +19,7 @@
 //! | `GET /v1/vms/{id}` | | [`VmInfo`] |
 //! | `GET /v1/vms/{id}/logs` | `?follow=true` streams | text |
 //! | `GET /v1/vms/{id}/measurements` | | [`Measurements`] |
+//! | `POST /v1/vms/{id}/console` | bytes, as they are typed | 204 at their end; open boxes only, one caller at a time |
 //! | `GET /v1/vms/{id}/stats` | | [`VmStats`] |
 //! | `POST /v1/vms/{id}/stop` | [`StopVm`] | [`VmInfo`]; the same if it had ended |
 //! | `POST /v1/vms/{id}/pause` | | [`VmInfo`]; the same if it was paused |
@@ -46,6 +47,16 @@ pub struct Publish {
     pub host: u16,
     /// Port in the guest.
     pub guest: u16,
+}
+
+/// A raw disk of an open box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDiskRequest {
+    /// Name: one that the image leaves to be given, or a new one.
+    pub name: String,
+    /// File or block device below the monitor's folder for disks, by path from there or from the root.
+    pub path: String,
 }
 
 /// After which ends a VM is launched again. Never after a stop, and never after a promise of the image was broken.
@@ -89,6 +100,9 @@ pub struct CreateVm {
     /// Published ports.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// Raw disks; of open boxes only.
+    #[serde(default)]
+    pub disks: Vec<RawDiskRequest>,
     /// What happens when it ends; nothing if absent.
     #[serde(default)]
     pub restart: Restart,
@@ -106,7 +120,7 @@ pub enum VmState {
     Started,
     /// Secrets are in place.
     Attested,
-    /// The workload runs.
+    /// The workload runs; or the vCPUs, of a box whose root disk brings its own init.
     Running,
     /// Its vCPUs stand still until it is resumed.
     Paused,

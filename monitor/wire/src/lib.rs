@@ -39,10 +39,12 @@ pub enum FdRole {
     Initrd,
     /// swtpm's data channel; the control channel stays with the supervisor.
     Tpm,
-    /// Disk `n` of `VmSpec::disks`, opened read-only.
+    /// Disk `n` of `VmSpec::disks`, open as its kind needs.
     Disk(u8),
     /// Backend of NIC `n`: a passt stream socket or a tap device.
     Net(u8),
+    /// What people type at the serial port: the reading end of a pipe. Closed boxes have none.
+    Input,
 }
 
 /// A disk the VM process serves.
@@ -57,6 +59,11 @@ pub enum DiskSpec {
         root_hash: Digest,
         /// Salt, hex.
         salt: String,
+    },
+    /// Written and read as it is, no promise.
+    Raw {
+        /// Bytes of it, a multiple of 4096.
+        size: u64,
     },
 }
 

@@ -163,6 +163,8 @@ pub fn serve(dir: &Path, more: &[&str]) -> Command {
         .arg(dir.join("state"))
         .arg("--images")
         .arg(images)
+        .arg("--disks")
+        .arg(dir.join("disks"))
         .args(["--vmm", "/bin/false"])
         .args(more)
         .stdin(Stdio::null())
@@ -178,10 +180,19 @@ pub struct TestImage {
 
 impl TestImage {
     pub fn write(path: &Path, box_kind: BoxKind) -> Self {
+        Self::write_with(path, box_kind, |_| {})
+    }
+
+    /// The same with a descriptor that `change` has changed.
+    pub fn write_with(
+        path: &Path,
+        box_kind: BoxKind,
+        change: impl FnOnce(&mut Descriptor),
+    ) -> Self {
         fs::create_dir_all(path.join("blobs/sha256")).unwrap();
         let blob = |bytes: &[u8]| put(path, bytes);
         let disk = coffer_image::verity::Geometry::new(8192).unwrap().blob_size();
-        let descriptor = Descriptor {
+        let mut descriptor = Descriptor {
             version: 1,
             name: "test".into(),
             box_kind,
@@ -211,6 +222,7 @@ impl TestImage {
             secrets: Vec::new(),
             not_after: None,
         };
+        change(&mut descriptor);
         descriptor.check().unwrap();
         let content = |media_type: &str, blob: BlobRef| Content {
             media_type: media_type.into(),

@@ -31,13 +31,13 @@ pub trait VirtioDevice: Send {
     /// Device configuration from `offset` on; bytes beyond its end stay zero.
     fn read_config(&self, offset: usize, data: &mut [u8]);
 
-    /// The driver is ready; queues are live from now until `reset`.
-    fn activate(&mut self) {}
+    /// The driver is ready, and took these features; queues are live from now until `reset`.
+    fn activate(&mut self, _features: u64) {}
 
     /// Takes the place of a device that was saved while its queues were live. Nothing else of it is left: a device that
     /// had more to tell its driver tells it what was lost.
-    fn resume(&mut self) {
-        self.activate();
+    fn resume(&mut self, features: u64) {
+        self.activate(features);
     }
 
     /// The guest kicked `queue`. `Err` ends the VM.

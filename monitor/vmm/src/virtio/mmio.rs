@@ -287,7 +287,7 @@ impl Inner {
         if !self.freeze(memory) {
             return false;
         }
-        self.device.activate();
+        self.device.activate(self.driver_features);
         true
     }
 
@@ -494,7 +494,7 @@ impl Inner {
         self.driver_features_select = saved.driver_features_select;
         self.queue_select = saved.queue_select;
         if status::running(self.status) {
-            self.device.resume();
+            self.device.resume(self.driver_features);
         }
         Ok(())
     }

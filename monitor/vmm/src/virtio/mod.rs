@@ -11,7 +11,7 @@ pub mod net;
 pub mod rng;
 pub mod status;
 pub mod vsock;
-mod watch;
+pub mod watch;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -130,7 +130,7 @@ impl VirtioDevice for Net {
         data.iter_mut().zip(self.mac.iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
     }
 
-    fn activate(&mut self) {
+    fn activate(&mut self, _features: u64) {
         self.backend.listen(true);
     }
 

@@ -334,7 +334,7 @@ impl VirtioDevice for Vsock {
     }
 
     /// No stream outlives its device: what is at its other end has gone on, or is on another host.
-    fn resume(&mut self) {
+    fn resume(&mut self, _features: u64) {
         self.cut = true;
     }
 

@@ -34,7 +34,7 @@ impl VirtioDevice for Probe {
             .zip([1, 2, 3, 4].iter().skip(offset))
             .for_each(|(slot, byte)| *slot = *byte);
     }
-    fn activate(&mut self) {
+    fn activate(&mut self, _features: u64) {
         self.0.activations.fetch_add(1, Ordering::SeqCst);
     }
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {

@@ -133,7 +133,7 @@ fn calls(net: &Net) -> bool {
 #[test]
 fn a_ring_that_claims_buffers_it_does_not_have_leaves_the_backend_unheard() {
     let (mut net, mut passt) = net();
-    net.activate();
+    net.activate(0);
     passt.write_all(b"\0\0\0\x05frame").unwrap();
     let memory = memory();
     with_queue(&memory, RECEIVE, &[], |io| {
@@ -148,14 +148,14 @@ fn a_ring_that_claims_buffers_it_does_not_have_leaves_the_backend_unheard() {
 #[test]
 fn a_reset_device_wants_no_room_for_what_it_still_holds() {
     let (mut net, mut passt) = net();
-    net.activate();
+    net.activate(0);
     (0..1000).for_each(|_| net.backend.send(&packet([192, 0, 2, 1])));
     (0..1000).for_each(|_| net.backend.send(&[7; 1500]));
     net.reset();
     // Room again, and nobody to use it.
     while passt.read(&mut [0; 4096]).is_ok() {}
     assert!(!calls(&net));
-    net.activate();
+    net.activate(0);
     assert!(calls(&net), "the rest of a frame goes out before the next driver's");
 }
 
