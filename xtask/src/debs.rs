@@ -176,7 +176,8 @@ pub fn missing(cache: &Path) -> Vec<(&'static str, PathBuf)> {
     all.filter(|(_, folder)| stamp(folder).is_none()).collect()
 }
 
-fn stamp(target: &Path) -> Option<String> {
+/// What a folder of the cache holds, if it is complete.
+pub fn stamp(target: &Path) -> Option<String> {
     std::fs::read_to_string(target.join(STAMP)).ok()
 }
 
@@ -185,14 +186,15 @@ const STAMP: &str = "coffer-packages";
 
 /// A folder made beside its final place and moved there when complete: a broken download leaves nothing behind, or, if
 /// we were killed during it, nothing that the next one does not remove.
-struct Staging {
+pub struct Staging {
     target: PathBuf,
     parent: PathBuf,
     folder: PathBuf,
 }
 
 impl Staging {
-    fn new(target: &Path) -> Result<Self> {
+    /// Beside `target`.
+    pub fn new(target: &Path) -> Result<Self> {
         let parent = target.parent().context("the cache folder has no parent")?.to_path_buf();
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sweep(&parent)?;
@@ -202,17 +204,20 @@ impl Staging {
         Ok(Self { target: target.to_path_buf(), parent, folder })
     }
 
-    fn path(&self) -> &Path {
+    /// Where to put things.
+    pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    fn beside(&self, name: &str) -> Result<PathBuf> {
+    /// A folder for what is not kept; one named `debs` goes away whatever happens.
+    pub fn beside(&self, name: &str) -> Result<PathBuf> {
         let path = self.parent.join(format!(".{name}.{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(path)
     }
 
-    fn finish(self, listing: &str) -> Result<()> {
+    /// Puts it in its place, complete.
+    pub fn finish(self, listing: &str) -> Result<()> {
         if listing.is_empty() {
             bail!("apt downloaded nothing");
         }

@@ -20,6 +20,7 @@ mod packages;
 mod progress;
 mod run;
 mod setup;
+mod stock_disk;
 mod tests;
 mod workspace;
 

@@ -30,6 +30,7 @@ fn what_is_missing_is_named_and_nothing_is_fetched() {
         }
         assert!(said.contains("cargo xtask setup"), "{said}");
     }
+    assert!(test.contains("missing    stock disk") && !demo.contains("stock disk"), "{test}{demo}");
     assert!(test.contains("missing    cargo-deny") && !demo.contains("cargo-deny"), "{test}{demo}");
     assert!(check.contains("error: cargo-deny is not installed"), "{check}");
 }

@@ -28,6 +28,8 @@ const CMDLINE: &str = "console=ttyS0 panic=-1 quiet";
 pub struct LabConfig {
     /// Folder with image layouts, the host's image store.
     pub images: Option<PathBuf>,
+    /// Disk images that open boxes may have, each copied: `/dev/vdb` and on where there is an image store.
+    pub raw_disks: Vec<PathBuf>,
     /// Ports of the host to reach from here, beside the API.
     pub publish: Vec<u16>,
     /// Port on 127.0.0.1 of the verifier.
@@ -61,6 +63,7 @@ impl LabHost {
             make_store(images, &store)?;
             disks.push(store);
         }
+        let raw_disks = copies(&config.raw_disks, folder)?;
         let ports: Vec<u16> =
             [API_PORT, probe::PORT, crash::PORT].iter().chain(&config.publish).copied().collect();
         let memory_mib = config.memory_mib.unwrap_or(MEMORY_MIB);
@@ -73,6 +76,7 @@ impl LabHost {
                 initrd: &initrd,
                 cmdline: CMDLINE,
                 disks: &disks,
+                raw_disks: &raw_disks,
                 ports: &ports,
                 verifier_port: config.verifier_port,
                 memory_mib,
@@ -187,6 +191,19 @@ impl LabHost {
     pub fn console_tail(&self) -> String {
         self.machine.console_tail()
     }
+}
+
+/// Copies of disk images, as sparse as they are.
+fn copies(disks: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> {
+    let copy = |(at, disk): (usize, &PathBuf)| {
+        let copy = folder.join(format!("raw{at}.raw"));
+        let mut cp = Command::new("cp");
+        cp.arg("--sparse=always").arg(disk).arg(&copy);
+        let said = process::run(&mut cp, Duration::from_secs(60))?;
+        ensure!(said.ok, "cp failed: {}", said.err);
+        Ok(copy)
+    };
+    disks.iter().enumerate().map(copy).collect()
 }
 
 /// True if a server answers. QEMU accepts connections long before its guest has a network, and is slow to try

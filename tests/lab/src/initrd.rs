@@ -86,6 +86,8 @@ fn host_configuration(modules: &[&str]) -> serde_json::Value {
         // The one guest address of QEMU's user network.
         "network": { "interface": null, "address": ADDRESS, "prefix": 24, "gateway": "10.0.2.2" },
         "images_disk": "/dev/vda",
+        // Open boxes may have the host's disks; the image store is mounted, and so taken.
+        "disks": "/dev",
         "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),
         "tcti": null,
     })

@@ -46,6 +46,11 @@ pub fn boot_loaders() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The stock Debian disk: one partition, root's password is `coffer`.
+pub fn stock_disk() -> Result<PathBuf> {
+    existing(root().join(".coffer/cache/stock-disk/disk.raw"))
+}
+
 /// A root file system made of Debian packages.
 pub fn rootfs(name: &str) -> Result<PathBuf> {
     existing(root().join(".coffer/cache/rootfs").join(name))

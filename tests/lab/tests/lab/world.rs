@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use coffer_lab::appliance::{self, SITE_PORT};
-use coffer_lab::host::{LabHost, Launch};
+use coffer_lab::host::{LabConfig, LabHost, Launch};
+use coffer_lab::initrd::Extras;
 use coffer_lab::scene::{HOST_NAME, PUBLISHED, Scene};
 use coffer_lab::{wait, workspace};
 use serde_json::{Value, json};
@@ -42,7 +43,10 @@ impl World {
         let scene = stage.build_images()?;
         scene.put_secret()?;
         extra_images(&scene)?;
-        let host = scene.boot_host("host", None)?;
+        let extras = Extras { decoy: Some(scene.decoy.clone()), ..Extras::default() };
+        let raw_disks = crate::open::prepare(&scene)?;
+        let config = LabConfig { extras, raw_disks, ..LabConfig::default() };
+        let host = scene.boot_host_with("host", config)?;
         scene.trust(&host, HOST_NAME)?;
         let before = host.run("site", "before", &[])?;
         let refused_before = scene.last_refusal()?;
