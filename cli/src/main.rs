@@ -17,6 +17,7 @@ mod host;
 mod image;
 mod key_file;
 mod monitor_client;
+mod network;
 mod output;
 mod quote;
 mod secret;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::{InspectArgs, LogsArgs, MonitorArgs, PsArgs, RmArgs, RunArgs, StopArgs};
 use crate::error::{Error, Service};
 use crate::monitor_client::{Endpoint, Monitor, TextStream};
+use crate::network;
 use crate::output::{self, GuestOutput, Step};
 use crate::when;
 
@@ -86,6 +87,13 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         vcpus: args.vcpus,
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
+        tap: network::parse_backend(&args.net)?,
+        network_limit: args
+            .net_limit
+            .as_deref()
+            .map(network::parse_limit)
+            .transpose()?
+            .unwrap_or_default(),
     })
 }
 

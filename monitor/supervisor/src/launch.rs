@@ -33,6 +33,7 @@ use crate::passt::{self, Passt};
 use crate::plan::Plan;
 use crate::registry::{Registry, Reservation};
 use crate::state::VmDir;
+use crate::tap;
 use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
 use crate::vm_process::{Companions, Control, VmProcess};
@@ -142,6 +143,7 @@ struct Processes {
     kvm: File,
     vmm: VmProcess,
     passt: Option<Passt>,
+    tap: Option<OwnedFd>,
 }
 
 fn prepare(
@@ -154,8 +156,12 @@ fn prepare(
         || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
-        let passt = Passt::spawn(&host.config.passt, &plan.network, &plan.publish)?;
-        Ok(Processes { kvm, vmm, passt })
+        let tap = plan.tap.as_deref().map(tap::open).transpose()?;
+        let passt = match &tap {
+            Some(_) => None,
+            None => Passt::spawn(&host.config.passt, plan)?,
+        };
+        Ok(Processes { kvm, vmm, passt, tap })
     });
     clock.mark("open");
     let unusable = matches!(
@@ -266,7 +272,7 @@ fn start(
     directory: VmDir,
     group: Group,
 ) -> Result<(), LaunchError> {
-    let Processes { kvm, vmm, passt } = processes;
+    let Processes { kvm, vmm, passt, tap } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
         (FdRole::Kvm, kvm.as_fd()),
@@ -276,7 +282,7 @@ fn start(
     ];
     fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
     let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
-    fds.extend((0..).map(FdRole::Net).zip(frames.iter().map(AsFd::as_fd)));
+    fds.extend((0..).map(FdRole::Net).zip(frames.iter().chain(&tap).map(AsFd::as_fd)));
     let (roles, fds): (Vec<FdRole>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     let spec = VmSpec {
         version: 1,
@@ -298,7 +304,8 @@ fn start(
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
     let companions = Companions { passt, vtpm, directory, group };
-    vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+    let channels = Channels::new(host.tpm.clone(), vmm.control());
+    vmm.start(vm, &spec, &fds, companions, channels)
 }
 
 /// How the launch went, now that it either runs or is gone.

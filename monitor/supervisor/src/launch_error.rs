@@ -6,6 +6,7 @@ use coffer_vtpm::VtpmError;
 use crate::group::GroupError;
 use crate::kvm::KvmUnusable;
 use crate::state::StateError;
+use crate::tap::TapUnusable;
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum LaunchError {
     /// The network backend.
     #[error("the network backend failed: {0}")]
     Network(String),
+    /// The tap device.
+    #[error(transparent)]
+    Tap(#[from] TapUnusable),
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
@@ -81,6 +85,7 @@ impl LaunchError {
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
+            Self::Tap(_) => ("tap-unusable", 503),
             Self::Vmm(_) => ("vmm-failed", 500),
             Self::Group(_) => ("no-control-group", 503),
             Self::State(_) | Self::System { .. } => ("host-failed", 500),
@@ -111,6 +116,7 @@ impl LaunchError {
             Self::Network(_) => {
                 "check that passt works on this host and that it has a default route"
             }
+            Self::Tap(unusable) => unusable.hint,
             Self::Vmm(_) => "see the monitor's log",
             Self::Group(_) => {
                 "use cgroup v2 at /sys/fs/cgroup, and give the monitor its part of it (systemd: Delegate=yes)"

@@ -41,6 +41,7 @@ pub mod registry;
 pub mod routes;
 pub mod serve;
 pub mod state;
+pub mod tap;
 pub mod uid;
 pub mod vm;
 pub mod vm_process;

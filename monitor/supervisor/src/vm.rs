@@ -150,20 +150,21 @@ impl Vm {
 
     /// The vCPUs run.
     pub fn running(&self) {
-        self.advance(VmState::Booting, "run");
+        let _ = self.advance(VmState::Booting, "run");
     }
 
-    /// The guest tells how far it is.
-    pub fn reported(&self, phase: Phase, detail: &str) {
+    /// The guest tells how far it is. True if that is further than before.
+    pub fn reported(&self, phase: Phase, detail: &str) -> bool {
         match phase {
             Phase::Started => self.advance(VmState::Started, "init"),
             Phase::Mounted => self.advance(VmState::Started, "mounted"),
             Phase::Attested => self.advance(VmState::Attested, "attested"),
             Phase::Running => self.advance(VmState::Running, "running"),
-            Phase::Exited => {}
+            Phase::Exited => false,
             Phase::Failed => {
                 let mut life = self.lock();
                 life.guest_failure.get_or_insert_with(|| printable(detail));
+                false
             }
         }
     }
@@ -240,16 +241,17 @@ impl Vm {
         until(&life)
     }
 
-    fn advance(&self, state: VmState, step: &str) {
+    fn advance(&self, state: VmState, step: &str) -> bool {
         let mut life = self.lock();
         let repeated = life.timings.iter().any(|timing| timing.step == step);
         if life.ended || repeated || rank(state) < rank(life.state) {
-            return;
+            return false;
         }
         life.state = state;
         life.timings.push(self.clock.timing(step));
         drop(life);
         self.changed.notify_all();
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Life> {

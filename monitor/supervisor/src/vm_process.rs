@@ -64,6 +64,12 @@ struct Reins {
 }
 
 impl Control {
+    /// Tells it that the guest has attested.
+    pub fn open_network(&self) {
+        // A VM process that is gone needs no telling.
+        let _ = wire::send(self.0.socket.as_fd(), &wire::Command::OpenNetwork, &[]);
+    }
+
     /// Tells it to end, and kills it if it does not. True once nothing of the VM is left.
     pub fn end(&self, vm: &Vm) -> bool {
         // A VM process that is gone needs no telling.

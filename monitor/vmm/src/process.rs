@@ -129,6 +129,7 @@ impl Control {
     pub fn orders(&self) -> Option<Orders> {
         match coffer_monitor_wire::receive::<coffer_monitor_wire::Command>(&*self.0) {
             Ok(Some((coffer_monitor_wire::Command::Kill, _))) => Some(Orders::Kill),
+            Ok(Some((coffer_monitor_wire::Command::OpenNetwork, _))) => Some(Orders::OpenNetwork),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             // Gone, or speaking gibberish: either way nobody answers for this VM any more.
             Ok(None) | Err(_) => Some(Orders::Gone),
@@ -152,6 +153,8 @@ impl AsFd for Control {
 pub enum Orders {
     /// Stop and exit.
     Kill,
+    /// The guest has attested: its network is open from now on.
+    OpenNetwork,
     /// The supervisor is gone.
     Gone,
 }

@@ -21,7 +21,7 @@ use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
-use crate::virtio::{self, mmio::VirtioMmio};
+use crate::virtio::{self, mmio::VirtioMmio, net::Gate};
 
 /// A VM that has not run yet.
 pub struct Vm {
@@ -29,6 +29,8 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     bus: DeviceBus,
     virtio: Vec<Arc<VirtioMmio>>,
+    /// Opens when the guest has attested.
+    network: Gate,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
 }
@@ -38,7 +40,9 @@ impl Vm {
     pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
-        let virtio = virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control)?;
+        let network = Gate::default();
+        let virtio =
+            virtio::attach(&machine, plan.disks, plan.nics, &network, plan.guest_cid, control)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -55,8 +59,14 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm =
-            Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        let mut vm = Self {
+            machine,
+            vcpus,
+            bus: DeviceBus::default(),
+            virtio,
+            network,
+            devices: Vec::new(),
+        };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -96,7 +106,7 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices } = self;
+        let Self { machine, vcpus, bus, virtio, network, devices } = self;
         let device_loop = DeviceLoop::new(control, stop, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
@@ -115,8 +125,13 @@ impl Vm {
         }
         jail::confine(jail::Role::Devices)?;
         confined.wait();
-        let reason = device_loop
-            .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        let reason = device_loop.run(|| match control.orders()? {
+            Orders::Kill | Orders::Gone => Some(EndReason::Killed),
+            Orders::OpenNetwork => {
+                network.open();
+                None
+            }
+        })?;
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);

@@ -30,6 +30,7 @@ pub fn attach(
     machine: &Machine,
     disks: Vec<(DiskSpec, File)>,
     nics: Vec<(NetSpec, OwnedFd)>,
+    gate: &net::Gate,
     guest_cid: u32,
     control: &Control,
 ) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
@@ -38,7 +39,7 @@ pub fn attach(
         devices.push(Box::new(block::Block::open(index, &spec, file)?));
     }
     for (spec, backend) in nics {
-        devices.push(Box::new(net::Net::new(spec, backend)?));
+        devices.push(Box::new(net::Net::new(spec, backend, gate.clone())?));
     }
     devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
     devices.push(Box::new(rng::Rng));

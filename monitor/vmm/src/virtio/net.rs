@@ -2,13 +2,18 @@
 //!
 //! What it trusts: nothing. Frames are bytes to both sides; the backend's framing is checked, the guest's descriptors too.
 //! What it refuses: frames larger than its limit, and waiting. A backend that does not take frames loses them,
-//! as a full wire would, and what may not leave the guest (`egress`) is lost too; a backend that breaks its framing is cut off and the guest's link is dead.
+//! as a full wire would, and so does one that is offered more than the interface may carry (`limit`); what may not pass
+//! (`filter`) is lost too. A backend that breaks its framing is cut off and the guest's link is dead.
 
 mod backend;
-mod egress;
+mod filter;
+mod limit;
+mod packet;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use coffer_monitor_wire::{EndReason, NetSpec};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -17,7 +22,9 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
 use backend::{Backend, Received};
-use egress::Egress;
+use filter::Filter;
+pub use filter::{Cause, Gate};
+use limit::Limit;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -31,43 +38,71 @@ const FRAME_MAX: usize = 65_535 + 18;
 pub struct Net {
     mac: [u8; 6],
     backend: Backend,
-    egress: Egress,
+    filter: Filter,
+    sent: Limit,
+    received: Limit,
+    drops: BTreeMap<Cause, u64>,
     /// A frame the guest had no buffer for yet.
     waiting: Option<Vec<u8>>,
 }
 
 impl Net {
     /// An interface over the descriptor of its backend.
-    pub fn new(spec: NetSpec, descriptor: OwnedFd) -> std::io::Result<Self> {
-        let backend = Backend::new(spec.backend, descriptor)?;
-        Ok(Self { mac: spec.mac, backend, egress: Egress::new(spec.deny), waiting: None })
+    pub fn new(spec: NetSpec, descriptor: OwnedFd, gate: Gate) -> std::io::Result<Self> {
+        Ok(Self {
+            mac: spec.mac,
+            backend: Backend::new(spec.backend, descriptor)?,
+            sent: Limit::new(spec.limit),
+            received: Limit::new(spec.limit),
+            filter: Filter::new(spec, gate),
+            drops: BTreeMap::new(),
+            waiting: None,
+        })
     }
 
-    /// Frames of the guest that were not let out.
-    pub fn dropped(&self) -> u64 {
-        self.egress.dropped()
+    /// Frames that were not let through, in either direction.
+    pub fn dropped(&self) -> &BTreeMap<Cause, u64> {
+        &self.drops
     }
 
     fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> u32 {
-        if let Some(frame) = frame_of(chain, memory)
-            && self.egress.passes(&frame)
-        {
-            self.backend.send(&frame);
+        if let Some(frame) = frame_of(chain, memory) {
+            let allowed = self.filter.leaves(&frame);
+            let verdict = allowed.and_then(|()| self.sent.takes(frame.len(), Instant::now()));
+            if self.passes(verdict) {
+                self.backend.send(&frame);
+            }
         }
         0
     }
 
+    fn passes(&mut self, verdict: Result<(), Cause>) -> bool {
+        if let Err(cause) = verdict {
+            *self.drops.entry(cause).or_default() += 1;
+        }
+        verdict.is_ok()
+    }
+
     fn receive(&mut self, io: &mut Queues<'_>) -> Pace {
         for _ in 0..BUDGET {
-            let frame =
-                match self.waiting.take().map_or_else(|| self.backend.receive(), Received::Frame) {
-                    Received::Frame(frame) => frame,
+            let frame = match self.waiting.take() {
+                Some(frame) => frame,
+                None => match self.backend.receive() {
+                    Received::Frame(frame) => {
+                        let (allowed, now) = (self.filter.enters(&frame), Instant::now());
+                        let verdict = allowed.and_then(|()| self.received.takes(frame.len(), now));
+                        if !self.passes(verdict) {
+                            continue;
+                        }
+                        frame
+                    }
                     Received::Nothing => {
                         io.notify(RECEIVE);
                         self.backend.listen(true);
                         return Pace::Idle;
                     }
-                };
+                },
+            };
             let Some(chain) = io.pop_or_rearm(RECEIVE) else {
                 self.waiting = Some(frame);
                 io.notify(RECEIVE);

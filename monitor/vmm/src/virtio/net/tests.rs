@@ -1,13 +1,16 @@
 //! Frames in pieces, backends that stall and rings that lie.
 
 use super::*;
+use coffer_image::reach::Reach;
 use coffer_monitor_wire::NetBackend;
+use coffer_monitor_wire::api::NetLimit;
 use proptest::prelude::*;
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress};
 
 use crate::virtio::device::Interrupt;
 
@@ -18,21 +21,27 @@ fn memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
 }
 
+fn spec() -> NetSpec {
+    NetSpec {
+        mac: [2; 6],
+        address: [192, 168, 76, 2].into(),
+        backend: NetBackend::Passt,
+        deny: vec![[192, 0, 2, 2].into()],
+        reach: Reach::default(),
+        verifier: None,
+        dhcp: false,
+        limit: NetLimit::default(),
+    }
+}
+
 fn net() -> (Net, UnixStream) {
+    with_spec(spec(), Gate::default())
+}
+
+fn with_spec(spec: NetSpec, gate: Gate) -> (Net, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    (
-        Net::new(
-            NetSpec {
-                mac: [2, 0, 0, 0, 0, 1],
-                backend: NetBackend::Passt,
-                deny: vec![[192, 0, 2, 2].into()],
-            },
-            ours.into(),
-        )
-        .unwrap(),
-        theirs,
-    )
+    (Net::new(spec, ours.into(), gate).unwrap(), theirs)
 }
 
 /// Runs `act` over a receive and a transmit queue, one of which holds `chains`.
@@ -63,7 +72,7 @@ fn a_frame_from_the_guest_reaches_passt_with_its_length() {
     passt.read_exact(&mut seen).unwrap();
     assert_eq!(seen[..4], [0, 0, 0, 34]);
     assert_eq!(seen[4..], packet([192, 0, 2, 1]));
-    assert_eq!(net.dropped(), 0);
+    assert!(net.dropped().is_empty());
 }
 
 #[test]
@@ -75,7 +84,81 @@ fn a_frame_to_the_host_never_reaches_passt() {
     }
     let nothing = passt.read(&mut [0; 1]).unwrap_err();
     assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-    assert_eq!(net.dropped(), 3);
+    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Host, 3)]));
+}
+
+#[test]
+fn every_cause_of_a_loss_is_counted_for_itself() {
+    let (mut net, mut passt) = net();
+    let memory = memory();
+    let good = packet([192, 0, 2, 1]);
+    let with = |offset: usize, byte: u8| {
+        let mut frame = good.clone();
+        frame[offset] = byte;
+        frame
+    };
+    // Another MAC, another address, IPv6, options, and ARP that is none.
+    for frame in [with(6, 0), with(29, 3), with(12, 0x86), with(14, 0x46), with(13, 6)] {
+        transmit(&mut net, &memory, &frame);
+    }
+    let expected = [
+        (Cause::Malformed, 1),
+        (Cause::Protocol, 1),
+        (Cause::SourceMac, 1),
+        (Cause::SourceAddress, 1),
+        (Cause::Arp, 1),
+    ];
+    assert_eq!(*net.dropped(), BTreeMap::from(expected));
+    assert!(passt.read(&mut [0; 1]).is_err());
+    transmit(&mut net, &memory, &good);
+    assert_eq!(passt.read(&mut [0; 64]).unwrap(), 38);
+}
+
+#[test]
+fn a_closed_interface_opens_both_ways_at_a_word() {
+    let gate = Gate::default();
+    let mut closed = spec();
+    closed.reach.until_attested = true;
+    let (mut net, mut passt) = with_spec(closed, gate.clone());
+    let memory = memory();
+    let (outward, mut inward) = (packet([192, 0, 2, 1]), packet([192, 168, 76, 2]));
+    inward[26..30].copy_from_slice(&[192, 0, 2, 1]);
+    let mut try_both = || {
+        transmit(&mut net, &memory, &outward);
+        passt.write_all(&[&[0, 0, 0, 34], &inward[..]].concat()).unwrap();
+        let buffer = GuestAddress(AT + 0x4000);
+        with_queue(&memory, RECEIVE, &[(buffer.0, 2048, WRITE)], |io| {
+            net.backend_ready(io).unwrap();
+        });
+        let reached_guest =
+            memory.read_obj::<u64>(buffer.unchecked_add(HEADER as u64)).unwrap() != 0;
+        (
+            passt.read(&mut [0; 64]).is_ok(),
+            reached_guest,
+            net.dropped().get(&Cause::Closed).copied(),
+        )
+    };
+    assert_eq!(try_both(), (false, false, Some(2)));
+    gate.open();
+    assert_eq!(try_both(), (true, true, Some(2)));
+}
+
+#[test]
+fn what_is_beyond_the_limit_is_lost_in_its_own_direction() {
+    let mut narrow = spec();
+    // One frame, and the next when its bytes are paid for.
+    narrow.limit.bytes_per_s = 1.try_into().unwrap();
+    let (mut net, mut passt) = with_spec(narrow, Gate::default());
+    let memory = memory();
+    (0..3).for_each(|_| transmit(&mut net, &memory, &packet([192, 0, 2, 1])));
+    assert_eq!(passt.read(&mut [0; 256]).unwrap(), 38);
+    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Limit, 2)]));
+    passt.write_all(b"\0\0\0\x05frame\0\0\0\x05again").unwrap();
+    with_queue(&memory, RECEIVE, &[(AT, 2048, WRITE), (AT + 2048, 2048, WRITE)], |io| {
+        net.backend_ready(io).unwrap();
+    });
+    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Limit, 3)]));
+    assert_eq!(memory.read_obj::<[u8; 5]>(GuestAddress(AT + 12)).unwrap(), *b"frame");
 }
 
 /// An Ethernet frame with an IPv4 packet and nothing in it.
@@ -89,6 +172,62 @@ fn transmit(net: &mut Net, memory: &GuestMemoryMmap, frame: &[u8]) {
     with_queue(memory, TRANSMIT, &[(AT, (HEADER + frame.len()) as u32, 0)], |io| {
         net.kicked(TRANSMIT, io).unwrap();
     });
+}
+
+/// A device on a real tap, whose other side is the kernel as 192.168.76.1, in a network of this thread's own.
+fn on_a_tap() -> Net {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let tun = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    coffer_machine::attach_tap(tun.as_fd(), "coffer0").unwrap();
+    for command in ["addr add 192.168.76.1/24 dev coffer0", "link set coffer0 up"] {
+        let status = std::process::Command::new("ip").args(command.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {command}");
+    }
+    Net::new(NetSpec { backend: NetBackend::Tap, ..spec() }, tun.into(), Gate::default()).unwrap()
+}
+
+/// The frames that reach the guest within a moment.
+fn received(net: &mut Net, memory: &GuestMemoryMmap) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for _ in 0..10 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        memory.write_slice(&[0; 256], GuestAddress(AT)).unwrap();
+        with_queue(memory, RECEIVE, &[(AT, 2048, WRITE)], |io| {
+            net.backend_ready(io).unwrap();
+        });
+        let mut frame = vec![0; 42];
+        memory.read_slice(&mut frame, GuestAddress(AT + HEADER as u64)).unwrap();
+        if frame.iter().any(|byte| *byte != 0) {
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+#[test]
+fn a_tap_carries_frames_both_ways_and_no_spoofed_ones() {
+    std::thread::spawn(|| {
+        let (mut net, memory) = (on_a_tap(), memory());
+        let ask = |mac: u8, address: u8| {
+            let head = [&[0xff; 6][..], &[mac; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[mac; 6]];
+            let from_to = [192, 168, 76, address, 0, 0, 0, 0, 0, 0, 192, 168, 76, 1];
+            [head.concat(), from_to.to_vec()].concat()
+        };
+        let answers = |net: &mut Net, mac: u8, address: u8| {
+            transmit(net, &memory, &ask(mac, address));
+            let answer = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+            received(net, &memory)
+                .iter()
+                .filter(|f| f[12..22] == answer && f[..6] == [mac; 6])
+                .count()
+        };
+        assert_eq!(answers(&mut net, 4, 2), 0);
+        assert_eq!(answers(&mut net, 2, 3), 0);
+        assert_eq!(*net.dropped(), BTreeMap::from([(Cause::SourceMac, 1), (Cause::Arp, 1)]));
+        assert_eq!(answers(&mut net, 2, 2), 1);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! What passes between a guest and its network: ARP and IPv4 of its own addresses, to where its image may send (SPEC 6.6).
+//!
+//! passt answers a guest by opening sockets in the host's own network namespace, and a tap may be bridged to others, so
+//! this decides before either sees the frame. It keeps no state but the gate, which opens once.
+//!
+//! What it trusts: nothing in a frame; the rules, which come from the supervisor. What it refuses: addresses that are not
+//! the guest's, every other protocol (IPv6 with its neighbour discovery, VLAN tags), the host, and what the descriptor
+//! does not let out. A client on the host reaches a published port through loopback, which passt shows to the guest as
+//! the gateway; through the host's own outer address it gets no answer, as that address is denied.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use coffer_image::reach::Reach;
+use coffer_monitor_wire::NetSpec;
+
+use super::packet::{ARP, IPV4, Packet, arp_sender, ethernet};
+
+/// Whether guests attested: closed at first, and once open for good.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Lets everything through that the rules allow.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why a frame was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// No frame, or a header that does not fit it or hides where it goes.
+    Malformed,
+    /// Neither ARP nor IPv4.
+    Protocol,
+    /// From another hardware address than the interface has.
+    SourceMac,
+    /// From another IPv4 address than the descriptor gives.
+    SourceAddress,
+    /// ARP in another's name.
+    Arp,
+    /// To the host, or to nobody.
+    Host,
+    /// The guest has not attested.
+    Closed,
+    /// The descriptor does not let it out.
+    Egress,
+    /// Beyond the limit.
+    Limit,
+}
+
+/// The rules of one interface.
+pub struct Filter {
+    mac: [u8; 6],
+    address: Ipv4Addr,
+    deny: Vec<Ipv4Addr>,
+    reach: Reach,
+    verifier: Option<SocketAddrV4>,
+    dhcp: bool,
+    gate: Gate,
+}
+
+impl Filter {
+    /// The rules of a spec.
+    pub fn new(spec: NetSpec, gate: Gate) -> Self {
+        let NetSpec { mac, address, mut deny, reach, verifier, dhcp, .. } = spec;
+        deny.sort_unstable();
+        Self { mac, address, deny, reach, verifier, dhcp, gate }
+    }
+
+    /// Whether a frame of the guest may leave.
+    pub fn leaves(&self, frame: &[u8]) -> Result<(), Cause> {
+        let (source, kind, body) = ethernet(frame).ok_or(Cause::Malformed)?;
+        require(source == self.mac, Cause::SourceMac)?;
+        match kind {
+            ARP => require(arp_sender(body) == Some((self.mac, self.address)), Cause::Arp),
+            IPV4 => self.packet_leaves(&Packet::parse(body).ok_or(Cause::Malformed)?),
+            _ => Err(Cause::Protocol),
+        }
+    }
+
+    fn packet_leaves(&self, packet: &Packet<'_>) -> Result<(), Cause> {
+        if self.dhcp && packet.asks_dhcp() {
+            return require(self.is_open(), Cause::Closed);
+        }
+        require(packet.source == self.address, Cause::SourceAddress)?;
+        require(!self.is_host(packet.destination), Cause::Host)?;
+        if self.is_verifier(packet.destination, packet.tcp().map(|(_, to)| to)) {
+            return Ok(());
+        }
+        require(self.is_open(), Cause::Closed)?;
+        require(self.is_listed(packet), Cause::Egress)
+    }
+
+    /// Whether a frame may reach the guest.
+    pub fn enters(&self, frame: &[u8]) -> Result<(), Cause> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let (_, kind, body) = ethernet(frame).ok_or(Cause::Malformed)?;
+        let packet = Packet::parse(body).filter(|_| kind == IPV4);
+        let verifiers =
+            packet.is_some_and(|p| self.is_verifier(p.source, p.tcp().map(|(from, _)| from)));
+        require(kind == ARP || verifiers, Cause::Closed)
+    }
+
+    fn is_open(&self) -> bool {
+        !self.reach.until_attested || self.gate.is_open()
+    }
+
+    fn is_verifier(&self, address: Ipv4Addr, port: Option<u16>) -> bool {
+        self.verifier.is_some_and(|it| *it.ip() == address && Some(it.port()) == port)
+    }
+
+    fn is_listed(&self, packet: &Packet<'_>) -> bool {
+        let Some(rules) = &self.reach.egress else { return true };
+        let port = packet.ports().map(|(_, to)| to);
+        rules.iter().any(|rule| rule.allows(packet.destination, packet.protocol, port))
+            || packet.answers_from().is_some_and(|port| self.reach.listens(port))
+    }
+
+    fn is_host(&self, to: Ipv4Addr) -> bool {
+        let [first, ..] = to.octets();
+        // 0/8 means this host (RFC 1122, 3.2.1.3) and Linux takes 0.0.0.0 for itself; 240/4 holds the broadcast.
+        let nowhere = first == 0 || first >= 240;
+        let never = nowhere || to.is_loopback() || to.is_link_local() || to.is_multicast();
+        never || self.deny.binary_search(&to).is_ok()
+    }
+}
+
+fn require(holds: bool, cause: Cause) -> Result<(), Cause> {
+    if holds { Ok(()) } else { Err(cause) }
+}
+
+#[cfg(test)]
+mod tests;
