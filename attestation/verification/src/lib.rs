@@ -22,9 +22,10 @@ pub mod ledger;
 pub mod predict;
 pub mod quote;
 pub mod report;
+pub mod tpm;
 
 pub use coffer_formats::{Digest, InstanceId, Nonce, ObjectName, Reject};
 pub use coffer_formats::{
     binding, cbor, channel, claims, digest, evidence, launch, merkle, proof, protocol, reject,
-    release, runtime, tpm,
+    release, runtime,
 };

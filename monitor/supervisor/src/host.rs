@@ -8,7 +8,7 @@ use coffer_vtpm::Walls;
 
 use crate::boot_files::BootFiles;
 use crate::config::Config;
-use crate::ek_certificate::{EkCertificateError, VtpmAuthority};
+use crate::ek_certificate::VtpmAuthority;
 use crate::group::{GroupError, Groups};
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
 use crate::registry::Registry;
@@ -47,7 +47,7 @@ pub enum HostError {
     Tpm(#[from] HostTpmError),
     /// CA of vTPMs.
     #[error(transparent)]
-    Authority(#[from] EkCertificateError),
+    Authority(#[from] rcgen::Error),
     /// The path of this program, which the TPM keeper runs too.
     #[error("cannot find this program: {0}")]
     Program(std::io::Error),

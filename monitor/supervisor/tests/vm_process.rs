@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
+use coffer_attestation::tpm::public::Public;
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
-use coffer_formats::tpm::public::Public;
 use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor, merkle};
 use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
@@ -369,11 +369,7 @@ fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
         name.value.general_names[0],
         x509_parser::extensions::GeneralName::DirectoryName(_)
     ));
-    let coffer_formats::tpm::public::Key::P256(point) = ek.key() else { panic!() };
-    assert_eq!(
-        parsed.public_key().subject_public_key.data.as_ref(),
-        point.to_sec1_bytes().as_ref()
-    );
+    assert_eq!(parsed.public_key().subject_public_key.data.as_ref(), ek.point());
     let text = Command::new("openssl")
         .args(["x509", "-inform", "DER", "-noout", "-text", "-in"])
         .arg(&read)

@@ -10,12 +10,12 @@ use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 
 use super::name::Name;
-use super::pcr::write_selection;
 use super::public::Public;
-use super::template;
-use super::wire::Writer;
 use crate::Digest;
 use crate::evidence::{PcrValue, QuotePart};
+use crate::tpm::pcr::write_selection;
+use crate::tpm::template;
+use crate::tpm::wire::Writer;
 
 pub struct SoftAk {
     key: SigningKey,
