@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ek_certificate::VtpmAuthority;
 use crate::group::{GroupError, Groups};
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
+use crate::process::spawn_apart;
 use crate::registry::Registry;
 use crate::state::{StateDir, StateError};
 use crate::uid;
@@ -75,14 +76,15 @@ impl Host {
         let maker = Maker {
             program: config.swtpm.clone(),
             walls: Box::new(move || {
-                Ok(Walls::Around { confiner: confiner.clone(), uid: uid::next()? })
+                let (confiner, uid) = (confiner.clone(), uid::next()?);
+                Ok(Walls::Around { confiner, uid, spawn: spawn_apart })
             }),
             state,
             authority: VtpmAuthority::new()?,
         };
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
-        let groups = Groups::open();
+        let groups = Groups::open(&config.images);
         Ok(Arc::new(Self {
             config,
             registry,

@@ -34,6 +34,7 @@ pub mod launch;
 pub mod launch_error;
 pub mod measurements;
 pub mod memfile;
+pub mod metrics;
 pub mod passt;
 pub mod plan;
 pub mod process;

@@ -24,6 +24,7 @@ use crate::console::{Chunk, Console};
 use crate::enroll;
 use crate::host::Host;
 use crate::launch;
+use crate::metrics;
 use crate::registry::{Entry, NotFound};
 use crate::serve::Shutdown;
 use crate::vm::Vm;
@@ -47,6 +48,7 @@ type Answer<T> = Result<T, ApiError>;
 /// All routes.
 pub fn router(app: App) -> Router {
     Router::new()
+        .route("/metrics", get(show_metrics))
         .route("/v1/host", get(host_info))
         .route("/v1/host/identity", get(host_identity))
         .route("/v1/host/activate", post(host_activate))
@@ -62,6 +64,10 @@ pub fn router(app: App) -> Router {
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
+}
+
+async fn show_metrics(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&app.host.registry))
 }
 
 async fn host_info(State(app): State<App>) -> Json<HostInfo> {

@@ -8,13 +8,14 @@
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
 //! word and the VM process's account.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_formats::Reject;
 use coffer_formats::channel::Phase;
-use coffer_monitor_wire::EndReason;
 use coffer_monitor_wire::api::{Measurements, Publish, Reporter, Timing, VmInfo, VmState};
+use coffer_monitor_wire::{EndReason, Refusal};
 
 use crate::console::Console;
 use crate::evidence::VmIdentity;
@@ -49,6 +50,7 @@ struct Life {
     guest_failure: Option<String>,
     /// Last words of a network backend that ended before the VM.
     network_failure: Option<String>,
+    refusals: BTreeMap<Refusal, u64>,
     stop_asked: bool,
     kill_asked: bool,
     ended: bool,
@@ -108,6 +110,7 @@ impl Vm {
             timings: parts.clock.timings.clone(),
             guest_failure: None,
             network_failure: None,
+            refusals: BTreeMap::new(),
             stop_asked: false,
             kill_asked: false,
             ended: false,
@@ -167,6 +170,16 @@ impl Vm {
                 false
             }
         }
+    }
+
+    /// What the guest was refused so far, as its VM process counted it.
+    pub fn refused(&self, counts: BTreeMap<Refusal, u64>) {
+        self.lock().refusals = counts;
+    }
+
+    /// How often the guest was refused what.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        self.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
     }
 
     /// The VM is gone, for `reason`.

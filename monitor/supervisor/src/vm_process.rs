@@ -191,6 +191,7 @@ impl Supervision {
                     self.vm.running();
                 }
                 Ok(Some((Event::Channel { port }, fds))) => self.open_channel(port, fds),
+                Ok(Some((Event::Refused { counts }, _))) => self.vm.refused(counts),
                 Ok(Some((Event::Ended { reason }, _))) => return Some(reason),
                 Ok(None) => return None,
                 Err(error) => {

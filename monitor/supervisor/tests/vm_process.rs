@@ -28,6 +28,7 @@ use coffer_monitor::launch::enter_and_run;
 use coffer_monitor::launch_error::LaunchError;
 use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
+use coffer_monitor::metrics;
 use coffer_monitor::registry::{Entry, Registry};
 use coffer_monitor::routes::stop;
 use coffer_monitor::state::StateDir;
@@ -328,6 +329,24 @@ fn bounds_a_hostile_guests_channels() {
     let vm = launch("flood", None);
     assert!(vm.entry.vm.wait_for_end(LONG));
     assert_eq!(vm.entry.vm.info().state, VmState::Stopped, "{:?}", vm.entry.vm.info());
+    let metrics = metrics::text(&vm.registry);
+    let id = "03".repeat(16);
+    let line = |refusal, count| {
+        format!(
+            "coffer_guest_refusals_total{{vm=\"{id}\",name=\"test\",refusal=\"{refusal}\"}} {count}\n"
+        )
+    };
+    let lines = [line("chain", 3), line("vsock-packet", 12)].concat();
+    assert!(metrics.starts_with("# TYPE coffer_live_vms gauge\ncoffer_live_vms 0\n"), "{metrics}");
+    assert!(metrics.ends_with(&lines), "{metrics}");
+}
+
+#[test]
+fn a_polite_guest_was_refused_nothing() {
+    let vm = launch("wait", None);
+    assert!(vm.entry.vm.refusals().is_empty());
+    assert!(!metrics::text(&vm.registry).contains("refusal="));
+    assert!(stop(&vm.entry, Duration::ZERO));
 }
 
 #[test]

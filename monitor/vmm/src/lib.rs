@@ -14,6 +14,7 @@ pub mod jail;
 pub mod layout;
 pub mod plan;
 pub mod process;
+pub mod refusals;
 pub mod stop;
 pub mod virtio;
 pub mod vm;

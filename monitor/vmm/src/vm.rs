@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 
 use anyhow::Context;
-use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
-use coffer_monitor_wire::EndReason;
+use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
+use coffer_monitor_wire::{EndReason, Event};
 
 use crate::acpi::AcpiDevices;
 use crate::boot::loader::{self, Payload};
@@ -19,6 +19,7 @@ use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
+use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
 use crate::virtio::{self, mmio::VirtioMmio, net::Gate};
@@ -33,6 +34,7 @@ pub struct Vm {
     network: Gate,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
+    refusals: Refusals,
 }
 
 impl Vm {
@@ -41,8 +43,9 @@ impl Vm {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
         let network = Gate::default();
-        let virtio =
-            virtio::attach(&machine, plan.disks, plan.nics, &network, plan.guest_cid, control)?;
+        let refusals = Refusals::new(Doorbell::new()?);
+        let (nics, cid) = (plan.nics, plan.guest_cid);
+        let virtio = virtio::attach(&machine, plan.disks, nics, &network, cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -59,14 +62,9 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm = Self {
-            machine,
-            vcpus,
-            bus: DeviceBus::default(),
-            virtio,
-            network,
-            devices: Vec::new(),
-        };
+        let bus = DeviceBus::new(refusals.clone());
+        let devices = Vec::new();
+        let mut vm = Self { machine, vcpus, bus, virtio, network, devices, refusals };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -83,9 +81,10 @@ impl Vm {
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
         let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, || {
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
-        })?);
+        })?;
+        let tpm = Arc::new(tpm.counting(self.refusals.clone()));
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
@@ -106,8 +105,8 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, network, devices } = self;
-        let device_loop = DeviceLoop::new(control, stop, &virtio)?;
+        let Self { machine, vcpus, bus, virtio, network, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let mut threads = Vec::new();
@@ -132,6 +131,11 @@ impl Vm {
                 None
             }
         })?;
+        let counts = refusals.sums();
+        if !counts.is_empty() {
+            // A supervisor that is gone cannot be told.
+            let _ = control.send(&Event::Refused { counts }, &[]);
+        }
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);

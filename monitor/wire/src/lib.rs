@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod refusal;
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_formats::{Digest, Reject};
 use coffer_image::reach::Reach;
+pub use refusal::Refusal;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -147,6 +150,11 @@ pub enum Event {
     Channel {
         /// Host port.
         port: u32,
+    },
+    /// What the guest was refused so far, ever: at most once a second, and before the end.
+    Refused {
+        /// How often which.
+        counts: BTreeMap<Refusal, u64>,
     },
     /// The VM ended; the process exits after this.
     Ended {

@@ -144,8 +144,8 @@ fn gone(error: &io::Error) -> bool {
 }
 
 /// Files of a control group that limit it.
-pub const LIMITS: [&str; 5] =
-    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max"];
+pub const LIMITS: [&str; 6] =
+    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "io.max"];
 
 struct Dump<W: Write> {
     out: W,

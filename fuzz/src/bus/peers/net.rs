@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use coffer_image::reach::Reach;
@@ -48,12 +49,13 @@ struct Rules {
 /// virtio-net: out go whole frames the guest sent, in order, that may leave (SPEC 6.6), and nothing else; in come frames
 /// the backend sent that may enter, in order, whole or not at all, behind a header that says nothing.
 pub struct NetPeer {
+    how: u8,
     rules: Rules,
     gate: Gate,
     cable: Cable,
     /// The device's end, until it is plugged in.
     theirs: Option<NetSpec>,
-    descriptor: Option<std::os::fd::OwnedFd>,
+    descriptor: Option<OwnedFd>,
     /// Frames that should arrive here, in order.
     outgoing: VecDeque<Vec<u8>>,
     /// True while every frame has to: the backend always read, and the link is whole.
@@ -83,39 +85,13 @@ impl NetPeer {
             gate.open();
         }
         let rules = Rules { listed: how & 8 != 0, closed: how & 48 == 16, dhcp: how & 64 != 0 };
-        let spec = |backend| NetSpec {
-            mac: MAC,
-            address: GUEST.into(),
-            backend,
-            deny: vec![DENIED.into()],
-            reach: Reach {
-                egress: rules.listed.then(|| serde_json::from_str(EGRESS).expect("rules")),
-                listen: Some(vec![80]),
-                until_attested: how & 16 != 0,
-            },
-            verifier: Some(SocketAddrV4::new(VERIFIER.0.into(), VERIFIER.1)),
-            dhcp: rules.dhcp,
-            // More than any program here sends.
-            limit: NetLimit::default(),
-        };
-        let (cable, backend, descriptor) = if how & 1 == 0 {
-            let (ours, theirs) = UnixStream::pair().expect("a pair");
-            if how & 2 != 0 {
-                // The smallest there is: frames leave in pieces.
-                set_socket_send_buffer_size(&theirs, 1).expect("a socket");
-            }
-            ours.set_nonblocking(true).expect("a socket");
-            (Cable::Passt(ours), NetBackend::Passt, theirs.into())
-        } else {
-            let (ours, theirs) = UnixDatagram::pair().expect("a pair");
-            ours.set_nonblocking(true).expect("a socket");
-            (Cable::Tap(ours), NetBackend::Tap, theirs.into())
-        };
+        let (cable, spec, descriptor) = cable(how);
         Self {
+            how,
             rules,
             gate,
             cable,
-            theirs: Some(spec(backend)),
+            theirs: Some(spec),
             descriptor: Some(descriptor),
             outgoing: VecDeque::new(),
             lossless: how & 7 == 0,
@@ -225,6 +201,38 @@ impl NetPeer {
                 assert!(!self.lossless, "a frame was lost");
             }
         }
+    }
+}
+
+/// A cable that is as the lowest bits of `how` say, and its other end.
+fn cable(how: u8) -> (Cable, NetSpec, OwnedFd) {
+    let spec = |backend| NetSpec {
+        mac: MAC,
+        address: GUEST.into(),
+        backend,
+        deny: vec![DENIED.into()],
+        reach: Reach {
+            egress: (how & 8 != 0).then(|| serde_json::from_str(EGRESS).expect("rules")),
+            listen: Some(vec![80]),
+            until_attested: how & 16 != 0,
+        },
+        verifier: Some(SocketAddrV4::new(VERIFIER.0.into(), VERIFIER.1)),
+        dhcp: how & 64 != 0,
+        // More than any program here sends.
+        limit: NetLimit::default(),
+    };
+    if how & 1 == 0 {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        if how & 2 != 0 {
+            // The smallest there is: frames leave in pieces.
+            set_socket_send_buffer_size(&theirs, 1).expect("a socket");
+        }
+        ours.set_nonblocking(true).expect("a socket");
+        (Cable::Passt(ours), spec(NetBackend::Passt), theirs.into())
+    } else {
+        let (ours, theirs) = UnixDatagram::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("a socket");
+        (Cable::Tap(ours), spec(NetBackend::Tap), theirs.into())
     }
 }
 
@@ -449,5 +457,18 @@ impl Peer for NetPeer {
         if std::mem::take(&mut self.waiting) {
             self.incoming.pop_front();
         }
+    }
+
+    /// Another cable. What was on its way on the old one is lost, both ways.
+    fn renew(&mut self, _: bool) -> Box<dyn VirtioDevice> {
+        self.receive();
+        let (cable, spec, descriptor) = cable(self.how);
+        (self.cable, self.theirs, self.descriptor) = (cable, Some(spec), Some(descriptor));
+        self.outgoing.clear();
+        self.incoming.clear();
+        self.partial.clear();
+        self.stream.clear();
+        (self.waiting, self.broken) = (false, false);
+        self.device()
     }
 }

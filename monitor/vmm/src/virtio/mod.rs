@@ -22,6 +22,7 @@ use coffer_monitor_wire::{DiskSpec, NetSpec};
 
 use crate::layout;
 use crate::process::Control;
+use crate::refusals::Refusals;
 use device::VirtioDevice;
 use mmio::{Slot, VirtioMmio};
 
@@ -33,6 +34,7 @@ pub fn attach(
     gate: &net::Gate,
     guest_cid: u32,
     control: &Control,
+    refusals: &Refusals,
 ) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, (spec, file)) in disks.into_iter().enumerate() {
@@ -46,7 +48,7 @@ pub fn attach(
     devices
         .into_iter()
         .zip(0u32..)
-        .map(|(device, index)| plug(machine, device, index).map(Arc::new))
+        .map(|(device, index)| plug(machine, device, index, refusals).map(Arc::new))
         .collect()
 }
 
@@ -54,6 +56,7 @@ fn plug(
     machine: &Machine,
     device: Box<dyn VirtioDevice>,
     index: u32,
+    refusals: &Refusals,
 ) -> anyhow::Result<VirtioMmio> {
     let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
     let kicks = (0u32..)
@@ -61,5 +64,6 @@ fn plug(
         .map(|(queue, _)| machine.notify_on_write(base + mmio::QUEUE_NOTIFY, queue))
         .collect::<Result<Vec<_>, _>>()?;
     let line = machine.interrupt_line(layout::VIRTIO_FIRST_GSI + index)?;
-    VirtioMmio::new(device, Slot { memory: machine.ram().clone(), line, kicks })
+    let (memory, refusals) = (machine.ram().clone(), refusals.clone());
+    VirtioMmio::new(device, Slot { memory, line, kicks, refusals })
 }

@@ -10,20 +10,20 @@ mod filter;
 mod limit;
 mod packet;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use coffer_monitor_wire::{EndReason, NetSpec};
+use coffer_monitor_wire::{EndReason, NetSpec, Refusal};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
 use vm_memory::GuestMemoryMmap;
 
+use crate::refusals::Refusals;
 use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
 use backend::{Backend, Received};
 use filter::Filter;
-pub use filter::{Cause, Gate};
+pub use filter::Gate;
 use limit::Limit;
 
 const RECEIVE: usize = 0;
@@ -41,7 +41,6 @@ pub struct Net {
     filter: Filter,
     sent: Limit,
     received: Limit,
-    drops: BTreeMap<Cause, u64>,
     /// A frame the guest had no buffer for yet.
     waiting: Option<Vec<u8>>,
 }
@@ -55,32 +54,20 @@ impl Net {
             sent: Limit::new(spec.limit),
             received: Limit::new(spec.limit),
             filter: Filter::new(spec, gate),
-            drops: BTreeMap::new(),
             waiting: None,
         })
     }
 
-    /// Frames that were not let through, in either direction.
-    pub fn dropped(&self) -> &BTreeMap<Cause, u64> {
-        &self.drops
-    }
-
-    fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> u32 {
-        if let Some(frame) = frame_of(chain, memory) {
-            let allowed = self.filter.leaves(&frame);
-            let verdict = allowed.and_then(|()| self.sent.takes(frame.len(), Instant::now()));
-            if self.passes(verdict) {
-                self.backend.send(&frame);
-            }
-        }
+    fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap, refusals: &Refusals) -> u32 {
+        let frame = frame_of(chain, memory).ok_or(Refusal::Chain);
+        let verdict = frame.and_then(|frame| {
+            self.filter.leaves(&frame)?;
+            self.sent.takes(frame.len(), Instant::now())?;
+            self.backend.send(&frame);
+            Ok(())
+        });
+        verdict.unwrap_or_else(|refusal| refusals.count(refusal));
         0
-    }
-
-    fn passes(&mut self, verdict: Result<(), Cause>) -> bool {
-        if let Err(cause) = verdict {
-            *self.drops.entry(cause).or_default() += 1;
-        }
-        verdict.is_ok()
     }
 
     fn receive(&mut self, io: &mut Queues<'_>) -> Pace {
@@ -91,7 +78,8 @@ impl Net {
                     Received::Frame(frame) => {
                         let (allowed, now) = (self.filter.enters(&frame), Instant::now());
                         let verdict = allowed.and_then(|()| self.received.takes(frame.len(), now));
-                        if !self.passes(verdict) {
+                        if let Err(refusal) = verdict {
+                            io.refusals.count(refusal);
                             continue;
                         }
                         frame
@@ -170,7 +158,10 @@ impl VirtioDevice for Net {
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         match queue {
-            TRANSMIT => io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory))),
+            TRANSMIT => {
+                let refusals = io.refusals;
+                io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory, refusals)))
+            }
             _ => Ok(self.receive(io)),
         }
     }

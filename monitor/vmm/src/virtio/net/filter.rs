@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coffer_image::reach::Reach;
-use coffer_monitor_wire::NetSpec;
+use coffer_monitor_wire::{NetSpec, Refusal};
 
 use super::packet::{ARP, IPV4, Packet, arp_sender, ethernet};
 
@@ -30,29 +30,6 @@ impl Gate {
     fn is_open(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
-}
-
-/// Why a frame was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// No frame, or a header that does not fit it or hides where it goes.
-    Malformed,
-    /// Neither ARP nor IPv4.
-    Protocol,
-    /// From another hardware address than the interface has.
-    SourceMac,
-    /// From another IPv4 address than the descriptor gives.
-    SourceAddress,
-    /// ARP in another's name.
-    Arp,
-    /// To the host, or to nobody.
-    Host,
-    /// The guest has not attested.
-    Closed,
-    /// The descriptor does not let it out.
-    Egress,
-    /// Beyond the limit.
-    Limit,
 }
 
 /// The rules of one interface.
@@ -75,39 +52,39 @@ impl Filter {
     }
 
     /// Whether a frame of the guest may leave.
-    pub fn leaves(&self, frame: &[u8]) -> Result<(), Cause> {
-        let (source, kind, body) = ethernet(frame).ok_or(Cause::Malformed)?;
-        require(source == self.mac, Cause::SourceMac)?;
+    pub fn leaves(&self, frame: &[u8]) -> Result<(), Refusal> {
+        let (source, kind, body) = ethernet(frame).ok_or(Refusal::FrameMalformed)?;
+        require(source == self.mac, Refusal::FrameMac)?;
         match kind {
-            ARP => require(arp_sender(body) == Some((self.mac, self.address)), Cause::Arp),
-            IPV4 => self.packet_leaves(&Packet::parse(body).ok_or(Cause::Malformed)?),
-            _ => Err(Cause::Protocol),
+            ARP => require(arp_sender(body) == Some((self.mac, self.address)), Refusal::FrameArp),
+            IPV4 => self.packet_leaves(&Packet::parse(body).ok_or(Refusal::FrameMalformed)?),
+            _ => Err(Refusal::FrameProtocol),
         }
     }
 
-    fn packet_leaves(&self, packet: &Packet<'_>) -> Result<(), Cause> {
+    fn packet_leaves(&self, packet: &Packet<'_>) -> Result<(), Refusal> {
         if self.dhcp && packet.asks_dhcp() {
-            return require(self.is_open(), Cause::Closed);
+            return require(self.is_open(), Refusal::FrameClosed);
         }
-        require(packet.source == self.address, Cause::SourceAddress)?;
-        require(!self.is_host(packet.destination), Cause::Host)?;
+        require(packet.source == self.address, Refusal::FrameAddress)?;
+        require(!self.is_host(packet.destination), Refusal::FrameHost)?;
         if self.is_verifier(packet.destination, packet.tcp().map(|(_, to)| to)) {
             return Ok(());
         }
-        require(self.is_open(), Cause::Closed)?;
-        require(self.is_listed(packet), Cause::Egress)
+        require(self.is_open(), Refusal::FrameClosed)?;
+        require(self.is_listed(packet), Refusal::FrameEgress)
     }
 
     /// Whether a frame may reach the guest.
-    pub fn enters(&self, frame: &[u8]) -> Result<(), Cause> {
+    pub fn enters(&self, frame: &[u8]) -> Result<(), Refusal> {
         if self.is_open() {
             return Ok(());
         }
-        let (_, kind, body) = ethernet(frame).ok_or(Cause::Malformed)?;
+        let (_, kind, body) = ethernet(frame).ok_or(Refusal::FrameMalformed)?;
         let packet = Packet::parse(body).filter(|_| kind == IPV4);
         let verifiers =
             packet.is_some_and(|p| self.is_verifier(p.source, p.tcp().map(|(from, _)| from)));
-        require(kind == ARP || verifiers, Cause::Closed)
+        require(kind == ARP || verifiers, Refusal::FrameClosed)
     }
 
     fn is_open(&self) -> bool {
@@ -134,8 +111,8 @@ impl Filter {
     }
 }
 
-fn require(holds: bool, cause: Cause) -> Result<(), Cause> {
-    if holds { Ok(()) } else { Err(cause) }
+fn require(holds: bool, refusal: Refusal) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { Err(refusal) }
 }
 
 #[cfg(test)]

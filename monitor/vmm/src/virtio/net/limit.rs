@@ -5,9 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use coffer_monitor_wire::Refusal;
 use coffer_monitor_wire::api::NetLimit;
-
-use super::Cause;
 
 /// What may go at once, as time at the full rate.
 const BURST: Duration = Duration::from_millis(100);
@@ -29,9 +28,9 @@ impl Limit {
     }
 
     /// Whether a frame of `bytes` may go at `now`; it has gone then.
-    pub fn takes(&mut self, bytes: usize, now: Instant) -> Result<(), Cause> {
+    pub fn takes(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let within = self.frames.takes(1, now) && self.bytes.takes(bytes as u64, now);
-        if within { Ok(()) } else { Err(Cause::Limit) }
+        if within { Ok(()) } else { Err(Refusal::FrameLimit) }
     }
 }
 

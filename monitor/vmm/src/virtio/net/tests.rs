@@ -5,6 +5,7 @@ use coffer_image::reach::Reach;
 use coffer_monitor_wire::NetBackend;
 use coffer_monitor_wire::api::NetLimit;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
@@ -50,7 +51,7 @@ fn with_queue(
     index: usize,
     chains: &[(u64, u32, u16)],
     act: impl FnOnce(&mut Queues<'_>),
-) {
+) -> BTreeMap<Refusal, u64> {
     let mock = MockSplitQueue::new(memory, 16);
     let chains: Vec<RawDescriptor> = chains
         .iter()
@@ -58,21 +59,22 @@ fn with_queue(
         .collect();
     mock.add_desc_chains(&chains, 0).unwrap();
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let refusals = Refusals::default();
     let mut queues: Vec<Option<Queue>> = vec![None, None];
     queues[index] = Some(mock.create_queue().unwrap());
-    act(&mut Queues { queues: &mut queues, memory, interrupt: &interrupt });
+    act(&mut Queues { queues: &mut queues, memory, interrupt: &interrupt, refusals: &refusals });
+    refusals.sums()
 }
 
 #[test]
 fn a_frame_from_the_guest_reaches_passt_with_its_length() {
     let (mut net, mut passt) = net();
     let memory = memory();
-    transmit(&mut net, &memory, &packet([192, 0, 2, 1]));
+    assert!(transmit(&mut net, &memory, &packet([192, 0, 2, 1])).is_empty());
     let mut seen = [0; 38];
     passt.read_exact(&mut seen).unwrap();
     assert_eq!(seen[..4], [0, 0, 0, 34]);
     assert_eq!(seen[4..], packet([192, 0, 2, 1]));
-    assert!(net.dropped().is_empty());
 }
 
 #[test]
@@ -80,11 +82,11 @@ fn a_frame_to_the_host_never_reaches_passt() {
     let (mut net, mut passt) = net();
     let memory = memory();
     for to in [[127, 0, 0, 1], [0, 0, 0, 0], [192, 0, 2, 2]] {
-        transmit(&mut net, &memory, &packet(to));
+        let refused = transmit(&mut net, &memory, &packet(to));
+        assert_eq!(refused, BTreeMap::from([(Refusal::FrameHost, 1)]));
     }
     let nothing = passt.read(&mut [0; 1]).unwrap_err();
     assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Host, 3)]));
 }
 
 #[test]
@@ -97,18 +99,16 @@ fn every_cause_of_a_loss_is_counted_for_itself() {
         frame[offset] = byte;
         frame
     };
-    // Another MAC, another address, IPv6, options, and ARP that is none.
-    for frame in [with(6, 0), with(29, 3), with(12, 0x86), with(14, 0x46), with(13, 6)] {
-        transmit(&mut net, &memory, &frame);
-    }
-    let expected = [
-        (Cause::Malformed, 1),
-        (Cause::Protocol, 1),
-        (Cause::SourceMac, 1),
-        (Cause::SourceAddress, 1),
-        (Cause::Arp, 1),
+    let refused = [
+        (with(6, 0), Refusal::FrameMac),
+        (with(29, 3), Refusal::FrameAddress),
+        (with(12, 0x86), Refusal::FrameProtocol),
+        (with(14, 0x46), Refusal::FrameMalformed),
+        (with(13, 6), Refusal::FrameArp),
     ];
-    assert_eq!(*net.dropped(), BTreeMap::from(expected));
+    for (frame, refusal) in refused {
+        assert_eq!(transmit(&mut net, &memory, &frame), BTreeMap::from([(refusal, 1)]));
+    }
     assert!(passt.read(&mut [0; 1]).is_err());
     transmit(&mut net, &memory, &good);
     assert_eq!(passt.read(&mut [0; 64]).unwrap(), 38);
@@ -124,23 +124,20 @@ fn a_closed_interface_opens_both_ways_at_a_word() {
     let (outward, mut inward) = (packet([192, 0, 2, 1]), packet([192, 168, 76, 2]));
     inward[26..30].copy_from_slice(&[192, 0, 2, 1]);
     let mut try_both = || {
-        transmit(&mut net, &memory, &outward);
+        let kept_in = transmit(&mut net, &memory, &outward);
         passt.write_all(&[&[0, 0, 0, 34], &inward[..]].concat()).unwrap();
         let buffer = GuestAddress(AT + 0x4000);
-        with_queue(&memory, RECEIVE, &[(buffer.0, 2048, WRITE)], |io| {
+        let kept_out = with_queue(&memory, RECEIVE, &[(buffer.0, 2048, WRITE)], |io| {
             net.backend_ready(io).unwrap();
         });
-        let reached_guest =
-            memory.read_obj::<u64>(buffer.unchecked_add(HEADER as u64)).unwrap() != 0;
-        (
-            passt.read(&mut [0; 64]).is_ok(),
-            reached_guest,
-            net.dropped().get(&Cause::Closed).copied(),
-        )
+        let there = memory.read_obj::<u64>(buffer.unchecked_add(HEADER as u64)).unwrap() != 0;
+        let closed =
+            |refused: BTreeMap<Refusal, u64>| refused == [(Refusal::FrameClosed, 1)].into();
+        ((passt.read(&mut [0; 64]).is_ok(), closed(kept_in)), (there, closed(kept_out)))
     };
-    assert_eq!(try_both(), (false, false, Some(2)));
+    assert_eq!(try_both(), ((false, true), (false, true)));
     gate.open();
-    assert_eq!(try_both(), (true, true, Some(2)));
+    assert_eq!(try_both(), ((true, false), (true, false)));
 }
 
 #[test]
@@ -150,14 +147,16 @@ fn what_is_beyond_the_limit_is_lost_in_its_own_direction() {
     narrow.limit.bytes_per_s = 1.try_into().unwrap();
     let (mut net, mut passt) = with_spec(narrow, Gate::default());
     let memory = memory();
-    (0..3).for_each(|_| transmit(&mut net, &memory, &packet([192, 0, 2, 1])));
+    let beyond = BTreeMap::from([(Refusal::FrameLimit, 1)]);
+    assert!(transmit(&mut net, &memory, &packet([192, 0, 2, 1])).is_empty());
+    assert_eq!(transmit(&mut net, &memory, &packet([192, 0, 2, 1])), beyond);
     assert_eq!(passt.read(&mut [0; 256]).unwrap(), 38);
-    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Limit, 2)]));
     passt.write_all(b"\0\0\0\x05frame\0\0\0\x05again").unwrap();
-    with_queue(&memory, RECEIVE, &[(AT, 2048, WRITE), (AT + 2048, 2048, WRITE)], |io| {
+    let buffers = [(AT, 2048, WRITE), (AT + 2048, 2048, WRITE)];
+    let refused = with_queue(&memory, RECEIVE, &buffers, |io| {
         net.backend_ready(io).unwrap();
     });
-    assert_eq!(*net.dropped(), BTreeMap::from([(Cause::Limit, 3)]));
+    assert_eq!(refused, beyond);
     assert_eq!(memory.read_obj::<[u8; 5]>(GuestAddress(AT + 12)).unwrap(), *b"frame");
 }
 
@@ -167,11 +166,12 @@ fn packet(to: [u8; 4]) -> Vec<u8> {
     [&[2; 12][..], &[8, 0], &fixed, &to].concat()
 }
 
-fn transmit(net: &mut Net, memory: &GuestMemoryMmap, frame: &[u8]) {
+/// Sends a frame; what was refused of it.
+fn transmit(net: &mut Net, memory: &GuestMemoryMmap, frame: &[u8]) -> BTreeMap<Refusal, u64> {
     memory.write_slice(&[&[0; HEADER], frame].concat(), GuestAddress(AT)).unwrap();
     with_queue(memory, TRANSMIT, &[(AT, (HEADER + frame.len()) as u32, 0)], |io| {
         net.kicked(TRANSMIT, io).unwrap();
-    });
+    })
 }
 
 /// A device on a real tap, whose other side is the kernel as 192.168.76.1, in a network of this thread's own.
@@ -213,18 +213,16 @@ fn a_tap_carries_frames_both_ways_and_no_spoofed_ones() {
             let from_to = [192, 168, 76, address, 0, 0, 0, 0, 0, 0, 192, 168, 76, 1];
             [head.concat(), from_to.to_vec()].concat()
         };
-        let answers = |net: &mut Net, mac: u8, address: u8| {
-            transmit(net, &memory, &ask(mac, address));
+        let mut answers = |mac: u8, address: u8| {
+            let refused = transmit(&mut net, &memory, &ask(mac, address));
             let answer = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
-            received(net, &memory)
-                .iter()
-                .filter(|f| f[12..22] == answer && f[..6] == [mac; 6])
-                .count()
+            let received = received(&mut net, &memory);
+            let answered = received.iter().any(|f| f[12..22] == answer && f[..6] == [mac; 6]);
+            (answered, refused.keys().next().copied())
         };
-        assert_eq!(answers(&mut net, 4, 2), 0);
-        assert_eq!(answers(&mut net, 2, 3), 0);
-        assert_eq!(*net.dropped(), BTreeMap::from([(Cause::SourceMac, 1), (Cause::Arp, 1)]));
-        assert_eq!(answers(&mut net, 2, 2), 1);
+        assert_eq!(answers(4, 2), (false, Some(Refusal::FrameMac)));
+        assert_eq!(answers(2, 3), (false, Some(Refusal::FrameArp)));
+        assert_eq!(answers(2, 2), (true, None));
     })
     .join()
     .unwrap();
