@@ -103,10 +103,14 @@ impl Double {
 
     /// Ignores stops, as a guest may, until it is killed.
     fn wait(&self) -> EndReason {
-        match wire::receive::<Command>(&self.control).unwrap() {
-            Some((Command::Kill, _)) => EndReason::Killed,
-            Some((Command::OpenNetwork, _)) => std::process::exit(11),
-            None => std::process::exit(0),
+        loop {
+            match wire::receive::<Command>(&self.control).unwrap() {
+                Some((Command::Kill, _)) => return EndReason::Killed,
+                Some((Command::Pause, _)) => self.tell(&Event::Paused),
+                Some((Command::Resume, _)) => self.tell(&Event::Resumed),
+                Some((Command::OpenNetwork, _)) => std::process::exit(11),
+                None => std::process::exit(0),
+            }
         }
     }
 

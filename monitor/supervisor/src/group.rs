@@ -119,6 +119,12 @@ impl Groups {
         }
         Ok(group)
     }
+
+    /// A number that the kernel tells of a VM's group: in the line of `file` that begins with `key`.
+    pub fn figure(&self, name: &str, file: &str, key: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.vms.join(name).join(file)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+    }
 }
 
 /// The disk that a folder lies on, by its number; none if it lies in memory, or not on one disk.

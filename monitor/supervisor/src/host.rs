@@ -10,6 +10,7 @@ use crate::boot_files::BootFiles;
 use crate::config::Config;
 use crate::ek_certificate::VtpmAuthority;
 use crate::group::{GroupError, Groups};
+use crate::history::History;
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
 use crate::process::spawn_apart;
 use crate::registry::Registry;
@@ -40,6 +41,9 @@ pub enum HostError {
     /// State directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What an earlier monitor kept.
+    #[error("cannot read what is kept of VMs: {0}")]
+    History(std::io::Error),
     /// swtpm does not run.
     #[error("`{0}` does not run: {1}")]
     Swtpm(String, std::io::Error),
@@ -61,7 +65,8 @@ impl Host {
         let swtpm_version = coffer_vtpm::version(&config.swtpm)
             .map_err(|e| HostError::Swtpm(config.swtpm.display().to_string(), e))?;
         let facts = HostFacts::gather(config.profile.as_str(), swtpm_version);
-        let registry = Arc::<Registry>::default();
+        let (history, known) = History::open(&config.state).map_err(HostError::History)?;
+        let registry = Arc::new(Registry::open(history, known));
         let tpm = match &config.tcti {
             None => None,
             Some(tcti) => {

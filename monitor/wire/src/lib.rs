@@ -135,6 +135,10 @@ pub enum Command {
     Kill,
     /// The guest has attested: networks that wait for that are open from now on.
     OpenNetwork,
+    /// Stop the vCPUs and devices until told to resume.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// VM process to supervisor.
@@ -156,6 +160,10 @@ pub enum Event {
         /// How often which.
         counts: BTreeMap<Refusal, u64>,
     },
+    /// Nothing of the guest moves any more.
+    Paused,
+    /// It goes on.
+    Resumed,
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.
@@ -169,7 +177,7 @@ pub enum Event {
 pub enum EndReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest reset; first light does not restart it.
+    /// The guest reset.
     Reset,
     /// The supervisor asked.
     Killed,
