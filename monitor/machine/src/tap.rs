@@ -11,9 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub fn attach_tap(tun: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     // SAFETY: a structure of integers, for which all zeros are values.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // With the NUL, and no `%`: that asks the kernel to choose.
-    if name.len() >= request.ifr_name.len() || name.contains(['\0', '%']) {
-        return Err(io::ErrorKind::InvalidInput.into());
+    // One with a NUL after it, and no pattern: the kernel would choose, as it does for an empty name.
+    if !(1..request.ifr_name.len()).contains(&name.len()) || name.contains(['\0', '%']) {
+        return Err(io::Error::other("no interface has such a name"));
     }
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte as libc::c_char;

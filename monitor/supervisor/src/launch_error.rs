@@ -6,7 +6,6 @@ use coffer_vtpm::VtpmError;
 use crate::group::GroupError;
 use crate::kvm::KvmUnusable;
 use crate::state::StateError;
-use crate::tap::TapUnusable;
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +48,15 @@ pub enum LaunchError {
     #[error("the network backend failed: {0}")]
     Network(String),
     /// The tap device.
-    #[error(transparent)]
-    Tap(#[from] TapUnusable),
+    #[error("the tap device `{name}` {why}")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// Why it cannot be used.
+        why: String,
+        /// What to try.
+        hint: &'static str,
+    },
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
@@ -85,7 +91,7 @@ impl LaunchError {
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
-            Self::Tap(_) => ("tap-unusable", 503),
+            Self::Tap { .. } => ("tap-unusable", 503),
             Self::Vmm(_) => ("vmm-failed", 500),
             Self::Group(_) => ("no-control-group", 503),
             Self::State(_) | Self::System { .. } => ("host-failed", 500),
@@ -96,7 +102,7 @@ impl LaunchError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused { hint, .. } => hint,
+            Self::Refused { hint, .. } | Self::Tap { hint, .. } => hint,
             Self::ImageNotFound(_) => {
                 "give the absolute path of an image layout on the host, or a name in its image store"
             }
@@ -116,7 +122,6 @@ impl LaunchError {
             Self::Network(_) => {
                 "check that passt works on this host and that it has a default route"
             }
-            Self::Tap(unusable) => unusable.hint,
             Self::Vmm(_) => "see the monitor's log",
             Self::Group(_) => {
                 "use cgroup v2 at /sys/fs/cgroup, and give the monitor its part of it (systemd: Delegate=yes)"

@@ -41,7 +41,8 @@ impl Passt {
         let mut command = Command::new(program);
         command
             .args(["--foreground", "--quiet", "--stderr", "--fd", "0", "--ipv4-only", "--mtu", MTU])
-            .args(arguments(*address, *prefix, *gateway))
+            .args(["--address", &address.to_string(), "--netmask", &prefix.to_string()])
+            .args(["--gateway", &gateway.to_string()])
             .args(["--udp-ports", "none", "--no-map-gw"])
             .args(["--no-dhcpv6", "--no-ndp", "--no-ra", "--no-dhcp-dns", "--no-dhcp-search"])
             .stdin(OwnedFd::from(theirs))
@@ -76,17 +77,6 @@ pub fn own_addresses() -> Result<Vec<Ipv4Addr>, LaunchError> {
     own.sort_unstable();
     own.dedup();
     Ok(own)
-}
-
-fn arguments(address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> [String; 6] {
-    [
-        "--address".into(),
-        address.to_string(),
-        "--netmask".into(),
-        prefix.to_string(),
-        "--gateway".into(),
-        gateway.to_string(),
-    ]
 }
 
 /// Refuses ports somebody listens on already; passt would say so too, but later and in fewer words.

@@ -11,7 +11,6 @@ use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
 use crate::image::Image;
 use crate::launch_error::LaunchError;
-use crate::tap;
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;
@@ -107,9 +106,6 @@ fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError>
 fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), LaunchError> {
     let bad = |message: &str| Err(LaunchError::BadRequest(message.to_owned()));
     let publish = &request.publish;
-    if request.tap.as_deref().is_some_and(|name| !tap::is_name(name)) {
-        return bad("a tap device has a name of 1 to 15 letters, digits, `.`, `_` and `-`");
-    }
     if publish.is_empty() && request.tap.is_none() {
         return Ok(());
     }

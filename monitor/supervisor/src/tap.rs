@@ -1,33 +1,19 @@
 //! A tap device of the host as the network of a VM: frames go where the operator plugged it in (SPEC 6.6).
 //!
 //! It is attached here, once, and handed over as a descriptor. What it trusts: the kernel's rules of who may use or make
-//! one. What it refuses: names that are a pattern or a path, and a device somebody uses already.
+//! one. What it refuses: a device somebody uses already.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-/// Why a tap device cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("the tap device `{name}` {why}")]
-pub struct TapUnusable {
-    name: String,
-    why: String,
-    /// What to try.
-    pub hint: &'static str,
-}
-
-/// A name that names one interface: Linux has at most 15 bytes for it, and gives `%` and `/` meanings.
-pub fn is_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=15).contains(&text.len()) && text.bytes().all(plain) && text != "." && text != ".."
-}
+use crate::launch_error::LaunchError;
 
 /// Attaches to a tap device. One that was there is left as its owner set it up; one that is made goes up, and ends with
 /// the descriptor.
-pub fn open(name: &str) -> Result<OwnedFd, TapUnusable> {
-    let unusable = |why: &str, hint| TapUnusable { name: name.into(), why: why.into(), hint };
+pub fn open(name: &str) -> Result<OwnedFd, LaunchError> {
+    let unusable = |why: &str, hint| LaunchError::Tap { name: name.into(), why: why.into(), hint };
     let tun = File::options().read(true).write(true).open("/dev/net/tun").map_err(|e| {
         let why = format!("needs /dev/net/tun, which does not open: {e}");
         unusable(&why, "load the module `tun`, and let the monitor open its device")

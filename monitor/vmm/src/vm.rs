@@ -23,7 +23,7 @@ use crate::process::{Control, Orders};
 use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
-use crate::virtio::{self, mmio::VirtioMmio, net::Gate as NetworkGate};
+use crate::virtio::{self, mmio::VirtioMmio};
 
 /// A VM that has not run yet.
 pub struct Vm {
@@ -31,8 +31,6 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     bus: DeviceBus,
     virtio: Vec<Arc<VirtioMmio>>,
-    /// Opens when the guest has attested.
-    network: NetworkGate,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
     refusals: Refusals,
@@ -43,10 +41,9 @@ impl Vm {
     pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
-        let network = NetworkGate::default();
         let refusals = Refusals::new(Doorbell::new()?);
-        let (nics, cid) = (plan.nics, plan.guest_cid);
-        let virtio = virtio::attach(&machine, plan.disks, nics, &network, cid, control, &refusals)?;
+        let virtio =
+            virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -64,8 +61,7 @@ impl Vm {
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
         let bus = DeviceBus::new(refusals.clone());
-        let devices = Vec::new();
-        let mut vm = Self { machine, vcpus, bus, virtio, network, devices, refusals };
+        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -106,7 +102,7 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, network, devices, refusals } = self;
+        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
         let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
@@ -126,14 +122,7 @@ impl Vm {
         }
         jail::confine(jail::Role::Devices)?;
         confined.wait();
-        let hands = Hands {
-            control,
-            stop,
-            gate: &gate,
-            network: &network,
-            threads: &threads,
-            devices: &devices,
-        };
+        let hands = Hands { control, stop, gate: &gate, threads: &threads, devices: &devices };
         let reason = device_loop.run(|| hands.obey(control.orders()?))?;
         let counts = refusals.sums();
         if !counts.is_empty() {
@@ -155,7 +144,6 @@ struct Hands<'a> {
     control: &'a Control,
     stop: &'a Stop,
     gate: &'a Gate,
-    network: &'a NetworkGate,
     threads: &'a [VcpuThread],
     devices: &'a [Arc<dyn Lifecycle>],
 }
@@ -167,10 +155,6 @@ impl Hands<'_> {
             Orders::Kill | Orders::Gone => Some(EndReason::Killed),
             Orders::Pause => self.stand_still(),
             Orders::Resume => self.tell(&Event::Resumed),
-            Orders::OpenNetwork => {
-                self.network.open();
-                None
-            }
         }
     }
 
@@ -188,12 +172,7 @@ impl Hands<'_> {
         }
         self.devices.iter().rev().for_each(|device| device.pause());
         self.tell(&Event::Paused);
-        let mut order = self.control.next_order();
-        while order == Orders::OpenNetwork {
-            // The guest's last word before it stood still.
-            self.network.open();
-            order = self.control.next_order();
-        }
+        let order = self.control.next_order();
         if order == Orders::Resume {
             self.devices.iter().for_each(|device| device.start());
             self.go_on();

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::atomic::Ordering;
 
 use coffer_image::reach::Reach;
 use coffer_monitor_wire::api::NetLimit;
@@ -82,7 +83,7 @@ impl NetPeer {
     pub fn new(how: u8) -> Self {
         let gate = Gate::default();
         if how & 32 != 0 {
-            gate.open();
+            gate.store(true, Ordering::Release);
         }
         let rules = Rules { listed: how & 8 != 0, closed: how & 48 == 16, dhcp: how & 64 != 0 };
         let (cable, spec, descriptor) = cable(how);

@@ -31,7 +31,6 @@ pub fn attach(
     machine: &Machine,
     disks: Vec<(DiskSpec, File)>,
     nics: Vec<(NetSpec, OwnedFd)>,
-    gate: &net::Gate,
     guest_cid: u32,
     control: &Control,
     refusals: &Refusals,
@@ -41,7 +40,7 @@ pub fn attach(
         devices.push(Box::new(block::Block::open(index, &spec, file)?));
     }
     for (spec, backend) in nics {
-        devices.push(Box::new(net::Net::new(spec, backend, gate.clone())?));
+        devices.push(Box::new(net::Net::new(spec, backend, control.network.clone())?));
     }
     devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
     devices.push(Box::new(rng::Rng));

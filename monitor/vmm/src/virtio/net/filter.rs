@@ -17,20 +17,8 @@ use coffer_monitor_wire::{NetSpec, Refusal};
 
 use super::packet::{ARP, IPV4, Packet, arp_sender, ethernet};
 
-/// Whether guests attested: closed at first, and once open for good.
-#[derive(Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
-
-impl Gate {
-    /// Lets everything through that the rules allow.
-    pub fn open(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
+/// Whether the guest attested: false at first, and once true for good.
+pub type Gate = Arc<AtomicBool>;
 
 /// The rules of one interface.
 pub struct Filter {
@@ -88,7 +76,7 @@ impl Filter {
     }
 
     fn is_open(&self) -> bool {
-        !self.reach.until_attested || self.gate.is_open()
+        !self.reach.until_attested || self.gate.load(Ordering::Acquire)
     }
 
     fn is_verifier(&self, address: Ipv4Addr, port: Option<u16>) -> bool {
