@@ -368,6 +368,7 @@ Examples:
   coffer run -d --name site -p 8443:443 --cpus 2 --memory 512M --restart on-failure:3 site.image
   coffer run -d --open --name debian --disk /var/lib/coffer/disks/debian.raw debian.image
   coffer run --rm --open site.image
+  coffer run -d --net tap=tap0 --net-limit 100mbit site.image
 
 Without -d, what the VM prints is shown until it ends, and Ctrl-C stops it in order (twice: at once).
 With -d, the instance id is printed once the workload runs; of a box whose root disk brings its own
@@ -396,6 +397,12 @@ pub struct RunArgs {
     /// Publish a TCP port of the VM on the host
     #[arg(short, long, value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
+    /// Its network: passt, or a tap device of the host, made if it is not there
+    #[arg(long, value_name = "passt|tap=NAME", default_value = "passt")]
+    pub net: String,
+    /// Most it sends and most it receives, such as 100mbit or 100mbit,20000frames; more is lost [default: 10gbit,250000frames]
+    #[arg(long, value_name = "RATE")]
+    pub net_limit: Option<String>,
     /// Launch it again when it ends: `no`, `on-failure[:MOST]` or `always[:MOST]`
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: String,

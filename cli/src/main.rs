@@ -19,6 +19,7 @@ mod image;
 mod key_file;
 mod monitor_client;
 mod monitor_tls;
+mod network;
 mod output;
 mod quote;
 mod secret;

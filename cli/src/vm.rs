@@ -18,6 +18,7 @@ use crate::args::{
 };
 use crate::error::{Error, Service};
 use crate::monitor_client::{Endpoint, Monitor, TextStream};
+use crate::network;
 use crate::output::{self, GuestOutput, Step};
 use crate::when;
 
@@ -99,6 +100,13 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
         disks: args.disks.iter().map(|text| plan_disk(text, endpoint)).collect::<Result<_, _>>()?,
+        tap: network::parse_backend(&args.net)?,
+        network_limit: args
+            .net_limit
+            .as_deref()
+            .map(network::parse_limit)
+            .transpose()?
+            .unwrap_or_default(),
         restart: parse_restart(&args.restart)?,
     })
 }

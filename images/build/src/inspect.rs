@@ -7,6 +7,7 @@ use coffer_formats::Digest;
 use coffer_image::appliance::{Appliance, Network};
 use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk};
 use coffer_image::layout::LayoutError;
+use coffer_image::reach::Reach;
 use serde::Serialize;
 
 use crate::open_image;
@@ -81,8 +82,9 @@ impl fmt::Display for Inspection {
         )?;
         match &of.network {
             Network::None => writeln!(f, "network    none")?,
-            Network::Nat { address, prefix, gateway } => {
+            Network::Nat { address, prefix, gateway, reach } => {
                 writeln!(f, "network    NAT, {address}/{prefix} by {gateway}")?;
+                write_reach(f, reach)?;
             }
         }
         let console = match of.console {
@@ -107,4 +109,21 @@ impl fmt::Display for Inspection {
         };
         write!(f, "workload   {}", workload.as_deref().unwrap_or(damaged))
     }
+}
+
+fn write_reach(f: &mut fmt::Formatter<'_>, reach: &Reach) -> fmt::Result {
+    if let Some(rules) = &reach.egress {
+        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        let rules = if rules.is_empty() { "nothing".into() } else { rules.join(", ") };
+        writeln!(f, "egress     {rules}; the verifier")?;
+    }
+    if let Some(ports) = &reach.listen {
+        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        let ports = if ports.is_empty() { "no port".into() } else { ports.join(", ") };
+        writeln!(f, "listens    {ports}")?;
+    }
+    if reach.until_attested {
+        writeln!(f, "closed     until attested, but for the verifier")?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin, Workload};
 use coffer_image::descriptor::{ConsoleMode, Range, Shape};
+use coffer_image::reach::Reach;
 use serde::{Deserialize, Serialize};
 
 use crate::BuildError;
@@ -79,5 +80,6 @@ pub fn nat() -> Network {
         address: Ipv4Addr::new(192, 168, 76, 2),
         prefix: 24,
         gateway: Ipv4Addr::new(192, 168, 76, 1),
+        reach: Reach::default(),
     }
 }

@@ -253,7 +253,7 @@ impl Descriptor {
         self.check_boot()?;
         self.check_disks()?;
         self.shape.check()?;
-        rules::check_network(&self.network)?;
+        rules::check_network(&self.network, &self.secrets)?;
         if let Some(verifier) = &self.verifier {
             rules::check_verifier(verifier)?;
         }

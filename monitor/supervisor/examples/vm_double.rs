@@ -34,6 +34,7 @@ fn main() {
     let reason = match double.spec.cmdline.as_str() {
         "attest" => double.attest(),
         "wait" => double.wait(),
+        "network" => double.network(),
         "tampered" => {
             EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() }
         }
@@ -112,6 +113,7 @@ impl Double {
                 Some((Command::Kill, _)) => return EndReason::Killed,
                 Some((Command::Pause, _)) => self.tell(&Event::Paused),
                 Some((Command::Resume, _)) => self.tell(&Event::Resumed),
+                Some((Command::OpenNetwork, _)) => std::process::exit(11),
                 None => std::process::exit(0),
             }
         }
@@ -133,6 +135,18 @@ impl Double {
                 _ => {}
             }
         }
+    }
+
+    /// Says what it was told after each of its own words.
+    fn network(&self) -> EndReason {
+        rustix::io::ioctl_fionbio(&self.control, true).unwrap();
+        let heard = || wire::receive::<Command>(&self.control).ok().flatten().map(|(c, _)| c);
+        let mut stream = self.channel();
+        for phase in [Phase::Started, Phase::Attested, Phase::Attested, Phase::Running] {
+            ask(&mut stream, &Request::Status { phase, detail: String::new() });
+            println!("heard {:?} after {phase:?}", heard());
+        }
+        EndReason::PowerOff
     }
 
     fn denied(&self) -> EndReason {

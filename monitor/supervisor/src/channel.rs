@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coffer_formats::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
+use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
 use coffer_formats::{Digest, Nonce, cbor};
 use coffer_host_tpm::HostTpm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::evidence;
 use crate::guest_log::GuestLog;
 use crate::vm::Vm;
+use crate::vm_process::Control;
 
 /// Connections of one VM at a time: one for evidence, one that waits for a stop, and room for a restart.
 const CONNECTIONS_MAX: usize = 8;
@@ -30,14 +31,15 @@ const DETAIL_MAX: usize = 256;
 #[derive(Clone)]
 pub struct Channels {
     host_tpm: Option<HostTpm>,
+    control: Control,
     open: Arc<AtomicUsize>,
     log: Arc<GuestLog>,
 }
 
 impl Channels {
     /// None open yet. Without a host TPM every request for evidence is refused.
-    pub fn new(host_tpm: Option<HostTpm>) -> Self {
-        Self { host_tpm, open: Arc::default(), log: Arc::default() }
+    pub fn new(host_tpm: Option<HostTpm>, control: Control) -> Self {
+        Self { host_tpm, control, open: Arc::default(), log: Arc::default() }
     }
 
     /// Serves one connection until it ends.
@@ -82,7 +84,10 @@ impl Channels {
                 Answer::Refused("the status detail is too long".into())
             }
             Request::Status { phase, detail } => {
-                vm.reported(phase, &detail);
+                // Told before the guest hears of it: what it sends next may leave.
+                if vm.reported(phase, &detail) && phase == Phase::Attested {
+                    self.control.open_network();
+                }
                 Answer::Noted
             }
             Request::AwaitStop => {

@@ -37,6 +37,7 @@ use crate::raw_disk::{self, RawDisk};
 use crate::registry::{Registry, Reservation};
 use crate::restart;
 use crate::state::VmDir;
+use crate::tap;
 use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
@@ -169,6 +170,7 @@ struct Processes {
     kvm: File,
     vmm: VmProcess,
     passt: Option<Passt>,
+    tap: Option<OwnedFd>,
 }
 
 fn prepare(
@@ -182,8 +184,12 @@ fn prepare(
         || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
-        let passt = Passt::spawn(&host.config.passt, &plan.network, &plan.publish)?;
-        Ok(Processes { kvm, vmm, passt })
+        let tap = plan.tap.as_deref().map(tap::open).transpose()?;
+        let passt = match &tap {
+            Some(_) => None,
+            None => Passt::spawn(&host.config.passt, plan)?,
+        };
+        Ok(Processes { kvm, vmm, passt, tap })
     });
     clock.mark("open");
     let unusable = matches!(
@@ -304,7 +310,7 @@ fn start(
     directory: VmDir,
     group: Group,
 ) -> Result<(), LaunchError> {
-    let Processes { kvm, vmm, passt } = processes;
+    let Processes { kvm, vmm, passt, tap } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
         (FdRole::Kvm, kvm.as_fd()),
@@ -314,7 +320,7 @@ fn start(
     ];
     fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
     let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
-    fds.extend((0..).map(FdRole::Net).zip(frames.iter().map(AsFd::as_fd)));
+    fds.extend((0..).map(FdRole::Net).zip(frames.iter().chain(&tap).map(AsFd::as_fd)));
     // A closed box has no ears: no descriptor for input is ever made.
     let input = (plan.record.box_kind == BoxKind::Open).then(|| vm.console.open_input());
     let input = input.transpose().map_err(LaunchError::system("making the console's input"))?;
@@ -340,7 +346,8 @@ fn start(
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
     let companions = Companions { passt, vtpm, directory, group };
-    vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+    let channels = Channels::new(host.tpm.clone(), vmm.control());
+    vmm.start(vm, &spec, &fds, companions, channels)
 }
 
 /// How the launch went, now that it either runs or is gone.

@@ -50,6 +50,16 @@ pub enum LaunchError {
     /// The network backend.
     #[error("the network backend failed: {0}")]
     Network(String),
+    /// The tap device.
+    #[error("the tap device `{name}` {why}")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// Why it cannot be used.
+        why: String,
+        /// What to try.
+        hint: &'static str,
+    },
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
@@ -85,6 +95,7 @@ impl LaunchError {
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
+            Self::Tap { .. } => ("tap-unusable", 503),
             Self::Vmm(_) => ("vmm-failed", 500),
             Self::Group(_) => ("no-control-group", 503),
             Self::State(_) | Self::System { .. } => ("host-failed", 500),
@@ -95,7 +106,7 @@ impl LaunchError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused { hint, .. } => hint,
+            Self::Refused { hint, .. } | Self::Tap { hint, .. } => hint,
             Self::ImageNotFound(_) => {
                 "give the absolute path of an image layout on the host, or a name in its image store"
             }

@@ -45,6 +45,7 @@ pub mod restart;
 pub mod routes;
 pub mod serve;
 pub mod state;
+pub mod tap;
 pub mod tls;
 pub mod uid;
 pub mod vm;

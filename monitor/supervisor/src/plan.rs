@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, Reject};
-use coffer_image::appliance::Network;
+use coffer_image::appliance::{Network, VerifierPin};
 use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
@@ -30,6 +30,8 @@ pub struct Plan {
     pub record: LaunchRecord,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// Tap device to attach to instead of a passt.
+    pub tap: Option<String>,
     /// True if the host may read the console.
     pub console: bool,
     /// Disks, as the VM process is told.
@@ -53,7 +55,7 @@ impl Plan {
     ) -> Result<Self, LaunchError> {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
-        check_publish(descriptor, &request.publish)?;
+        check_publish(descriptor, request)?;
         if let Some(name) = &request.name {
             check_name(name)?;
         }
@@ -61,7 +63,8 @@ impl Plan {
         let vcpus =
             u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
         let memory_mib = within("MiB of memory", request.memory_mib, &descriptor.shape.memory_mib)?;
-        let nics = nics(&descriptor.network, &id, own);
+        let nics = nics(descriptor, request, &id, own);
+        let backend = request.tap.as_ref().map_or("passt", |_| "tap");
         let (launched, disks) = disks(descriptor, raw)?.into_iter().unzip();
         Ok(Self {
             id,
@@ -76,12 +79,13 @@ impl Plan {
                 disks: launched,
                 nics: nics
                     .iter()
-                    .map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() })
+                    .map(|nic| LaunchNic { mac: nic.mac, backend: backend.into() })
                     .collect(),
                 instance_id: id,
                 incarnation: 1,
             },
             publish: request.publish.clone(),
+            tap: request.tap.clone(),
             console: request.box_kind == BoxKind::Open || descriptor.console == ConsoleMode::Output,
             disks,
             nics,
@@ -103,13 +107,24 @@ fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError>
     Ok(())
 }
 
-fn check_publish(descriptor: &Descriptor, publish: &[Publish]) -> Result<(), LaunchError> {
+fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), LaunchError> {
     let bad = |message: &str| Err(LaunchError::BadRequest(message.to_owned()));
-    if publish.is_empty() {
+    let publish = &request.publish;
+    if publish.is_empty() && request.tap.is_none() {
         return Ok(());
     }
-    if descriptor.network == Network::None {
-        return bad("the image has no network, so no port can be published");
+    let Network::Nat { reach, .. } = &descriptor.network else {
+        return bad("the image has no network, so no port can be published and no tap device used");
+    };
+    if !publish.is_empty() && request.tap.is_some() {
+        return bad("a VM on a tap device publishes no ports: clients reach its own address");
+    }
+    if let Some(closed) = publish.iter().find(|p| !reach.listens(p.guest)) {
+        return Err(LaunchError::Refused {
+            reject: Reject::ShapeNotAllowed,
+            detail: format!("the image lets no client connect to its port {}", closed.guest),
+            hint: "publish a port the image listens on; `coffer image inspect` shows them",
+        });
     }
     if publish.len() > PUBLISH_MAX {
         return bad("at most 32 ports can be published");
@@ -194,13 +209,22 @@ fn launch_disk(name: &str, kind: &str, root_hash: Option<Digest>, size: u64) -> 
 
 /// One NIC for an image with a network. Its address is random with the instance: locally administered,
 /// unicast (IEEE 802, 8.2).
-fn nics(network: &Network, id: &InstanceId, own: &[Ipv4Addr]) -> Vec<NetSpec> {
+fn nics(
+    descriptor: &Descriptor,
+    request: &CreateVm,
+    id: &InstanceId,
+    own: &[Ipv4Addr],
+) -> Vec<NetSpec> {
+    let Network::Nat { address, reach, .. } = &descriptor.network else { return Vec::new() };
     let [a, b, c, d, e, ..] = id.0;
-    match network {
-        Network::None => Vec::new(),
-        Network::Nat { .. } => {
-            let mac = [0x02, a, b, c, d, e];
-            vec![NetSpec { mac, backend: NetBackend::Passt, deny: own.to_vec() }]
-        }
-    }
+    vec![NetSpec {
+        mac: [0x02, a, b, c, d, e],
+        address: *address,
+        backend: request.tap.as_ref().map_or(NetBackend::Passt, |_| NetBackend::Tap),
+        deny: own.to_vec(),
+        reach: reach.clone(),
+        verifier: descriptor.verifier.as_ref().and_then(VerifierPin::endpoint),
+        dhcp: request.box_kind == BoxKind::Open,
+        limit: request.network_limit,
+    }]
 }

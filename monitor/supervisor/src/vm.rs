@@ -167,20 +167,21 @@ impl Vm {
     pub fn running(&self) {
         let disks = self.identity.iter().flat_map(|identity| &identity.record.disks);
         let raw_root = disks.take(1).any(|disk| disk.kind == "raw");
-        self.advance(if raw_root { VmState::Running } else { VmState::Booting }, "run");
+        let _ = self.advance(if raw_root { VmState::Running } else { VmState::Booting }, "run");
     }
 
-    /// The guest tells how far it is.
-    pub fn reported(&self, phase: Phase, detail: &str) {
+    /// The guest tells how far it is. True if that is further than before.
+    pub fn reported(&self, phase: Phase, detail: &str) -> bool {
         match phase {
             Phase::Started => self.advance(VmState::Started, "init"),
             Phase::Mounted => self.advance(VmState::Started, "mounted"),
             Phase::Attested => self.advance(VmState::Attested, "attested"),
             Phase::Running => self.advance(VmState::Running, "running"),
-            Phase::Exited => {}
+            Phase::Exited => false,
             Phase::Failed => {
                 let mut life = self.lock();
                 life.guest_failure.get_or_insert_with(|| printable(detail));
+                false
             }
         }
     }
@@ -370,16 +371,17 @@ impl Vm {
         until(&life)
     }
 
-    fn advance(&self, state: VmState, step: &str) {
+    fn advance(&self, state: VmState, step: &str) -> bool {
         let mut life = self.lock();
         let repeated = life.info.timings.iter().any(|timing| timing.step == step);
         if life.ended || repeated || rank(state) < rank(life.info.state) {
-            return;
+            return false;
         }
         life.info.state = state;
         life.info.timings.push(self.clock.timing(step));
         drop(life);
         self.note();
+        true
     }
 
     /// Tells everybody how it is now.
@@ -504,6 +506,8 @@ pub(crate) mod tests {
             memory_mib: None,
             publish: vec![Publish { host: 8443, guest: 443 }],
             disks: vec![],
+            tap: None,
+            network_limit: Default::default(),
             restart,
         };
         let info = VmInfo {

@@ -66,6 +66,12 @@ struct Reins {
 }
 
 impl Control {
+    /// Tells it that the guest has attested.
+    pub fn open_network(&self) {
+        // A VM process that is gone needs no telling.
+        let _ = wire::send(self.0.socket.as_fd(), &wire::Command::OpenNetwork, &[]);
+    }
+
     /// Has it stand still, or go on. True if it does; false if it ended or does not obey.
     pub fn pause(&self, vm: &Vm, paused: bool) -> bool {
         let word = if paused { wire::Command::Pause } else { wire::Command::Resume };

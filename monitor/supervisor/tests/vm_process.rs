@@ -179,7 +179,8 @@ fn launch_watched(
             let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
             assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
             assert_ne!(registry.launch_log_head(), Digest::ZERO);
-            process.start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
+            let channels = Channels::new(host_tpm, control.clone());
+            process.start(&vm, &spec, &fds, companions, channels)
         })
     });
     let entry = Entry { vm, control: Some(control) };
@@ -195,6 +196,8 @@ fn request() -> CreateVm {
         memory_mib: None,
         publish: Vec::new(),
         disks: vec![],
+        tap: None,
+        network_limit: Default::default(),
         restart: Restart::default(),
     }
 }
@@ -340,6 +343,19 @@ async fn who_types_more_than_the_guest_reads_waits_and_no_longer_than_the_guest_
     assert!(!flood.is_finished());
     assert!(vm.entry.stop(Duration::ZERO));
     assert!(flood.await.unwrap());
+}
+
+#[test]
+fn opens_the_network_once_when_the_guest_attested_and_not_before() {
+    let vm = launch("network", None);
+    vm.ended(VmState::Stopped, None);
+    let console = vm.console();
+    let heard: Vec<&str> = console.lines().filter_map(|l| l.strip_prefix("heard ")).collect();
+    let nothing = "None after";
+    assert_eq!(heard.len(), 4, "{console}");
+    assert!(heard[0].starts_with(nothing), "{console}");
+    assert_eq!(heard[1], "Some(OpenNetwork) after Attested");
+    assert!(heard[2].starts_with(nothing) && heard[3].starts_with(nothing), "{console}");
 }
 
 #[test]

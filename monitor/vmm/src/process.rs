@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -19,11 +20,16 @@ use rustix::process::DumpableBehavior;
 use crate::jail;
 use crate::plan::VmPlan;
 use crate::stop::Stop;
+use crate::virtio::net::Gate;
 use crate::vm::Vm;
 
 /// The supervisor's end of our standard input.
 #[derive(Clone)]
-pub struct Control(Arc<OwnedFd>);
+pub struct Control {
+    socket: Arc<OwnedFd>,
+    /// Opens at a word from the supervisor.
+    pub network: Gate,
+}
 
 /// Runs the process; an error is one line for standard error.
 pub fn run() -> anyhow::Result<()> {
@@ -94,14 +100,15 @@ fn finish(control: &Control, reason: EndReason) -> anyhow::Result<()> {
 impl Control {
     /// Takes over the control socket.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(Arc::new(socket))
+        Self { socket: Arc::new(socket), network: Gate::default() }
     }
 
     /// Waits for the spec; `None` if the supervisor went away first. Afterwards the socket no longer blocks.
     fn receive_spec(&self) -> anyhow::Result<Option<(VmSpec, Vec<OwnedFd>)>> {
-        let message = coffer_monitor_wire::receive(&*self.0)
+        let message = coffer_monitor_wire::receive(&*self.socket)
             .context("cannot read the vm spec from standard input")?;
-        rustix::io::ioctl_fionbio(&*self.0, true).context("cannot unblock the control socket")?;
+        rustix::io::ioctl_fionbio(&*self.socket, true)
+            .context("cannot unblock the control socket")?;
         Ok(message)
     }
 
@@ -122,13 +129,17 @@ impl Control {
         event: &Event,
         fds: &[std::os::fd::BorrowedFd<'_>],
     ) -> std::io::Result<()> {
-        coffer_monitor_wire::send(self.0.as_fd(), event, fds)
+        coffer_monitor_wire::send(self.socket.as_fd(), event, fds)
     }
 
-    /// What the supervisor wants, if anything: `None` while there is nothing to read.
+    /// What the supervisor wants, if that is for others to do: `None` while there is nothing to read.
     pub fn orders(&self) -> Option<Orders> {
-        match coffer_monitor_wire::receive::<Command>(&*self.0) {
+        match coffer_monitor_wire::receive::<Command>(&*self.socket) {
             Ok(Some((Command::Kill, _))) => Some(Orders::Kill),
+            Ok(Some((Command::OpenNetwork, _))) => {
+                self.network.store(true, Ordering::Release);
+                None
+            }
             Ok(Some((Command::Pause, _))) => Some(Orders::Pause),
             Ok(Some((Command::Resume, _))) => Some(Orders::Resume),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
@@ -144,19 +155,19 @@ impl Control {
                 return order;
             }
             // Whatever interrupts the wait, the look above tells what came.
-            let _ = poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], None);
+            let _ = poll(&mut [PollFd::new(&*self.socket, PollFlags::IN)], None);
         }
     }
 
     fn wait_writable(&self) -> Result<(), Errno> {
         const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-        poll(&mut [PollFd::new(&*self.0, PollFlags::OUT)], Some(&PATIENCE)).map(|_| ())
+        poll(&mut [PollFd::new(&*self.socket, PollFlags::OUT)], Some(&PATIENCE)).map(|_| ())
     }
 }
 
 impl AsFd for Control {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 

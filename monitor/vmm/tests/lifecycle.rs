@@ -14,7 +14,7 @@ use coffer_vmm::devices::lifecycle::{Lifecycle as _, Paused, StateRefused};
 use coffer_vmm::virtio::block::Block;
 use coffer_vmm::virtio::device::VirtioDevice;
 use coffer_vmm::virtio::mmio::{Signal, Slot, VirtioMmio};
-use coffer_vmm::virtio::net::Net;
+use coffer_vmm::virtio::net::{Gate, Net};
 use coffer_vmm::virtio::rng::Rng;
 use coffer_vmm::virtio::vsock::{ChannelSink, Vsock};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -234,8 +234,17 @@ fn randomness_goes_on() {
 fn nic() -> (Box<dyn VirtioDevice>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let spec = NetSpec { mac: [2, 0, 0, 0, 0, 1], backend: NetBackend::Passt, deny: Vec::new() };
-    (Box::new(Net::new(spec, ours.into()).unwrap()), theirs)
+    let spec = NetSpec {
+        mac: [2, 0, 0, 0, 0, 1],
+        address: [192, 168, 76, 2].into(),
+        backend: NetBackend::Passt,
+        deny: Vec::new(),
+        reach: Default::default(),
+        verifier: None,
+        dhcp: false,
+        limit: Default::default(),
+    };
+    (Box::new(Net::new(spec, ours.into(), Gate::default()).unwrap()), theirs)
 }
 
 /// An ARP frame with a mark.

@@ -31,6 +31,7 @@
 //! `coffer_formats::protocol::ErrorBody`.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId};
@@ -103,9 +104,35 @@ pub struct CreateVm {
     /// Raw disks; of open boxes only.
     #[serde(default)]
     pub disks: Vec<RawDiskRequest>,
+    /// The host's tap device its frames go to, made if it is not there; behind passt's NAT if absent.
+    #[serde(default)]
+    pub tap: Option<String>,
+    /// The most its network carries; what [`NetLimit`] says if absent.
+    #[serde(default)]
+    pub network_limit: NetLimit,
     /// What happens when it ends; nothing if absent.
     #[serde(default)]
     pub restart: Restart,
+}
+
+/// The most a network interface carries in each direction; what is beyond that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetLimit {
+    /// Bytes of frames in a second.
+    pub bytes_per_s: NonZeroU64,
+    /// Frames in a second.
+    pub frames_per_s: NonZeroU32,
+}
+
+/// Ten gigabits, and a quarter of a million frames: more than one VM usually moves, less than keeps a host busy.
+impl Default for NetLimit {
+    fn default() -> Self {
+        Self {
+            bytes_per_s: const { NonZeroU64::new(1_250_000_000).unwrap() },
+            frames_per_s: const { NonZeroU32::new(250_000).unwrap() },
+        }
+    }
 }
 
 /// How far a VM is.

@@ -11,10 +11,11 @@ mod refusal;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_formats::{Digest, Reject};
+use coffer_image::reach::Reach;
 pub use refusal::Refusal;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -83,10 +84,20 @@ pub enum NetBackend {
 pub struct NetSpec {
     /// MAC address of the guest.
     pub mac: [u8; 6],
+    /// IPv4 address of the guest.
+    pub address: Ipv4Addr,
     /// Backend.
     pub backend: NetBackend,
     /// Addresses no frame of the guest may go to: the host's own.
     pub deny: Vec<Ipv4Addr>,
+    /// What the descriptor lets through.
+    pub reach: Reach,
+    /// The verifier the descriptor names: within reach whatever that says.
+    pub verifier: Option<SocketAddrV4>,
+    /// True if the guest may ask for its address by DHCP.
+    pub dhcp: bool,
+    /// The most it carries, in each direction.
+    pub limit: api::NetLimit,
 }
 
 /// Everything a VM process is told at its start.
@@ -129,6 +140,8 @@ pub struct VmSpec {
 pub enum Command {
     /// Stop the vCPUs and exit.
     Kill,
+    /// The guest has attested: networks that wait for that are open from now on.
+    OpenNetwork,
     /// Stop the vCPUs and devices until told to resume.
     Pause,
     /// Go on.

@@ -106,6 +106,11 @@ pub fn site_recipe(pin: &serde_json::Value, kernel_parameters: &[&str]) -> serde
             "argv": ["/usr/sbin/nginx", "-c", "/etc/nginx/coffer.conf"],
             "tmpfs": ["/var/lib/nginx", "/var/log/nginx"],
         },
+        // It answers visitors and asks its verifier; there is nothing else for it in the world.
+        "network": {
+            "mode": "nat", "address": "192.168.76.2", "prefix": 24, "gateway": "192.168.76.1",
+            "egress": [], "listen": [SITE_PORT], "until_attested": true,
+        },
         "verifier": pin,
         "secrets": [{ "id": SITE_KEY_ID, "file": "site.key", "mode": "0400" }],
         "cmdline": kernel_parameters,

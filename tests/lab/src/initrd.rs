@@ -20,8 +20,8 @@ pub const ADDRESS: &str = "10.0.2.15";
 pub const API_PORT: u16 = 7070;
 
 /// Modules in the order they load: network card, image store disk, KVM, and what VMs' networks need.
-const MODULES: [&str; 7] =
-    ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd"];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd", "tun"];
 
 /// What goes into an initrd beyond the ordinary.
 #[derive(Default, Clone)]

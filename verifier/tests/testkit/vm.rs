@@ -255,6 +255,7 @@ fn descriptor(shape: &Shape) -> Descriptor {
                 address: [192, 168, 76, 2].into(),
                 prefix: 24,
                 gateway: [192, 168, 76, 1].into(),
+                reach: Default::default(),
             },
         },
         verifier: Some(pin),

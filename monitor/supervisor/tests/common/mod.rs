@@ -22,6 +22,7 @@ use coffer_image::descriptor::{
 use coffer_image::layout::{
     Content, INDEX_MEDIA_TYPE, Index, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest,
 };
+use coffer_image::reach::Reach;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -217,6 +218,7 @@ impl TestImage {
                 address: [192, 168, 76, 2].into(),
                 prefix: 24,
                 gateway: [192, 168, 76, 1].into(),
+                reach: Reach::default(),
             },
             verifier: None,
             secrets: Vec::new(),

@@ -2,13 +2,17 @@
 //!
 //! What it trusts: nothing. Frames are bytes to both sides; the backend's framing is checked, the guest's descriptors too.
 //! What it refuses: frames larger than its limit, and waiting. A backend that does not take frames loses them,
-//! as a full wire would, and what may not leave the guest (`egress`) is lost too; a backend that breaks its framing is cut off and the guest's link is dead.
+//! as a full wire would, and so does one that is offered more than the interface may carry (`limit`); what may not pass
+//! (`filter`) is lost too. A backend that breaks its framing is cut off and the guest's link is dead.
 
 mod backend;
-mod egress;
+mod filter;
+mod limit;
+mod packet;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use coffer_monitor_wire::{EndReason, NetSpec, Refusal};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -18,7 +22,9 @@ use vm_memory::GuestMemoryMmap;
 use crate::refusals::Refusals;
 use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
 use backend::{Backend, Received};
-use egress::Egress;
+use filter::Filter;
+pub use filter::Gate;
+use limit::Limit;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -32,43 +38,59 @@ const FRAME_MAX: usize = 65_535 + 18;
 pub struct Net {
     mac: [u8; 6],
     backend: Backend,
-    egress: Egress,
+    filter: Filter,
+    sent: Limit,
+    received: Limit,
     /// A frame the guest had no buffer for yet.
     waiting: Option<Vec<u8>>,
 }
 
 impl Net {
     /// An interface over the descriptor of its backend.
-    pub fn new(spec: NetSpec, descriptor: OwnedFd) -> std::io::Result<Self> {
-        let backend = Backend::new(spec.backend, descriptor)?;
-        Ok(Self { mac: spec.mac, backend, egress: Egress::new(spec.deny), waiting: None })
-    }
-
-    /// Frames of the guest that were not let out.
-    pub fn dropped(&self) -> u64 {
-        self.egress.dropped()
+    pub fn new(spec: NetSpec, descriptor: OwnedFd, gate: Gate) -> std::io::Result<Self> {
+        Ok(Self {
+            mac: spec.mac,
+            backend: Backend::new(spec.backend, descriptor)?,
+            sent: Limit::new(spec.limit),
+            received: Limit::new(spec.limit),
+            filter: Filter::new(spec, gate),
+            waiting: None,
+        })
     }
 
     fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap, refusals: &Refusals) -> u32 {
-        match frame_of(chain, memory) {
-            Some(frame) if self.egress.passes(&frame) => self.backend.send(&frame),
-            Some(_) => refusals.count(Refusal::Frame),
-            None => refusals.count(Refusal::Chain),
-        }
+        let frame = frame_of(chain, memory).ok_or(Refusal::Chain);
+        let verdict = frame.and_then(|frame| {
+            self.filter.leaves(&frame)?;
+            self.sent.takes(frame.len(), Instant::now())?;
+            self.backend.send(&frame);
+            Ok(())
+        });
+        verdict.unwrap_or_else(|refusal| refusals.count(refusal));
         0
     }
 
     fn receive(&mut self, io: &mut Queues<'_>) -> Pace {
         for _ in 0..BUDGET {
-            let frame =
-                match self.waiting.take().map_or_else(|| self.backend.receive(), Received::Frame) {
-                    Received::Frame(frame) => frame,
+            let frame = match self.waiting.take() {
+                Some(frame) => frame,
+                None => match self.backend.receive() {
+                    Received::Frame(frame) => {
+                        let (allowed, now) = (self.filter.enters(&frame), Instant::now());
+                        let verdict = allowed.and_then(|()| self.received.takes(frame.len(), now));
+                        if let Err(refusal) = verdict {
+                            io.refusals.count(refusal);
+                            continue;
+                        }
+                        frame
+                    }
                     Received::Nothing => {
                         io.notify(RECEIVE);
                         self.backend.listen(true);
                         return Pace::Idle;
                     }
-                };
+                },
+            };
             let Some(chain) = io.pop_or_rearm(RECEIVE) else {
                 self.waiting = Some(frame);
                 io.notify(RECEIVE);

@@ -92,6 +92,7 @@ fn extra_images(scene: &Scene) -> Result<()> {
 
     appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
     appliance::build(&crate::egress::recipe(), &tools, &scene.images.join("egress"))?;
+    appliance::build(&crate::egress::fenced_recipe(), &tools, &scene.images.join("fenced"))?;
     appliance::build(&crate::vcpus::recipe(), &tools, &scene.images.join("vcpus"))?;
 
     let mut away = pin.clone();
