@@ -4,10 +4,9 @@
 //! Lengths no TPM accepts are not checked here; the TPM refuses them (see [`super::wire::Writer::tpm2b`]).
 
 use super::alg;
-use super::hash::HashAlg;
-use super::pcr::{PCR_COUNT, Selections, write_selection};
+use super::hash::{Ha, HashAlg};
+use super::pcr::{PCR_COUNT, Selections};
 use super::wire::Writer;
-use crate::Digest;
 
 /// A hierarchy (TPMI_RH_HIERARCHY; Part 2, 9.13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,26 +32,27 @@ pub fn shutdown_clear() -> Vec<u8> {
     plain(0x0145, Writer::new().u16(SU_CLEAR))
 }
 
-/// TPM2_PCR_Allocate: the SHA-256 bank whole, the other banks empty. Takes effect at the next TPM Reset;
+/// TPM2_PCR_Allocate: these banks whole, the other banks empty. Takes effect at the next TPM Reset;
 /// the answer's allocationSuccess is read by [`super::response::pcr_allocate`].
-pub fn pcr_allocate_sha256() -> Vec<u8> {
-    let banks = [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0), (alg::SHA512, 0)];
-    let list = banks
-        .iter()
-        .fold(Writer::new().u32(4), |w, (bank, bits)| w.u16(*bank).u8(3).bytes(&[*bits; 3]));
+pub fn pcr_allocate(banks: &[HashAlg]) -> Vec<u8> {
+    let bits = |bank| if banks.contains(&bank) { [0xff; 3] } else { [0; 3] };
+    let list = HashAlg::ALL
+        .into_iter()
+        .fold(Writer::new().u32(4), |w, bank| w.u16(bank.id()).u8(3).bytes(&bits(bank)));
     authorised(0x012b, &[Hierarchy::Platform as u32], list)
 }
 
-/// TPM2_PCR_Extend of the SHA-256 bank.
-pub fn pcr_extend(pcr: u8, digest: &Digest) -> Vec<u8> {
-    let digests = Writer::new().u32(1).u16(alg::SHA256).bytes(digest.as_bytes());
-    authorised(0x0182, &[u32::from(pcr)], digests)
+/// TPM2_PCR_Extend of as many banks as there are digests.
+pub fn pcr_extend(pcr: u8, digests: &[Ha]) -> Vec<u8> {
+    let count = Writer::new().u32(u32::try_from(digests.len()).unwrap_or(u32::MAX));
+    let list = digests.iter().fold(count, |w, d| w.u16(d.hash().id()).bytes(d.as_bytes()));
+    authorised(0x0182, &[u32::from(pcr)], list)
 }
 
-/// TPM2_PCR_Read of the SHA-256 bank. A TPM answers at most eight registers at once; ask in portions.
-pub fn pcr_read(pcrs: &[u8]) -> Vec<u8> {
+/// TPM2_PCR_Read of one bank. A TPM answers at most eight registers at once; ask in portions.
+pub fn pcr_read(bank: HashAlg, pcrs: &[u8]) -> Vec<u8> {
     debug_assert!(pcrs.iter().all(|pcr| *pcr < PCR_COUNT));
-    plain(0x017e, write_selection(Writer::new(), pcrs))
+    plain(0x017e, Selections::of(&[(bank, pcrs)]).write(Writer::new()))
 }
 
 /// TPM2_CreatePrimary from a TPMT_PUBLIC template, with empty auth and no creation PCRs.
@@ -200,19 +200,29 @@ const SE_POLICY: u8 = 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
 
     #[test]
     fn writes_the_bytes_of_part_3() {
         assert_eq!(hex::encode(startup_clear()), "80010000000c000001440000");
         assert_eq!(
-            hex::encode(pcr_extend(9, &Digest([0xab; 32]))),
+            hex::encode(pcr_extend(
+                9,
+                &[Digest([0xab; 32]).into(), Ha::new(HashAlg::Sha384, &[0xcd; 48]).unwrap()]
+            )),
             format!(
-                "80020000004100000182{}{}{}{}",
+                "80020000007300000182{}{}{}{}000c{}",
                 "00000009",
                 "00000009400000090000000000",
-                "00000001000b",
-                "ab".repeat(32)
+                "00000002000b",
+                "ab".repeat(32),
+                "cd".repeat(48)
             )
+        );
+        assert_eq!(
+            hex::encode(pcr_allocate(&[HashAlg::Sha256, HashAlg::Sha384])),
+            "8002000000370000012b4000000c0000000940000009000000000000000004\
+             000403000000000b03ffffff000c03ffffff000d03000000"
         );
         assert_eq!(hex::encode(get_random(16)), "80010000000c0000017b0010");
     }
@@ -221,7 +231,7 @@ mod tests {
     fn declares_its_own_length() {
         let template = crate::tpm::template::ek_rsa2048();
         for command in [
-            pcr_allocate_sha256(),
+            pcr_allocate(&[HashAlg::Sha256]),
             create_primary(Hierarchy::Endorsement, &template),
             quote(0x8000_0000, &[1; 32], &[0, 17]),
             nv_define(0x01c0_000a, 900, 0),

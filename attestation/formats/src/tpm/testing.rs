@@ -9,8 +9,9 @@
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 
+use super::hash::HashAlg;
 use super::name::Name;
-use super::pcr::write_selection;
+use super::pcr::Selections;
 use super::public::Public;
 use super::template;
 use super::wire::Writer;
@@ -76,7 +77,7 @@ impl AttestDraft {
             signer: signer.to_bytes(),
             extra: extra.0.to_vec(),
             safe: 1,
-            selection: write_selection(Writer::new(), &indices).finish(),
+            selection: Selections::of(&[(HashAlg::Sha256, &indices)]).write(Writer::new()).finish(),
             digest: Digest::of(&digests).0.to_vec(),
             tail: vec![],
         }
