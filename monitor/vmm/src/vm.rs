@@ -14,7 +14,7 @@ use crate::devices::lifecycle::Lifecycle;
 use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
-use crate::devices::tpm_crb::TpmCrb;
+use crate::devices::tpm_crb::{self, TpmCrb};
 use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
@@ -72,8 +72,8 @@ impl Vm {
             if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
-        let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, || {
+        let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
+        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?);
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
