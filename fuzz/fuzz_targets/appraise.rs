@@ -9,9 +9,9 @@ use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
 };
 use coffer_attestation::{Digest, Nonce, Reject, event_log};
-use coffer_formats::evidence::Evidence;
-use coffer_formats::tpm::public::Public;
-use coffer_formats::tpm::signature::Signature;
+use coffer_exchange::evidence::Evidence;
+use coffer_attestation::tpm::public::Public;
+use coffer_attestation::tpm::signature::Signature;
 use coffer_fuzz::edited;
 use coffer_image::descriptor::Descriptor;
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 //! TPMS_ATTEST: what parses is written back byte for byte, and is a quote for both readers or for none.
 #![no_main]
 
-use coffer_formats::tpm::attest::{Attest, Attested};
+use coffer_attestation::tpm::attest::{Attest, Attested};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

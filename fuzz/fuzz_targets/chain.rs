@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use coffer_attestation::endorsement::device::{DeviceRoots, verify_iak_chain};
 use coffer_attestation::endorsement::{Endorsed, Roots, verify_chain};
-use coffer_formats::tpm::public::Public;
+use coffer_attestation::tpm::public::Public;
 use coffer_fuzz::{edited, one_in, signed_part};
 use libfuzzer_sys::fuzz_target;
 

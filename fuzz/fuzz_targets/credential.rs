@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use coffer_attestation::credential::{ENTROPY, make_credential};
 use coffer_attestation::enroll::{check_ak, check_ek, check_vak};
-use coffer_formats::tpm::name::Name;
-use coffer_formats::tpm::public::{Public, Symmetric};
+use coffer_attestation::tpm::name::Name;
+use coffer_attestation::tpm::public::{Public, Symmetric};
 use libfuzzer_sys::fuzz_target;
 
 const SECRET: [u8; 32] = [7; 32];

@@ -1,8 +1,8 @@
 //! TPMT_PUBLIC: what parses keeps its bytes and names itself, again and again alike.
 #![no_main]
 
-use coffer_formats::tpm::name::Name;
-use coffer_formats::tpm::public::Public;
+use coffer_attestation::tpm::name::Name;
+use coffer_attestation::tpm::public::Public;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! TPMT_SIGNATURE: what parses is written back byte for byte; the scheme read first is the scheme read.
 #![no_main]
 
-use coffer_formats::tpm::signature::Signature;
+use coffer_attestation::tpm::signature::Signature;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

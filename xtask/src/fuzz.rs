@@ -136,7 +136,7 @@ fn execute(
 /// structure of a TPM has its largest size and some; a target that edits takes eight edits of four bytes.
 fn longest(target: &str) -> u32 {
     match target {
-        "appraise" | "canary" | "enrolment" | "quote" | "verity" => 64,
+        "appraise" | "canary" | "enrolment" | "quote" | "verity" | "volume" => 64,
         "ecdsa_p256" | "superblock" => 96,
         // Programs of 24 steps, of which most take four bytes.
         device if device.starts_with("device_") => 96,

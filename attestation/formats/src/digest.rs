@@ -132,3 +132,14 @@ impl Digest {
     /// The value of a PCR that was reset and never extended.
     pub const ZERO: Self = Self([0; 32]);
 }
+
+impl ObjectName {
+    /// Name of the object with this TPMT_PUBLIC, whose nameAlg is SHA-256 (TPM 2.0 Part 1, 16.3).
+    pub fn of(public: &[u8]) -> Self {
+        let mut name = [0; Self::LEN];
+        let (hash, digest) = name.split_at_mut(2);
+        hash.copy_from_slice(&0x000b_u16.to_be_bytes());
+        digest.copy_from_slice(Digest::of(&[public]).as_bytes());
+        Self(name)
+    }
+}

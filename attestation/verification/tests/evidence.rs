@@ -19,7 +19,6 @@ use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::hash::HashAlg;
-use coffer_attestation::tpm::hash::HashAlg;
 use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_BANKS, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::{command, response, template};

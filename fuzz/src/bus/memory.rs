@@ -1,5 +1,6 @@
 //! Guest memory, what it should hold, and descriptor chains as the virtio specification reads them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use coffer_machine::{GuestRam, RamRange};
@@ -145,6 +146,11 @@ impl Buffers {
             bytes.extend_from_slice(&image[place.start..place.start + want]);
         }
         bytes
+    }
+
+    /// How many bytes of an image the first `most` are: places may overlap.
+    pub fn distinct(&self, most: usize) -> usize {
+        self.places.iter().flat_map(Clone::clone).take(most).collect::<BTreeSet<_>>().len()
     }
 
     /// Writes from byte `skip` on.

@@ -135,7 +135,7 @@ fn assemble(
     step(Step::Kernel)?;
     let kernel = Kernel::open(&plan.kernel, output.scratch())?;
     let modules = kernel.modules.closure(&module_names(&plan.recipe))?;
-    let kernel = output.blob(&kernel.read(plan.recipe.kernel_form, output.scratch())?)?;
+    let kernel = output.blob(&kernel.read(output.scratch())?)?;
 
     step(Step::Unpack)?;
     let root = Root::open(&plan.rootfs, output.scratch())?;

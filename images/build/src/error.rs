@@ -143,7 +143,7 @@ impl BuildError {
                 "give one linux-image-*-cloud-amd64 package, as .deb or unpacked"
             }
             Self::Packed(_) => {
-                "say `\"kernel_form\": \"bzimage\"` in the recipe: the guest unpacks it"
+                "use a kernel for x86_64 that is packed with gzip, xz, lz4 or zstd, as distributions do"
             }
             Self::NotAKernel(_) => "give the vmlinuz of a kernel for x86_64",
             Self::NoModule(_) => {

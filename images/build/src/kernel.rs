@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{BuildError, KernelForm, ModuleTree, tool, vmlinux};
+use crate::{BuildError, ModuleTree, tool, vmlinux};
 
 /// Where a kernel and its modules come from.
 #[derive(Debug, Clone)]
@@ -59,16 +59,13 @@ impl Kernel {
         }
     }
 
-    /// The bytes of the kernel, in that form.
-    pub fn read(&self, form: KernelForm, scratch: &Path) -> Result<Vec<u8>, BuildError> {
+    /// The kernel, unpacked.
+    pub fn read(&self, scratch: &Path) -> Result<Vec<u8>, BuildError> {
         let bytes = fs::read(&self.vmlinuz).map_err(BuildError::input("kernel", &self.vmlinuz))?;
         if !is_bzimage(&bytes) {
             return Err(BuildError::NotAKernel(self.vmlinuz.clone()));
         }
-        match form {
-            KernelForm::BzImage => Ok(bytes),
-            KernelForm::Vmlinux => vmlinux::unpack(&bytes, scratch),
-        }
+        vmlinux::unpack(&bytes, scratch)
     }
 
     fn in_folder(
@@ -106,7 +103,7 @@ fn is_bzimage(bytes: &[u8]) -> bool {
     bytes.get(0x202..0x206) == Some(b"HdrS")
 }
 
-/// True for the first bytes of a kernel in either form.
+/// True for the first bytes of an unpacked kernel.
 pub(crate) fn is_kernel(bytes: &[u8]) -> bool {
-    is_bzimage(bytes) || bytes.starts_with(b"\x7FELF\x02\x01")
+    bytes.starts_with(b"\x7FELF\x02\x01")
 }

@@ -33,6 +33,6 @@ pub use host::{HostError, HostInitrd, SealedHost};
 pub use inspect::{Inspection, inspect};
 pub use kernel::{Kernel, KernelSource};
 pub use modules::{Module, ModuleTree};
-pub use recipe::{KernelForm, Recipe};
+pub use recipe::Recipe;
 pub use store::{AnyStore, TarStore, open_image};
 pub use verify::{Verified, VerifyError, verify};

@@ -38,9 +38,6 @@ pub struct Recipe {
     /// Console.
     #[serde(default = "output")]
     pub console: ConsoleMode,
-    /// How the kernel is kept.
-    #[serde(default)]
-    pub kernel_form: KernelForm,
     /// Kernel parameters to add.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -50,17 +47,6 @@ pub struct Recipe {
     /// Not to be run after this time, Unix seconds.
     #[serde(default)]
     pub not_after: Option<u64>,
-}
-
-/// How the kernel is kept in the image (SPEC 3.3.1). Either way it is the author's kernel, and measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KernelForm {
-    /// Unpacked when the image is built: guests start in about half the time, the image is larger.
-    #[default]
-    Vmlinux,
-    /// As it came: each guest unpacks it.
-    BzImage,
 }
 
 impl Recipe {

@@ -59,8 +59,8 @@ pub enum VerifyError {
     /// wrong blobs.
     #[error("the manifest's layers are not the blobs of the descriptor")]
     Layers,
-    /// The kernel is in neither form.
-    #[error("the kernel is neither a Linux bzImage nor an ELF file")]
+    /// The kernel is not unpacked, or none.
+    #[error("the kernel is no ELF file")]
     Kernel,
     /// The command line breaks a rule.
     #[error("command line: {0}")]

@@ -144,7 +144,7 @@ pub struct Descriptor {
     pub svn: u32,
     /// `x86_64`.
     pub architecture: String,
-    /// ELF file or bzImage.
+    /// ELF file.
     pub kernel: BlobRef,
     /// Initrd with coffer-init.
     pub initrd: BlobRef,

@@ -265,7 +265,7 @@ pub struct Layout<S = Folder> {
 /// All blobs of an image, open. Sizes match the descriptor; contents are not hashed yet.
 #[derive(Debug)]
 pub struct ImageFiles {
-    /// ELF file or bzImage.
+    /// ELF file.
     pub kernel: Blob,
     /// Initrd.
     pub initrd: Blob,

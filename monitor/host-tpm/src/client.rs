@@ -18,7 +18,6 @@ use std::thread;
 use std::time::Duration;
 
 use coffer_formats::evidence::{Inclusion, QuotePart};
-use coffer_formats::tpm::public::Public;
 use coffer_formats::{Digest, InstanceId, ObjectName, binding, merkle};
 
 use crate::desk::{Asker, Desk, Operation, Reply, Waiting};
@@ -102,9 +101,7 @@ impl HostTpm {
             Answer::AkPublic(public) => public,
             other => return Err(unexpected(&other)),
         };
-        let ak_name = Public::parse(&ak_public).and_then(|ak| ak.object_name()).map_err(|e| {
-            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
-        })?;
+        let ak_name = ObjectName::of(&ak_public);
         let desk = Arc::new(Desk::open());
         let owner =
             Owner { link, desk: Arc::clone(&desk), event_log: event_log.to_owned(), timing };

@@ -2,7 +2,6 @@
 
 use coffer_formats::Digest;
 use coffer_formats::evidence::PcrValue;
-use coffer_formats::tpm::attest::Attest;
 use coffer_formats::tpm::pcr::HOST_SELECTION;
 use coffer_formats::tpm::template;
 use tss_esapi::Context;
@@ -14,8 +13,8 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Data, EncryptedSecret, IdObject, PcrSelectionList, PcrSelectionListBuilder, PcrSlot, Public,
-    SignatureScheme, SymmetricDefinition,
+    Attest, AttestInfo, Data, EncryptedSecret, IdObject, PcrSelectionList, PcrSelectionListBuilder,
+    PcrSlot, Public, Signature, SignatureScheme, SymmetricDefinition,
 };
 use tss_esapi::traits::{Marshall, UnMarshall};
 
@@ -88,9 +87,14 @@ impl OpenTpm {
             let pcrs = self.read_pcrs()?;
             let (attest, signature) = self.quote_once(qualifying)?;
             let values: Vec<&[u8]> = pcrs.iter().map(|pcr| pcr.digest.as_bytes()).collect();
-            let (_, quoted) = Attest::parse_quote(&attest).at("Quote")?;
-            if quoted.pcr_digest == Digest::of(&values).as_bytes() {
-                return Ok(Quoted { attest, signature, pcrs });
+            let AttestInfo::Quote { info } = attest.attested() else { continue };
+            if info.pcr_digest().value() == Digest::of(&values).as_bytes() {
+                let (attest, signature) = (attest.marshall(), signature.marshall());
+                return Ok(Quoted {
+                    attest: attest.at("Quote")?,
+                    signature: signature.at("Quote")?,
+                    pcrs,
+                });
             }
         }
         Err(TpmFailure::Unstable)
@@ -200,16 +204,14 @@ impl OpenTpm {
         Ok(values)
     }
 
-    fn quote_once(&mut self, qualifying: &Digest) -> Result<(Vec<u8>, Vec<u8>)> {
+    fn quote_once(&mut self, qualifying: &Digest) -> Result<(Attest, Signature)> {
         let data = Data::try_from(qualifying.as_bytes().to_vec()).at("Quote")?;
         let (ak, selection) = (self.ak, selection(HOST_SELECTION)?);
-        let (attest, signature) = self
-            .context
+        self.context
             .execute_with_session(Some(AuthSession::Password), |c| {
                 c.quote(ak, data, SignatureScheme::Null, selection)
             })
-            .at("Quote")?;
-        Ok((attest.marshall().at("Quote")?, signature.marshall().at("Quote")?))
+            .at("Quote")
     }
 }
 

@@ -3,24 +3,13 @@
 //! They say that this monitor made this vTPM, for as long as this monitor runs: the CA's key is made at
 //! start and never stored. A verifier trusts the host quote over the vAK's name, not these (SPEC 3.7).
 
-use coffer_formats::tpm::public::{Key, Public};
+use coffer_formats::tpm::made::MadeKey;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     PublicKeyData, SignatureAlgorithm,
 };
 use time::{Duration, OffsetDateTime};
-
-/// Why no certificate was made.
-#[derive(Debug, thiserror::Error)]
-pub enum EkCertificateError {
-    /// The key is not P-256.
-    #[error("the vEK is not a P-256 key")]
-    NotP256,
-    /// Certificate library.
-    #[error(transparent)]
-    Certificate(#[from] rcgen::Error),
-}
 
 /// The monitor's own CA.
 pub struct VtpmAuthority {
@@ -29,7 +18,7 @@ pub struct VtpmAuthority {
 
 impl VtpmAuthority {
     /// Makes a key and a name.
-    pub fn new() -> Result<Self, EkCertificateError> {
+    pub fn new() -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -40,8 +29,8 @@ impl VtpmAuthority {
     }
 
     /// A certificate for a vEK, DER (TCG EK Credential Profile 2.6, 3.2).
-    pub fn certify(&self, ek: &Public) -> Result<Vec<u8>, EkCertificateError> {
-        let subject = SubjectKey(point(ek)?);
+    pub fn certify(&self, ek: &MadeKey) -> Result<Vec<u8>, rcgen::Error> {
+        let subject = SubjectKey(ek.point().to_vec());
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         // The subject is empty; the name is in a critical subjectAltName (RFC 5280, 4.1.2.6).
@@ -68,14 +57,6 @@ impl PublicKeyData for SubjectKey {
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
         &PKCS_ECDSA_P256_SHA256
-    }
-}
-
-/// SEC1 uncompressed point of a P-256 key.
-fn point(ek: &Public) -> Result<Vec<u8>, EkCertificateError> {
-    match ek.key() {
-        Key::P256(key) => Ok(key.to_sec1_bytes().into_vec()),
-        _ => Err(EkCertificateError::NotP256),
     }
 }
 

@@ -226,9 +226,8 @@ mod tests {
         assert_eq!(pool.ready(), 0);
         wait_for(&pool, 2);
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
-        let names: std::collections::BTreeSet<String> = [&own, &first, &second]
-            .map(|ready| ready.vtpm.keys().ek.object_name().unwrap().to_hex())
-            .into();
+        let names: std::collections::BTreeSet<String> =
+            [&own, &first, &second].map(|ready| ready.vtpm.keys().ek.object_name().to_hex()).into();
         assert_eq!(names.len(), 3);
         wait_for(&pool, 2);
         assert_eq!(folders(dir.path()), 5);

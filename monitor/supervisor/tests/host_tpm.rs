@@ -5,6 +5,8 @@ mod common;
 
 use coffer_attestation::credential::{ENTROPY, make_credential};
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
+use coffer_attestation::tpm::name::Name;
+use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{
     Digest, InstanceId, Nonce, ObjectName, Reject, binding, cbor, enroll, merkle,
 };
@@ -12,9 +14,7 @@ use coffer_formats::claims::HostClaims;
 use coffer_formats::evidence::QuotePart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
-use coffer_formats::tpm::name::Name;
 use coffer_formats::tpm::pcr::HOST_SELECTION;
-use coffer_formats::tpm::public::Public;
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError, Timing, Waiting};
 use coffer_monitor::evidence::{VmIdentity, host_part};
 use common::{MONITOR, Monitor, TestTpm};

@@ -10,10 +10,12 @@
 pub mod acpi;
 pub mod boot;
 pub mod devices;
+pub mod gate;
 pub mod jail;
 pub mod layout;
 pub mod plan;
 pub mod process;
+pub mod refusals;
 pub mod stop;
 pub mod virtio;
 pub mod vm;

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Barrier};
 
 use anyhow::Context;
-use coffer_machine::{Exit, Machine, Vcpu, VcpuThread};
-use coffer_monitor_wire::EndReason;
+use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
+use coffer_monitor_wire::{EndReason, Event};
 
 use crate::acpi::AcpiDevices;
 use crate::boot::loader::{self, Payload};
@@ -15,10 +15,12 @@ use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
 use crate::devices::tpm_crb::{self, TpmCrb};
+use crate::gate::Gate;
 use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
 use crate::process::{Control, Orders};
+use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
 use crate::virtio::{self, mmio::VirtioMmio};
@@ -31,6 +33,7 @@ pub struct Vm {
     virtio: Vec<Arc<VirtioMmio>>,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
+    refusals: Refusals,
 }
 
 impl Vm {
@@ -38,7 +41,9 @@ impl Vm {
     pub fn build(plan: VmPlan, control: &Control, stop: &Stop) -> anyhow::Result<Self> {
         let map = MemoryMap::new(plan.memory_mib);
         let machine = Machine::new(plan.kvm, &map.ram())?;
-        let virtio = virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control)?;
+        let refusals = Refusals::new(Doorbell::new()?);
+        let virtio =
+            virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
         let entry = loader::load(
             machine.ram(),
@@ -55,8 +60,8 @@ impl Vm {
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let mut vm =
-            Self { machine, vcpus, bus: DeviceBus::default(), virtio, devices: Vec::new() };
+        let bus = DeviceBus::new(refusals.clone());
+        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
         vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
         vm.map_virtio();
         Ok(vm)
@@ -73,9 +78,10 @@ impl Vm {
         let uart =
             Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
         let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
-        let tpm = Arc::new(TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
-        })?);
+        })?;
+        let tpm = Arc::new(tpm.counting(self.refusals.clone()));
         self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
@@ -96,27 +102,33 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices } = self;
-        let device_loop = DeviceLoop::new(control, stop, &virtio)?;
+        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
-        let mut threads = Vec::new();
+        let (mut threads, gate) = (Vec::new(), Arc::new(Gate::default()));
         // No vCPU runs before every thread is confined.
         let confined = Arc::new(Barrier::new(vcpus.len() + 1));
         for vcpu in vcpus {
             let (bus, stop, confined) = (bus.clone(), stop.clone(), confined.clone());
+            let gate = gate.clone();
             threads.push(VcpuThread::spawn(vcpu, move |vcpu| {
                 if let Err(error) = jail::confine(jail::Role::Vcpu) {
                     stop.now(EndReason::Failed { detail: error.to_string() });
                 }
                 confined.wait();
-                run_vcpu(vcpu, &bus, &stop);
+                run_vcpu(vcpu, &bus, &stop, &gate);
             })?);
         }
         jail::confine(jail::Role::Devices)?;
         confined.wait();
-        let reason = device_loop
-            .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        let hands = Hands { control, stop, gate: &gate, threads: &threads, devices: &devices };
+        let reason = device_loop.run(|| hands.obey(control.orders()?))?;
+        let counts = refusals.sums();
+        if !counts.is_empty() {
+            // A supervisor that is gone cannot be told.
+            let _ = control.send(&Event::Refused { counts }, &[]);
+        }
         // A killed VM ends with the process, at once; any other end is orderly.
         if reason != EndReason::Killed {
             threads.into_iter().for_each(VcpuThread::stop);
@@ -127,8 +139,64 @@ impl Vm {
     }
 }
 
-fn run_vcpu(mut vcpu: Vcpu, bus: &DeviceBus, stop: &Stop) {
+/// What the supervisor's words act on.
+struct Hands<'a> {
+    control: &'a Control,
+    stop: &'a Stop,
+    gate: &'a Gate,
+    threads: &'a [VcpuThread],
+    devices: &'a [Arc<dyn Lifecycle>],
+}
+
+impl Hands<'_> {
+    /// Does as told; the reason if that is to end.
+    fn obey(&self, order: Orders) -> Option<EndReason> {
+        match order {
+            Orders::Kill | Orders::Gone => Some(EndReason::Killed),
+            Orders::Pause => self.stand_still(),
+            Orders::Resume => self.tell(&Event::Resumed),
+        }
+    }
+
+    /// Until told otherwise. vCPUs come out first, then devices finish what they hold; back in reverse. The device loop,
+    /// from which this is called, stands still with the rest.
+    fn stand_still(&self) -> Option<EndReason> {
+        let stand = self.gate.close(self.threads.len(), || {
+            self.threads.iter().for_each(VcpuThread::kick);
+            self.stop.reason().is_none()
+        });
+        if !stand {
+            // It ends by itself at this moment.
+            self.go_on();
+            return None;
+        }
+        self.devices.iter().rev().for_each(|device| device.pause());
+        self.tell(&Event::Paused);
+        let order = self.control.next_order();
+        if order == Orders::Resume {
+            self.devices.iter().for_each(|device| device.start());
+            self.go_on();
+        }
+        self.obey(order)
+    }
+
+    fn go_on(&self) {
+        self.gate.open();
+        self.threads.iter().for_each(VcpuThread::unpark);
+    }
+
+    /// A supervisor that is gone is noticed by the end of its socket.
+    fn tell(&self, event: &Event) -> Option<EndReason> {
+        let _ = self.control.send(event, &[]);
+        None
+    }
+}
+
+fn run_vcpu(mut vcpu: Vcpu, bus: &DeviceBus, stop: &Stop, gate: &Gate) {
     while stop.reason().is_none() {
+        if gate.pass() {
+            vcpu.was_paused();
+        }
         match vcpu.run(bus) {
             Exit::Again => {}
             Exit::Reset => stop.now(EndReason::Reset),

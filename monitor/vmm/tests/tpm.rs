@@ -6,11 +6,11 @@ mod linux_crb;
 
 use std::time::{Duration, Instant};
 
+use coffer_exchange::tpm::command::{self, Hierarchy};
+use coffer_exchange::tpm::response::{self, TpmError};
 use coffer_formats::Digest;
 use coffer_formats::event_log::vm_launch_log;
-use coffer_formats::tpm::command::{self, Hierarchy};
 use coffer_formats::tpm::hash::HashAlg;
-use coffer_formats::tpm::response::{self, TpmError};
 use coffer_formats::tpm::template;
 use coffer_vmm::devices::tpm_crb::SILENCE;
 use coffer_vtpm::{Swtpm, SwtpmConfig, Vtpm, Walls};

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use coffer_formats::ObjectName;
 use coffer_formats::event_log::VmEvent;
 use coffer_formats::tpm::command::{self, Hierarchy};
-use coffer_formats::tpm::public::Public;
+use coffer_formats::tpm::made::MadeKey;
 use coffer_formats::tpm::response;
 use coffer_formats::tpm::{pcr, template};
 
@@ -60,11 +60,9 @@ pub struct Measured {
 #[derive(Debug, Clone)]
 pub struct Keys {
     /// Endorsement key.
-    pub ek: Public,
+    pub ek: MadeKey,
     /// Attestation key.
-    pub ak: Public,
-    ek_name: ObjectName,
-    ak_name: ObjectName,
+    pub ak: MadeKey,
 }
 
 /// A vTPM a guest may use. The supervisor keeps this; the guest's VM process gets the data channel.
@@ -88,9 +86,9 @@ impl Initialised {
     pub fn make_keys(self) -> Result<Keyed, VtpmError> {
         let mut engine = self.0;
         let keys = engine.explained(|engine| {
-            let (ek, ek_name) = engine.primary("vEK", &template::ek_p256())?;
-            let (ak, ak_name) = engine.primary("vAK", &template::vm_ak())?;
-            Ok(Keys { ek, ak, ek_name, ak_name })
+            let ek = engine.primary("vEK", &template::ek_p256())?;
+            let ak = engine.primary("vAK", &template::vm_ak())?;
+            Ok(Keys { ek, ak })
         })?;
         Ok(Keyed { engine, keys })
     }
@@ -181,12 +179,12 @@ impl Vtpm {
 
     /// Name of the attestation key.
     pub fn ak_name(&self) -> ObjectName {
-        self.keys.ak_name
+        self.keys.ak.object_name()
     }
 
     /// Name of the endorsement key.
     pub fn ek_name(&self) -> ObjectName {
-        self.keys.ek_name
+        self.keys.ek.object_name()
     }
 
     /// True once swtpm has ended.
@@ -231,20 +229,14 @@ impl Engine {
         self.run("SelfTest", &command::self_test())
     }
 
-    fn primary(
-        &mut self,
-        key: &'static str,
-        template: &[u8],
-    ) -> Result<(Public, ObjectName), VtpmError> {
+    fn primary(&mut self, key: &'static str, template: &[u8]) -> Result<MadeKey, VtpmError> {
         let what = "CreatePrimary";
         let answer =
             self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
         let (handle, public) =
             response::create_primary(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
         self.run("FlushContext", &command::flush_context(handle))?;
-        Public::parse(&public)
-            .and_then(|public| public.object_name().map(|name| (public, name)))
-            .map_err(|_| VtpmError::BadKey { what: key })
+        MadeKey::new(template, public).map_err(|_| VtpmError::BadKey { what: key })
     }
 
     /// The registers a VM quote covers hold, in every bank, what our own arithmetic says.

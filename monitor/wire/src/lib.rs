@@ -6,13 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod refusal;
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_formats::{Digest, Reject};
+pub use refusal::Refusal;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -119,6 +122,10 @@ pub struct VmSpec {
 pub enum Command {
     /// Stop the vCPUs and exit.
     Kill,
+    /// Stop the vCPUs and devices until told to resume.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// VM process to supervisor.
@@ -135,6 +142,15 @@ pub enum Event {
         /// Host port.
         port: u32,
     },
+    /// What the guest was refused so far, ever: at most once a second, and before the end.
+    Refused {
+        /// How often which.
+        counts: BTreeMap<Refusal, u64>,
+    },
+    /// Nothing of the guest moves any more.
+    Paused,
+    /// It goes on.
+    Resumed,
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.
@@ -148,7 +164,7 @@ pub enum Event {
 pub enum EndReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest reset; first light does not restart it.
+    /// The guest reset.
     Reset,
     /// The supervisor asked.
     Killed,

@@ -1,22 +1,16 @@
 //! TPM 2.0 structures, commands and answers (TCG TPM 2.0 Library, Parts 1 to 3; SPEC section 4).
 //!
-//! Only what Coffer speaks: ECC and RSA keys, everything a TPM attests to, and the dozen commands the
-//! monitor and the guest send. Structures are read strictly over the bytes received; a
-//! field this build does not know is refused, never skipped. Nothing here talks to a TPM.
+//! Only what hosts and guests speak: P-256 keys from templates of ours, and the dozen commands the monitor and the
+//! guest send. Structures are read strictly over the bytes received; a field this build does not know is refused,
+//! never skipped. Nothing here talks to a TPM, and nothing judges what one signed: that is `coffer-attestation`.
 
-pub mod attest;
+pub mod attributes;
 pub mod command;
-mod ecdsa_p256;
 pub mod hash;
-pub mod name;
+pub mod made;
 pub mod pcr;
-pub mod public;
 pub mod response;
-mod roca;
-pub mod signature;
 pub mod template;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 pub mod wire;
 
 /// TPM_ALG_ID values (Part 2, 6.3).

@@ -4,9 +4,8 @@
 //! the same vAK without handing it over. EK templates are those of the TCG EK Credential Profile 2.6,
 //! annex B: L-1 (RSA-2048) and L-2 (ECC P-256).
 
-use super::alg;
-use super::public::attributes;
 use super::wire::Writer;
+use super::{alg, attributes};
 use crate::Digest;
 
 /// Attributes an attestation key has, all of them and no others: it signs only what the TPM itself made,

@@ -23,7 +23,7 @@ pub mod secure_boot;
 mod separator;
 mod show;
 
-pub use coffer_formats::event_log::{
+pub use coffer_exchange::event_log::{
     EventType, LogBuilder, SEPARATOR, VmEvent, VmLog, vm_launch_log,
 };
 pub use content::{Backed, Content, Subject, subject};

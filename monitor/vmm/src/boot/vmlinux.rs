@@ -228,6 +228,14 @@ mod tests {
     }
 
     #[test]
+    fn refuses_a_kernel_that_unpacks_itself() {
+        let mut bzimage = vec![0; HEAD_SIZE];
+        bzimage[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
+        bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+        assert_eq!(Kernel::parse(&bzimage, FILE), Err(KernelRefused::NotAKernel));
+    }
+
+    #[test]
     fn refuses_a_file_that_ends_early() {
         assert_eq!(Kernel::parse(&good()[..200], FILE), Err(KernelRefused::Truncated));
         assert_eq!(Kernel::parse(&good(), 0x3010), Err(KernelRefused::Truncated));

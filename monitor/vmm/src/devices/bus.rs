@@ -1,11 +1,14 @@
 //! Which device answers which port or address.
 //!
 //! What it refuses: passing on an access that leaves the range of its device; such a read is all ones and such a
-//! write is lost, as on a bus where nobody answers.
+//! write is lost, as on a bus where nobody answers, and both are counted.
 
 use std::sync::Arc;
 
 use coffer_machine::Bus;
+use coffer_monitor_wire::Refusal;
+
+use crate::refusals::Refusals;
 
 /// The registers of a device, as the guest reaches them.
 ///
@@ -23,6 +26,7 @@ pub trait Registers: Send + Sync {
 pub struct DeviceBus {
     ports: Vec<Mapping>,
     memory: Vec<Mapping>,
+    refusals: Refusals,
 }
 
 struct Mapping {
@@ -32,6 +36,11 @@ struct Mapping {
 }
 
 impl DeviceBus {
+    /// A bus with nothing on it.
+    pub fn new(refusals: Refusals) -> Self {
+        Self { refusals, ..Self::default() }
+    }
+
     /// Maps `size` ports from `start`.
     pub fn map_ports(&mut self, start: u16, size: u16, device: Arc<dyn Registers>) {
         self.ports.push(Mapping { start: start.into(), size: size.into(), device });
@@ -52,33 +61,47 @@ fn find(mappings: &[Mapping], address: u64, len: usize) -> Option<(&dyn Register
     })
 }
 
-fn read(mappings: &[Mapping], address: u64, span: usize, data: &mut [u8]) {
-    match find(mappings, address, span) {
-        Some((device, offset)) => device.read(offset, data),
-        None => data.fill(0xFF),
+impl DeviceBus {
+    // A string instruction moves many bytes through one port, so ports are matched by their address alone.
+    fn at_port(&self, port: u16) -> Option<(&dyn Registers, u64)> {
+        let found = find(&self.ports, port.into(), 1);
+        self.answered(found, Refusal::UnmappedPort)
     }
-}
 
-fn write(mappings: &[Mapping], address: u64, span: usize, data: &[u8]) {
-    if let Some((device, offset)) = find(mappings, address, span) {
-        device.write(offset, data);
+    fn at_address(&self, address: u64, span: usize) -> Option<(&dyn Registers, u64)> {
+        self.answered(find(&self.memory, address, span), Refusal::UnmappedMemory)
+    }
+
+    fn answered<T>(&self, found: Option<T>, or: Refusal) -> Option<T> {
+        if found.is_none() {
+            self.refusals.count(or);
+        }
+        found
     }
 }
 
 impl Bus for DeviceBus {
-    // A string instruction moves many bytes through one port, so ports are matched by their address alone.
     fn port_read(&self, port: u16, data: &mut [u8]) {
-        read(&self.ports, port.into(), 1, data);
+        match self.at_port(port) {
+            Some((device, offset)) => device.read(offset, data),
+            None => data.fill(0xFF),
+        }
     }
     fn port_write(&self, port: u16, data: &[u8]) {
-        write(&self.ports, port.into(), 1, data);
+        if let Some((device, offset)) = self.at_port(port) {
+            device.write(offset, data);
+        }
     }
     fn memory_read(&self, address: u64, data: &mut [u8]) {
-        let span = data.len();
-        read(&self.memory, address, span, data);
+        match self.at_address(address, data.len()) {
+            Some((device, offset)) => device.read(offset, data),
+            None => data.fill(0xFF),
+        }
     }
     fn memory_write(&self, address: u64, data: &[u8]) {
-        write(&self.memory, address, data.len(), data);
+        if let Some((device, offset)) = self.at_address(address, data.len()) {
+            device.write(offset, data);
+        }
     }
 }
 
@@ -149,5 +172,9 @@ mod tests {
         assert_eq!(read(0x100F, 2), 0xFF);
         assert_eq!(read(0xFFF, 1), 0xFF);
         assert_eq!(read(u64::MAX, 8), 0xFF);
+        bus.port_write(7, &[1]);
+        let counts = [(Refusal::UnmappedPort, 1), (Refusal::UnmappedMemory, 3)];
+        assert_eq!(bus.refusals.take_news(), Some(counts.into()));
+        assert_eq!((read(0x1000, 1), bus.refusals.take_news()), (0, None));
     }
 }

@@ -26,11 +26,14 @@ use std::thread;
 use std::time::Duration;
 
 use coffer_machine::GuestRam;
+use coffer_monitor_wire::Refusal;
+use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::devices::bus::Registers;
-use crate::devices::lifecycle::Lifecycle;
+use crate::devices::lifecycle::{self, Lifecycle, Quiet, StateRefused};
 use crate::layout;
+use crate::refusals::Refusals;
 
 /// Bytes of the shared command and response buffer.
 pub const BUFFER_SIZE: usize = layout::TPM_BUFFER_SIZE as usize;
@@ -50,6 +53,7 @@ pub struct TpmCrb {
     shared: Arc<Shared>,
     queue: Sender<u64>,
     grace: Duration,
+    refusals: Refusals,
 }
 
 /// The way to the backend, which has one command at most.
@@ -78,17 +82,21 @@ struct Shared {
     done: Condvar,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct State {
     phase: Phase,
     /// Guest asked for locality 0 and did not give it back.
     granted: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Phase {
     Idle,
     Ready,
-    /// Waits for the answer to the command of this number.
+    /// Waits for the answer to the command of this number. Never saved: pausing waited for it, or gave the TPM up.
+    #[serde(skip)]
     Busy(u64),
     Fatal,
 }
@@ -128,7 +136,15 @@ impl TpmCrb {
         let shared = Arc::new(Shared { state, link, memory, done });
         let (sender, queue) = channel();
         let worker = Worker { shared: shared.clone(), queue, silence };
-        (Self { shared, queue: sender, grace: Duration::ZERO }, worker)
+        (
+            Self { shared, queue: sender, grace: Duration::ZERO, refusals: Refusals::default() },
+            worker,
+        )
+    }
+
+    /// The same, with what it refuses counted here.
+    pub fn counting(self, refusals: Refusals) -> Self {
+        Self { refusals, ..self }
     }
 
     fn start_command(&self, state: &mut State) {
@@ -139,7 +155,10 @@ impl TpmCrb {
         }
         let command = match checked_command(&buffer) {
             Ok(command) => command,
-            Err(code) => return self.shared.answer(state, &error_response(code)),
+            Err(code) => {
+                self.refusals.count(Refusal::TpmCommand);
+                return self.shared.answer(state, &error_response(code));
+            }
         };
         // Taken by a command that was cancelled, or was there before a reset.
         let link = self.shared.link.try_lock().ok().filter(|link| link.way != Way::Taken);
@@ -302,7 +321,9 @@ impl Registers for TpmCrb {
                 self.shared.answer(&mut state, &error_response(CANCELED));
             }
             (0x4C, Phase::Ready) if bits & START != 0 => self.start_command(&mut state),
-            _ => {}
+            // Asked for what is so, or nothing to cancel.
+            (0x08 | 0x40 | 0x48, _) => {}
+            _ => self.refusals.count(Refusal::TpmControl),
         }
     }
 }
@@ -326,6 +347,21 @@ impl Lifecycle for TpmCrb {
         // Where it cannot be written, START finds that out.
         let _ = self.shared.memory.view().write_slice(&[0; BUFFER_SIZE], BUFFER);
     }
+
+    fn save(&self, _: Quiet) -> Vec<u8> {
+        lifecycle::State::encode(&*self.shared.lock())
+    }
+
+    fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
+        // The buffer is guest memory and has come back with it.
+        *self.shared.lock() = lifecycle::State::decode(state)?;
+        Ok(())
+    }
+}
+
+/// The TPM's own state is swtpm's, and the supervisor's to move.
+impl lifecycle::State for State {
+    const FORMAT: &'static str = "tpm-crb/1";
 }
 
 const BUFFER: GuestAddress = GuestAddress(layout::TPM_BUFFER);
@@ -354,6 +390,8 @@ const GRACE: Duration = Duration::from_millis(1);
 mod tests {
     use super::*;
     use crate::devices::bus::harness;
+    use crate::devices::lifecycle::Paused;
+    use crate::devices::lifecycle::harness::{altered, takes_only_its_own_state};
     use coffer_machine::RamRange;
     use proptest::prelude::*;
 
@@ -548,6 +586,57 @@ mod tests {
         crb.reset();
         start(&crb, 2);
         assert_eq!((read32(&crb, 0x44), read32(&crb, 0x4C)), (1, 0));
+    }
+
+    #[test]
+    fn a_command_in_flight_is_finished_before_the_state_is_written() {
+        let (go, wait) = channel();
+        let crb = crb(Slow(wait, Echo(Arc::default())));
+        write32(&crb, 0x08, 1);
+        write32(&crb, 0x40, 1);
+        fill(&crb, &GET_RANDOM);
+        write32(&crb, 0x4C, 1);
+        let state = thread::scope(|scope| {
+            let paused = scope.spawn(|| Paused::new(&crb).save());
+            go.send(()).unwrap();
+            paused.join().unwrap()
+        });
+        // Over the same memory, and a TPM that goes on elsewhere.
+        let memory = crb.shared.memory.clone();
+        let echo = Box::new(Echo(Arc::default()));
+        let after = TpmCrb::new(echo, memory, SILENCE, || Ok(())).unwrap();
+        Paused::new(&after).restore(&state).unwrap();
+        for register in (0..0x70).step_by(4) {
+            assert_eq!(read32(&after, register), read32(&crb, register), "{register:#x}");
+        }
+        let mut answer = [0; GET_RANDOM.len()];
+        after.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
+        assert_eq!(answer, GET_RANDOM);
+        assert_eq!(send(&after, &GET_RANDOM), GET_RANDOM[..10]);
+    }
+
+    #[test]
+    fn a_state_is_taken_as_it_was_written_and_not_otherwise() {
+        let (crb, _) = echo();
+        takes_only_its_own_state(&crb);
+        write32(&crb, 0x08, 1);
+        write32(&crb, 0x40, 1);
+        takes_only_its_own_state(&crb);
+        // Nobody would ever answer.
+        for busy in ["{\"busy\":1}", "\"busy\"", "{\"Busy\":1}", "7"] {
+            let refused = altered(&crb, &echo().0, "\"ready\"", busy);
+            assert!(matches!(refused, Err(StateRefused::Form(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_tpm_that_was_given_up_stays_so_until_the_guest_resets() {
+        let (gone, back) = (crb(Dead), echo().0);
+        send(&gone, &GET_RANDOM);
+        altered(&gone, &back, "", "").unwrap();
+        assert_eq!((read32(&back, 0x44), read32(&back, 0x4C)), (1, 0));
+        back.reset();
+        assert_eq!(send(&back, &GET_RANDOM), GET_RANDOM[..10]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 
 use coffer_formats::Reject;
 use coffer_image::verity::{BLOCK, Salt, VerityError, VerityReader};
-use coffer_monitor_wire::{DiskSpec, EndReason};
+use coffer_monitor_wire::{DiskSpec, EndReason, Refusal};
 use thiserror::Error;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
@@ -20,6 +20,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemoryMmap;
 
+use crate::refusals::Refusals;
 use crate::virtio::device::{Chain, Pace, Queues, VirtioDevice};
 
 const SECTOR: u64 = 512;
@@ -99,19 +100,31 @@ impl Block {
     }
 
     /// Serves one request; returns the bytes written to the guest.
-    fn serve(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> Result<u32, EndReason> {
+    fn serve(
+        &mut self,
+        chain: Chain<'_>,
+        memory: &GuestMemoryMmap,
+        refusals: &Refusals,
+    ) -> Result<u32, EndReason> {
+        let unanswerable = || {
+            refusals.count(Refusal::Chain);
+            Ok(0)
+        };
         let (Ok(mut reader), Ok(mut data)) = (chain.clone().reader(memory), chain.writer(memory))
         else {
-            return Ok(0);
+            return unanswerable();
         };
         // The status byte is the last writable one; without it the driver cannot be answered.
-        let Some(len) = data.available_bytes().checked_sub(1) else { return Ok(0) };
-        let Ok(mut status) = data.split_at(len) else { return Ok(0) };
+        let Some(len) = data.available_bytes().checked_sub(1) else { return unanswerable() };
+        let Ok(mut status) = data.split_at(len) else { return unanswerable() };
         let mut header = [0; HEADER];
         let (code, written) = match reader.read_exact(&mut header) {
             Ok(()) => self.answer(&Request::parse(&header), len, &mut data)?,
             Err(_) => (VIRTIO_BLK_S_IOERR, 0),
         };
+        if code != VIRTIO_BLK_S_OK {
+            refusals.count(Refusal::BlockRequest);
+        }
         let _ = status.write_all(&[code as u8]);
         Ok(written + 1)
     }
@@ -230,7 +243,8 @@ impl VirtioDevice for Block {
     }
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
-        io.drain(queue, |chain, memory| self.serve(chain, memory))
+        let refusals = io.refusals;
+        io.drain(queue, |chain, memory| self.serve(chain, memory, refusals))
     }
 
     fn reset(&mut self) {

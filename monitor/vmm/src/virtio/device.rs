@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use coffer_machine::Doorbell;
-use coffer_monitor_wire::EndReason;
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use coffer_monitor_wire::{EndReason, Refusal};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT};
 use vm_memory::GuestMemoryMmap;
+
+use crate::refusals::Refusals;
 
 /// Chains one device serves for one event before others get their turn.
 pub const BUDGET: usize = 256;
@@ -31,6 +33,12 @@ pub trait VirtioDevice: Send {
 
     /// The driver is ready; queues are live from now until `reset`.
     fn activate(&mut self) {}
+
+    /// Takes the place of a device that was saved while its queues were live. Nothing else of it is left: a device that
+    /// had more to tell its driver tells it what was lost.
+    fn resume(&mut self) {
+        self.activate();
+    }
 
     /// The guest kicked `queue`. `Err` ends the VM.
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason>;
@@ -67,12 +75,24 @@ pub struct Queues<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Where completions are told.
     pub interrupt: &'a Interrupt,
+    /// Where refusals are counted.
+    pub refusals: &'a Refusals,
 }
 
 impl<'a> Queues<'a> {
     /// Takes the next chain of `queue`, if there is one.
     pub fn pop(&mut self, queue: usize) -> Option<Chain<'a>> {
-        self.queues.get_mut(queue)?.as_mut()?.pop_descriptor_chain(self.memory)
+        let queue = self.queues.get_mut(queue)?.as_mut()?;
+        let Ok(mut chains) = queue.iter(self.memory) else {
+            self.refusals.count(Refusal::Ring);
+            return None;
+        };
+        let chain = chains.next()?;
+        // Only counted: a device takes a chain for what can be read of it, and it may change any time.
+        if chain.clone().last().is_none_or(|last| last.has_next()) {
+            self.refusals.count(Refusal::Chain);
+        }
+        Some(chain)
     }
 
     /// Takes the next chain of `queue`; if there is none, asks for kicks and looks again, as one may have come meanwhile.
@@ -160,6 +180,11 @@ impl Interrupt {
         self.raise(Self::CONFIG);
     }
 
+    /// True if there are no reasons but these.
+    pub fn possible(reasons: u32) -> bool {
+        reasons & !(Self::USED_BUFFER | Self::CONFIG) == 0
+    }
+
     /// Reasons not yet acknowledged.
     pub fn status(&self) -> u32 {
         self.status.load(Ordering::SeqCst)
@@ -170,8 +195,11 @@ impl Interrupt {
         self.status.fetch_and(!seen, Ordering::SeqCst);
     }
 
-    fn raise(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
-        self.line.ring();
+    /// Raises reasons, if there are any.
+    pub fn raise(&self, reasons: u32) {
+        self.status.fetch_or(reasons, Ordering::SeqCst);
+        if reasons != 0 {
+            self.line.ring();
+        }
     }
 }

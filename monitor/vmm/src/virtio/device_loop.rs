@@ -1,13 +1,17 @@
-//! The one thread that serves every virtio device, the control socket and the stop bell.
+//! The one thread that serves every virtio device, the control socket, the stop bell and the refusal counters.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
-use coffer_monitor_wire::EndReason;
+use coffer_machine::Doorbell;
+use coffer_monitor_wire::{EndReason, Event};
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use crate::process::Control;
+use crate::refusals::{self, Refusals};
 use crate::stop::Stop;
 use crate::virtio::mmio::{Signal, VirtioMmio};
 
@@ -15,6 +19,10 @@ use crate::virtio::mmio::{Signal, VirtioMmio};
 pub struct DeviceLoop<'a> {
     epoll: OwnedFd,
     stop: &'a Stop,
+    control: &'a Control,
+    refusals: &'a Refusals,
+    /// When refusals are told next, if there are new ones.
+    telling: Option<Instant>,
     /// Index is the token.
     sources: Vec<Source<'a>>,
 }
@@ -22,20 +30,25 @@ pub struct DeviceLoop<'a> {
 enum Source<'a> {
     Control,
     Stop,
+    Refusals,
     Device(&'a Arc<VirtioMmio>, Signal),
 }
 
 impl<'a> DeviceLoop<'a> {
     /// A loop over these devices.
     pub fn new(
-        control: &Control,
+        control: &'a Control,
         stop: &'a Stop,
+        refusals: &'a Refusals,
         devices: &'a [Arc<VirtioMmio>],
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut this = Self { epoll, stop, sources: Vec::new() };
+        let mut this = Self { epoll, stop, control, refusals, telling: None, sources: Vec::new() };
         this.add(control, Source::Control)?;
         this.add(stop.bell(), Source::Stop)?;
+        if let Some(bell) = refusals.bell() {
+            this.add(bell, Source::Refusals)?;
+        }
         for device in devices {
             for (queue, bell) in device.kicks().iter().enumerate() {
                 this.add(bell, Source::Device(device, Signal::Kick(queue)))?;
@@ -48,29 +61,47 @@ impl<'a> DeviceLoop<'a> {
     }
 
     /// Serves until the VM ends; `orders` says what the supervisor wants when its socket speaks.
-    pub fn run(self, orders: impl Fn() -> Option<EndReason>) -> io::Result<EndReason> {
+    pub fn run(mut self, orders: impl Fn() -> Option<EndReason>) -> io::Result<EndReason> {
         let mut events = Vec::with_capacity(self.sources.len());
         loop {
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let patience = self.telling.map(|at| at.saturating_duration_since(Instant::now()));
+            let patience: Option<Timespec> = patience.and_then(|patience| patience.try_into().ok());
+            let free = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, free, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             for event in events.drain(..) {
                 self.serve(event.data, &orders);
             }
+            self.tell_refusals();
             if let Some(reason) = self.stop.reason() {
                 return Ok(reason.clone());
             }
         }
     }
 
-    fn serve(&self, token: EventData, orders: &impl Fn() -> Option<EndReason>) {
+    /// Tells the supervisor, when it is time. One that is slow to read is told with the next refusal, or at the end.
+    fn tell_refusals(&mut self) {
+        if self.telling.is_some_and(|at| at <= Instant::now()) {
+            self.telling = None;
+            if let Some(counts) = self.refusals.take_news() {
+                let _ = self.control.try_send(&Event::Refused { counts }, &[]);
+            }
+        }
+    }
+
+    fn serve(&mut self, token: EventData, orders: &impl Fn() -> Option<EndReason>) {
         // The stop reason is looked at after every round; its bell only wakes us.
         match self.sources.get(token.u64() as usize) {
             Some(Source::Control) => {
                 if let Some(reason) = orders() {
                     self.stop.now(reason);
                 }
+            }
+            Some(Source::Refusals) => {
+                self.refusals.bell().map(Doorbell::clear);
+                self.telling = Some(Instant::now() + refusals::PAUSE);
             }
             Some(Source::Device(device, signal)) if self.stop.reason().is_none() => {
                 if let Err(reason) = device.serve(*signal) {

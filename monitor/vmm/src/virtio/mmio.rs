@@ -11,13 +11,15 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_machine::{Doorbell, GuestRam};
-use coffer_monitor_wire::EndReason;
+use coffer_monitor_wire::{EndReason, Refusal};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 
 use crate::devices::bus::Registers;
-use crate::devices::lifecycle::Lifecycle;
+use crate::devices::lifecycle::{Lifecycle, Quiet, State, StateRefused};
+use crate::refusals::Refusals;
 use crate::virtio::device::{Interrupt, Pace, Queues, VirtioDevice};
 use crate::virtio::status::{self, Step};
 
@@ -37,6 +39,8 @@ pub struct Slot {
     pub line: Doorbell,
     /// One doorbell for each queue, rung by the guest.
     pub kicks: Vec<Doorbell>,
+    /// Where refusals are counted.
+    pub refusals: Refusals,
 }
 
 /// A device with its transport.
@@ -44,6 +48,7 @@ pub struct VirtioMmio {
     memory: GuestRam,
     interrupt: Interrupt,
     kicks: Vec<Doorbell>,
+    refusals: Refusals,
     inner: Mutex<Inner>,
 }
 
@@ -91,6 +96,7 @@ impl VirtioMmio {
             memory: slot.memory,
             interrupt: Interrupt::new(slot.line),
             kicks: slot.kicks,
+            refusals: slot.refusals,
             inner: Mutex::new(inner),
         })
     }
@@ -121,7 +127,8 @@ impl VirtioMmio {
         if !inner.serving || !status::running(inner.status) {
             return Ok(());
         }
-        let mut io = Queues { queues, memory: self.memory.view(), interrupt: &self.interrupt };
+        let (memory, interrupt) = (self.memory.view(), &self.interrupt);
+        let mut io = Queues { queues, memory, interrupt, refusals: &self.refusals };
         let pace = match signal {
             Signal::Kick(queue) => inner.device.kicked(queue, &mut io)?,
             Signal::Backend => inner.device.backend_ready(&mut io)?,
@@ -170,7 +177,11 @@ impl VirtioMmio {
             0x24 => inner.driver_features_select = value,
             0x30 => inner.queue_select = value,
             0x70 => self.write_status(&mut inner, value),
-            _ => inner.describe_queue(offset, value),
+            _ => {
+                if let Err(refusal) = inner.describe_queue(offset, value) {
+                    self.refusals.count(refusal);
+                }
+            }
         }
     }
 
@@ -187,11 +198,12 @@ impl VirtioMmio {
             Step::Activate(next) => match inner.activate(self.memory.view()) {
                 true => inner.status = next,
                 false => {
+                    self.refusals.count(Refusal::QueueShape);
                     inner.status |= status::NEEDS_RESET;
                     self.interrupt.config_changed();
                 }
             },
-            Step::Agree(_) | Step::Refused => {}
+            Step::Agree(_) | Step::Refused => self.refusals.count(Refusal::Status),
         }
     }
 
@@ -244,27 +256,42 @@ impl Inner {
         self.selected().is_some_and(Queue::ready)
     }
 
-    fn describe_queue(&mut self, offset: u64, value: u32) {
+    fn describe_queue(&mut self, offset: u64, value: u32) -> Result<(), Refusal> {
+        if !matches!(offset, 0x38 | 0x44 | 0x80 | 0x84 | 0x90 | 0x94 | 0xA0 | 0xA4) {
+            return Err(Refusal::RegisterAccess);
+        }
         let open = status::queues_open(self.status);
-        let QueueState::Configuring(queues) = &mut self.queues else { return };
-        let Some(queue) = queues.get_mut(self.queue_select as usize).filter(|_| open) else {
-            return;
+        let queues = match &mut self.queues {
+            QueueState::Configuring(queues) if open => queues,
+            _ => return Err(Refusal::QueueFrozen),
         };
+        let queue = queues.get_mut(self.queue_select as usize).ok_or(Refusal::QueueShape)?;
         match offset {
-            0x38 => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            0x38 => {
+                let size = u16::try_from(value).unwrap_or(0);
+                queue.try_set_size(size).map_err(|_| Refusal::QueueShape)?;
+            }
             0x44 => queue.set_ready(value == 1),
             0x80 => queue.set_desc_table_address(Some(value), None),
             0x84 => queue.set_desc_table_address(None, Some(value)),
             0x90 => queue.set_avail_ring_address(Some(value), None),
             0x94 => queue.set_avail_ring_address(None, Some(value)),
             0xA0 => queue.set_used_ring_address(Some(value), None),
-            0xA4 => queue.set_used_ring_address(None, Some(value)),
-            _ => {}
+            _ => queue.set_used_ring_address(None, Some(value)),
         }
+        Ok(())
     }
 
     /// Freezes the queues and starts the device, if every queue that is ready lies in guest memory.
     fn activate(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
+        if !self.freeze(memory) {
+            return false;
+        }
+        self.device.activate();
+        true
+    }
+
+    fn freeze(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let QueueState::Configuring(queues) = &mut self.queues else { return false };
         if queues.iter().any(|queue| queue.ready() && !queue.is_valid(memory)) {
             return false;
@@ -275,7 +302,6 @@ impl Inner {
             queue.ready().then_some(queue)
         });
         self.queues = QueueState::Active(live.collect());
-        self.device.activate();
         true
     }
 }
@@ -298,23 +324,23 @@ impl Registers for VirtioMmio {
         match offset.checked_sub(CONFIG) {
             Some(at) => self.lock().device.read_config(at as usize, data),
             // Registers are 32 bits wide and nothing else (section 4.2.2.2).
-            None => {
-                if let Ok(data) = <&mut [u8; 4]>::try_from(data)
-                    && offset.is_multiple_of(4)
-                {
+            None => match <&mut [u8; 4]>::try_from(data) {
+                Ok(data) if offset.is_multiple_of(4) => {
                     *data = self.read_register(offset).to_le_bytes();
                 }
-            }
+                _ => self.refusals.count(Refusal::RegisterAccess),
+            },
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        // No device here has configuration the driver may write.
-        if let Ok(data) = <[u8; 4]>::try_from(data)
-            && offset.is_multiple_of(4)
-            && offset < CONFIG
-        {
-            self.write_register(offset, u32::from_le_bytes(data));
+        match <[u8; 4]>::try_from(data) {
+            // No device here has configuration the driver may write.
+            _ if offset >= CONFIG => self.refusals.count(Refusal::ConfigWrite),
+            Ok(data) if offset.is_multiple_of(4) => {
+                self.write_register(offset, u32::from_le_bytes(data));
+            }
+            _ => self.refusals.count(Refusal::RegisterAccess),
         }
     }
 }
@@ -332,6 +358,145 @@ impl Lifecycle for VirtioMmio {
 
     fn reset(&self) {
         self.reset_inner(&mut self.lock());
+    }
+
+    fn save(&self, _: Quiet) -> Vec<u8> {
+        self.lock().saved(self.interrupt.status()).encode()
+    }
+
+    fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
+        let saved = Saved::decode(state)?;
+        let mut inner = self.lock();
+        self.reset_inner(&mut inner);
+        if let Err(refused) = inner.take_over(&saved, self.memory.view()) {
+            self.reset_inner(&mut inner);
+            return Err(refused);
+        }
+        // The driver may not have heard what was rung last.
+        self.interrupt.raise(saved.interrupt);
+        Ok(())
+    }
+}
+
+/// The transport, and where the device is in its queues. No device behind it keeps more.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    kind: u32,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    interrupt: u32,
+    /// None for one that the driver of a running device left out.
+    queues: Vec<Option<SavedQueue>>,
+}
+
+impl State for Saved {
+    const FORMAT: &'static str = "virtio-mmio/1";
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedQueue {
+    ready: bool,
+    size: u16,
+    next_avail: u16,
+    next_used: u16,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+}
+
+impl SavedQueue {
+    fn of(queue: &Queue) -> Self {
+        Self {
+            ready: queue.ready(),
+            size: queue.size(),
+            next_avail: queue.next_avail(),
+            next_used: queue.next_used(),
+            desc_table: queue.desc_table(),
+            avail_ring: queue.avail_ring(),
+            used_ring: queue.used_ring(),
+        }
+    }
+
+    /// The queue, if it can be one of a device that offers `max_size`. Where it lies is looked at when it is frozen.
+    fn queue(&self, max_size: u16, live: bool) -> Option<Queue> {
+        let begun = (self.next_avail, self.next_used) != (0, 0);
+        let state = virtio_queue::QueueState {
+            max_size,
+            next_avail: self.next_avail,
+            next_used: self.next_used,
+            event_idx_enabled: false,
+            size: self.size,
+            ready: self.ready,
+            desc_table: self.desc_table,
+            avail_ring: self.avail_ring,
+            used_ring: self.used_ring,
+        };
+        if live { self.ready } else { !begun }.then(|| state.try_into().ok())?
+    }
+}
+
+impl Inner {
+    fn saved(&self, interrupt: u32) -> Saved {
+        Saved {
+            kind: self.device.kind(),
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            interrupt,
+            queues: match &self.queues {
+                QueueState::Configuring(queues) => {
+                    queues.iter().map(|queue| Some(SavedQueue::of(queue))).collect()
+                }
+                QueueState::Active(queues) => {
+                    queues.iter().map(|queue| queue.as_ref().map(SavedQueue::of)).collect()
+                }
+            },
+        }
+    }
+
+    /// Takes what a driver can have written, and freezes live queues as they were frozen then.
+    fn take_over(
+        &mut self,
+        saved: &Saved,
+        memory: &vm_memory::GuestMemoryMmap,
+    ) -> Result<(), StateRefused> {
+        let live = status::activated(saved.status);
+        let sizes = self.device.queue_sizes();
+        self.driver_features = saved.driver_features;
+        let agreed = saved.status & status::FEATURES_OK != 0;
+        let queues = saved.queues.iter().zip(sizes).map(|(saved, size)| match saved {
+            Some(saved) => saved.queue(*size, live),
+            None => Queue::new(*size).ok().filter(|_| live),
+        });
+        let queues: Option<Vec<Queue>> = queues.collect();
+        let checks = [
+            ("kind", saved.kind == self.device.kind()),
+            ("status", status::reachable(saved.status)),
+            ("driver_features", !agreed || self.features_acceptable()),
+            ("interrupt", Interrupt::possible(saved.interrupt)),
+            ("queues", saved.queues.len() == sizes.len()),
+            ("queue", queues.is_some()),
+        ];
+        self.queues = QueueState::Configuring(queues.unwrap_or_default());
+        let frozen = ("place of a queue", !live || self.freeze(memory));
+        if let Some((what, _)) = checks.into_iter().chain([frozen]).find(|(_, holds)| !holds) {
+            return Err(StateRefused::Impossible(what));
+        }
+        self.status = saved.status;
+        self.device_features_select = saved.device_features_select;
+        self.driver_features_select = saved.driver_features_select;
+        self.queue_select = saved.queue_select;
+        if status::running(self.status) {
+            self.device.resume();
+        }
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ use coffer_monitor_wire::{DiskSpec, NetSpec};
 
 use crate::layout;
 use crate::process::Control;
+use crate::refusals::Refusals;
 use device::VirtioDevice;
 use mmio::{Slot, VirtioMmio};
 
@@ -32,6 +33,7 @@ pub fn attach(
     nics: Vec<(NetSpec, OwnedFd)>,
     guest_cid: u32,
     control: &Control,
+    refusals: &Refusals,
 ) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, (spec, file)) in disks.into_iter().enumerate() {
@@ -45,7 +47,7 @@ pub fn attach(
     devices
         .into_iter()
         .zip(0u32..)
-        .map(|(device, index)| plug(machine, device, index).map(Arc::new))
+        .map(|(device, index)| plug(machine, device, index, refusals).map(Arc::new))
         .collect()
 }
 
@@ -53,6 +55,7 @@ fn plug(
     machine: &Machine,
     device: Box<dyn VirtioDevice>,
     index: u32,
+    refusals: &Refusals,
 ) -> anyhow::Result<VirtioMmio> {
     let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
     let kicks = (0u32..)
@@ -60,5 +63,6 @@ fn plug(
         .map(|(queue, _)| machine.notify_on_write(base + mmio::QUEUE_NOTIFY, queue))
         .collect::<Result<Vec<_>, _>>()?;
     let line = machine.interrupt_line(layout::VIRTIO_FIRST_GSI + index)?;
-    VirtioMmio::new(device, Slot { memory: machine.ram().clone(), line, kicks })
+    let (memory, refusals) = (machine.ram().clone(), refusals.clone());
+    VirtioMmio::new(device, Slot { memory, line, kicks, refusals })
 }

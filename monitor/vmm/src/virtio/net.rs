@@ -10,11 +10,12 @@ mod egress;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use coffer_monitor_wire::{EndReason, NetSpec};
+use coffer_monitor_wire::{EndReason, NetSpec, Refusal};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
 use vm_memory::GuestMemoryMmap;
 
+use crate::refusals::Refusals;
 use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
 use backend::{Backend, Received};
 use egress::Egress;
@@ -48,11 +49,11 @@ impl Net {
         self.egress.dropped()
     }
 
-    fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> u32 {
-        if let Some(frame) = frame_of(chain, memory)
-            && self.egress.passes(&frame)
-        {
-            self.backend.send(&frame);
+    fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap, refusals: &Refusals) -> u32 {
+        match frame_of(chain, memory) {
+            Some(frame) if self.egress.passes(&frame) => self.backend.send(&frame),
+            Some(_) => refusals.count(Refusal::Frame),
+            None => refusals.count(Refusal::Chain),
         }
         0
     }
@@ -135,7 +136,10 @@ impl VirtioDevice for Net {
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         match queue {
-            TRANSMIT => io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory))),
+            TRANSMIT => {
+                let refusals = io.refusals;
+                io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory, refusals)))
+            }
             _ => Ok(self.receive(io)),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! What it refuses: filling more than 64 KiB for one request, however large the buffer offered.
 
-use coffer_monitor_wire::EndReason;
+use coffer_monitor_wire::{EndReason, Refusal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io::Write;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -30,8 +30,12 @@ impl VirtioDevice for Rng {
     fn read_config(&self, _offset: usize, _data: &mut [u8]) {}
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
+        let refusals = io.refusals;
         io.drain(queue, |chain, memory| {
-            let Ok(mut writer) = chain.writer(memory) else { return Ok(0) };
+            let Ok(mut writer) = chain.writer(memory) else {
+                refusals.count(Refusal::Chain);
+                return Ok(0);
+            };
             let mut bytes = vec![0; writer.available_bytes().min(REQUEST_MAX)];
             let filled = getrandom(&mut bytes, GetRandomFlags::empty()).unwrap_or(0);
             let written = writer.write(bytes.get(..filled).unwrap_or_default()).unwrap_or(0);

@@ -4,6 +4,7 @@
 //! made, the supervisor gets one end as `Event::Channel`, and bytes are relayed with the protocol's credit.
 //! What it refuses, with RST: any other address, port or type, more than [`CONNECTIONS_MAX`] connections, and a
 //! guest that sends more than its credit. Packets that lie about their source are dropped.
+//! Streams end with the device: after a restore the guest is told with an event, and on streams it goes on with, RST.
 
 mod connection;
 mod packet;
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use coffer_formats::channel::PORT;
-use coffer_monitor_wire::{EndReason, Event};
+use coffer_monitor_wire::{EndReason, Event, Refusal};
 use rustix::event::epoll::EventFlags;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vm_memory::GuestMemoryMmap;
@@ -27,6 +28,7 @@ use packet::{HEADER_SIZE, Header, Op};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const EVENT: usize = 2;
 const HOST_CID: u64 = 2;
 /// The agent needs two (evidence, stop); the rest is headroom. Each may hold [`connection::CREDIT`] bytes here.
 const CONNECTIONS_MAX: usize = 16;
@@ -58,6 +60,8 @@ pub struct Vsock {
     replies: VecDeque<Header>,
     /// There is something for the guest, and it has made no room for it.
     starved: bool,
+    /// The guest does not know yet that its streams are gone.
+    cut: bool,
 }
 
 impl Vsock {
@@ -70,11 +74,13 @@ impl Vsock {
             connections: BTreeMap::new(),
             replies: VecDeque::new(),
             starved: false,
+            cut: false,
         })
     }
 
     /// Takes packets from the guest, then gives it what there is for it.
     fn pump(&mut self, io: &mut Queues<'_>) -> Pace {
+        self.tell_of_cut(io);
         self.connections.values_mut().for_each(Connection::forward);
         let sent = self.take_packets(io);
         let full = self.replies.len() >= REPLIES_MAX;
@@ -83,6 +89,23 @@ impl Vsock {
         // Packets that waited for room among the replies, which there is now.
         let again = full && self.replies.len() < REPLIES_MAX;
         if again || sent == Pace::More || received == Pace::More { Pace::More } else { Pace::Idle }
+    }
+
+    /// Tells the guest that its streams are gone, once it has room for an event (section 5.10.6.7).
+    fn tell_of_cut(&mut self, io: &mut Queues<'_>) {
+        const TRANSPORT_RESET: [u8; 4] = [0; 4];
+        if self.cut
+            && let Some(chain) = io.pop_or_rearm(EVENT)
+        {
+            let head = chain.head_index();
+            let told = chain.writer(io.memory).is_ok_and(|mut event| {
+                event.available_bytes() >= TRANSPORT_RESET.len()
+                    && event.write_all(&TRANSPORT_RESET).is_ok()
+            });
+            io.complete(EVENT, head, if told { TRANSPORT_RESET.len() as u32 } else { 0 });
+            io.notify(EVENT);
+            self.cut = false;
+        }
     }
 
     fn take_packets(&mut self, io: &mut Queues<'_>) -> Pace {
@@ -95,8 +118,12 @@ impl Vsock {
                 && let Some(chain) = io.pop(TRANSMIT)
             {
                 let head = chain.head_index();
-                if let Some((header, payload)) = read_packet(chain, io.memory) {
-                    self.handle(&header, &payload);
+                let refused = match read_packet(chain, io.memory) {
+                    Some((header, payload)) => self.handle(&header, &payload),
+                    None => Some(Refusal::Chain),
+                };
+                if let Some(refusal) = refused {
+                    io.refusals.count(refusal);
                 }
                 io.complete(TRANSMIT, head, 0);
                 left -= 1;
@@ -111,23 +138,27 @@ impl Vsock {
         }
     }
 
-    fn handle(&mut self, header: &Header, payload: &[u8]) {
+    /// Serves a packet, or says what it is refused for.
+    fn handle(&mut self, header: &Header, payload: &[u8]) -> Option<Refusal> {
         if header.src_cid != self.guest_cid {
-            return;
+            return Some(Refusal::VsockSource);
         }
         let ours = header.dst_cid == HOST_CID && header.dst_port == PORT && header.is_stream();
         let known = ours && self.connections.contains_key(&header.src_port);
         match (header.op(), known) {
-            (Some(Op::Reset), _) => self.forget(header.src_port, ours),
+            (Some(Op::Reset), _) => {
+                self.forget(header.src_port, ours);
+                None
+            }
             (Some(Op::Request), false) if ours => self.open(header),
             (Some(op), true) => self.relay(op, header, payload),
             // A guest that is told RST takes the connection for gone, and so must we.
-            (None, true) => self.follow(header.src_port, Next::Close),
+            (None, true) => self.follow(header.src_port, Next::Refuse),
             _ => self.refuse(header),
         }
     }
 
-    fn open(&mut self, request: &Header) {
+    fn open(&mut self, request: &Header) -> Option<Refusal> {
         if self.connections.len() >= CONNECTIONS_MAX {
             return self.refuse(request);
         }
@@ -135,6 +166,7 @@ impl Vsock {
             Ok(connection) => {
                 self.replies.push_back(connection.header(Op::Response));
                 self.connections.insert(request.src_port, connection);
+                None
             }
             Err(_) => self.refuse(request),
         }
@@ -147,8 +179,8 @@ impl Vsock {
         Ok(Connection::new(request, ours))
     }
 
-    fn relay(&mut self, op: Op, header: &Header, payload: &[u8]) {
-        let Some(connection) = self.connections.get_mut(&header.src_port) else { return };
+    fn relay(&mut self, op: Op, header: &Header, payload: &[u8]) -> Option<Refusal> {
+        let connection = self.connections.get_mut(&header.src_port)?;
         connection.update_credit(header);
         let next = match op {
             Op::Data => connection.accept(payload),
@@ -156,25 +188,27 @@ impl Vsock {
             Op::CreditRequest => Next::Reply(Op::CreditUpdate),
             Op::CreditUpdate => Next::Nothing,
             // A second request on an open connection, or an answer to a question never asked.
-            Op::Request | Op::Response | Op::Reset => Next::Close,
+            Op::Request | Op::Response | Op::Reset => Next::Refuse,
         };
-        self.follow(header.src_port, next);
+        self.follow(header.src_port, next)
     }
 
-    fn follow(&mut self, port: u32, next: Next) {
-        let Some(connection) = self.connections.get(&port) else { return };
+    fn follow(&mut self, port: u32, next: Next) -> Option<Refusal> {
+        let connection = self.connections.get(&port)?;
         match next {
             Next::Nothing => {}
             Next::Reply(op) => self.replies.push_back(connection.header(op)),
-            Next::Close => {
+            Next::Close | Next::Refuse => {
                 self.replies.push_back(connection.header(Op::Reset));
                 self.forget(port, true);
             }
         }
+        (next == Next::Refuse).then_some(Refusal::VsockPacket)
     }
 
-    fn refuse(&mut self, header: &Header) {
+    fn refuse(&mut self, header: &Header) -> Option<Refusal> {
         self.replies.push_back(header.reset_reply());
+        Some(Refusal::VsockPacket)
     }
 
     fn forget(&mut self, port: u32, ours: bool) {
@@ -276,7 +310,7 @@ impl VirtioDevice for Vsock {
         0
     }
 
-    /// Receive, transmit, event. No event is ever sent: they tell of migration.
+    /// Receive, transmit, event.
     fn queue_sizes(&self) -> &'static [u16] {
         &[128, 128, 16]
     }
@@ -299,10 +333,16 @@ impl VirtioDevice for Vsock {
         Ok(self.pump(io))
     }
 
+    /// No stream outlives its device: what is at its other end has gone on, or is on another host.
+    fn resume(&mut self) {
+        self.cut = true;
+    }
+
     fn reset(&mut self) {
         let ports: Vec<u32> = self.connections.keys().copied().collect();
         ports.into_iter().for_each(|port| self.forget(port, true));
         self.replies.clear();
+        self.cut = false;
     }
 }
 

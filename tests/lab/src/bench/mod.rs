@@ -46,8 +46,15 @@ pub fn run(name: &str, rounds: u32) -> Result<()> {
         "batch" => batch::run(rounds),
         "density" => density::run(),
         "vtpm" => vtpm::run(rounds),
+        "disk" => disk(),
         _ => bail!("there is no benchmark `{name}`"),
     }
+}
+
+/// The disks beside their cryptography alone, in this process.
+fn disk() -> Result<()> {
+    print!("{}", coffer_disk::bench::run().context("the disk in memory fails")?);
+    Ok(())
 }
 
 /// What either clock covers, for whoever reads the figure.

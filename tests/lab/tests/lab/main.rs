@@ -5,6 +5,7 @@ mod bad_input;
 mod egress;
 mod jail;
 mod key;
+mod lifecycle;
 mod refusals;
 mod tools;
 mod vcpus;

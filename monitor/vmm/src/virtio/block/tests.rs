@@ -54,13 +54,22 @@ fn request(
     disk: Numbered,
     descriptors: &[(u64, u32, u16)],
 ) -> Result<u32, EndReason> {
+    counted(memory, disk, descriptors, &Refusals::default())
+}
+
+fn counted(
+    memory: &GuestMemoryMmap,
+    disk: Numbered,
+    descriptors: &[(u64, u32, u16)],
+    refusals: &Refusals,
+) -> Result<u32, EndReason> {
     let descriptors: Vec<RawDescriptor> = descriptors
         .iter()
         .map(|(addr, len, flags)| RawDescriptor::from(Descriptor::new(*addr, *len, *flags, 0)))
         .collect();
     let queue = MockSplitQueue::new(memory, 16);
     let chain = queue.build_desc_chain(&descriptors).unwrap();
-    Block::over(0, Box::new(disk)).serve(chain, memory)
+    Block::over(0, Box::new(disk)).serve(chain, memory, refusals)
 }
 
 fn ordinary(len: u32) -> Vec<(u64, u32, u16)> {
@@ -73,7 +82,10 @@ const SOUND: Numbered = Numbered { forged: None, broken: None };
 fn check(kind: u32, sector: u64, len: u32, status: u32, written: u32) -> GuestMemoryMmap {
     let memory = memory();
     put_header(&memory, kind, sector);
-    assert_eq!(request(&memory, SOUND, &ordinary(len)), Ok(written + 1));
+    let refusals = Refusals::default();
+    assert_eq!(counted(&memory, SOUND, &ordinary(len), &refusals), Ok(written + 1));
+    let refused = (status != VIRTIO_BLK_S_OK).then_some((Refusal::BlockRequest, 1));
+    assert_eq!(refusals.sums(), refused.into_iter().collect());
     assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), status as u8);
     memory
 }

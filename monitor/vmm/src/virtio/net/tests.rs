@@ -49,9 +49,10 @@ fn with_queue(
         .collect();
     mock.add_desc_chains(&chains, 0).unwrap();
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let refusals = Refusals::default();
     let mut queues: Vec<Option<Queue>> = vec![None, None];
     queues[index] = Some(mock.create_queue().unwrap());
-    act(&mut Queues { queues: &mut queues, memory, interrupt: &interrupt });
+    act(&mut Queues { queues: &mut queues, memory, interrupt: &interrupt, refusals: &refusals });
 }
 
 #[test]

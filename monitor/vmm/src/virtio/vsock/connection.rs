@@ -27,8 +27,10 @@ pub enum Next {
     Nothing,
     /// Tells the guest.
     Reply(Op),
-    /// Resets the connection.
+    /// Resets the connection, which is through.
     Close,
+    /// Resets the connection for what the guest did.
+    Refuse,
 }
 
 /// A connection.
@@ -110,7 +112,7 @@ impl Connection {
     pub fn accept(&mut self, payload: &[u8]) -> Next {
         let within_credit = self.held.len() + payload.len() <= CREDIT as usize;
         if !within_credit || self.guest_silent {
-            return Next::Close;
+            return Next::Refuse;
         }
         self.held.extend(payload);
         self.forward();

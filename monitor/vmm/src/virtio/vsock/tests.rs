@@ -8,6 +8,7 @@ use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::refusals::Refusals;
 use crate::virtio::device::Interrupt;
 
 const GUEST: u64 = 77;
@@ -176,8 +177,10 @@ fn replies_wait_for_room_and_the_guest_waits_for_them() {
     let mock = MockSplitQueue::new(&memory, 128);
     mock.add_desc_chains(&chains, 0).unwrap();
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let refusals = Refusals::default();
     let mut queues: Vec<Option<Queue>> = vec![None, Some(mock.create_queue().unwrap()), None];
-    let mut io = Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt };
+    let mut io =
+        Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt, refusals: &refusals };
     vsock.kicked(TRANSMIT, &mut io).unwrap();
     assert_eq!(vsock.replies.len(), REPLIES_MAX);
 }
@@ -203,8 +206,14 @@ fn with_queues(received: usize, sent: usize, act: impl FnOnce(&mut Queues<'_>)) 
         Some(mock.create_queue().unwrap())
     };
     let interrupt = Interrupt::new(coffer_machine::Doorbell::new().unwrap());
+    let refusals = Refusals::default();
     let mut queues = vec![queue(0x1_0000, received, WRITE), queue(0, sent, 0), None];
-    act(&mut Queues { queues: &mut queues, memory: &memory, interrupt: &interrupt });
+    act(&mut Queues {
+        queues: &mut queues,
+        memory: &memory,
+        interrupt: &interrupt,
+        refusals: &refusals,
+    });
 }
 
 #[test]
@@ -254,6 +263,31 @@ fn packets_that_waited_for_room_are_served_once_there_is_some() {
         assert_eq!(vsock.kicked(RECEIVE, io).unwrap(), Pace::Idle);
         assert_eq!(io.queues[TRANSMIT].as_ref().unwrap().next_avail(), REPLIES_MAX as u16 + 9);
     });
+}
+
+#[test]
+fn what_is_refused_has_its_name() {
+    let (mut vsock, _) = device();
+    let mut handle = |header: Header, payload: &[u8]| vsock.handle(&header, payload);
+    let sound = packet(Op::Request);
+    assert_eq!(handle(sound, b""), None);
+    assert_eq!(handle(packet(Op::Data), b"x"), None);
+    assert_eq!(
+        handle(packet(Op::Data), &[0; connection::CREDIT as usize + 1]),
+        Some(Refusal::VsockPacket)
+    );
+    assert_eq!(handle(Header { src_cid: 9, ..sound }, b""), Some(Refusal::VsockSource));
+    for stranger in [
+        Header { dst_cid: 3, ..sound },
+        Header { dst_port: PORT + 1, ..sound },
+        Header { kind: 2, ..sound },
+        Header { op: 9, ..sound },
+    ] {
+        assert_eq!(handle(stranger, b""), Some(Refusal::VsockPacket), "{stranger:?}");
+    }
+    assert_eq!(handle(sound, b""), None);
+    assert_eq!(handle(packet(Op::Response), b""), Some(Refusal::VsockPacket));
+    assert_eq!(handle(packet(Op::Reset), b""), None);
 }
 
 proptest! {

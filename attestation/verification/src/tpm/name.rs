@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use super::command::Hierarchy;
-use super::hash::{Ha, HashAlg};
-use super::wire::Reader;
+use crate::tpm::command::Hierarchy;
+use crate::tpm::hash::{Ha, HashAlg};
+use crate::tpm::wire::Reader;
 use crate::{ObjectName, Reject};
 
 /// Name or qualified name of an object: nameAlg and a digest under it.

@@ -4,11 +4,11 @@
 //! unrestricted key can sign anything), of another type, with an ill-formed flag or with bytes left over is
 //! refused (tpm2-tools CVE-2024-29038 and GHSA-gwfg-w3jr-xh66 are why).
 
-use super::hash::HashAlg;
 use super::name::Name;
-use super::pcr::Selections;
-use super::wire::{Reader, Writer};
 use crate::Reject;
+use crate::tpm::hash::HashAlg;
+use crate::tpm::pcr::Selections;
+use crate::tpm::wire::{Reader, Writer};
 
 /// TPM_GENERATED_VALUE: `\xffTCG` (Part 2, 6.2).
 const MAGIC: u32 = 0xff54_4347;

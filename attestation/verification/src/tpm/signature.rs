@@ -5,10 +5,10 @@
 //! is no signature by an attestation key is [`Reject::SchemeMismatch`]; SHA-1 is [`Reject::WeakHash`].
 
 use super::alg;
-use super::hash::HashAlg;
 use super::public::Scheme;
-use super::wire::{Reader, Writer};
 use crate::Reject;
+use crate::tpm::hash::HashAlg;
+use crate::tpm::wire::{Reader, Writer};
 
 /// Most bytes of an RSA signature: RSA-4096.
 const RSA_MAX: usize = 512;

@@ -9,14 +9,14 @@
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 
-use super::hash::HashAlg;
 use super::name::Name;
-use super::pcr::Selections;
 use super::public::Public;
-use super::template;
-use super::wire::Writer;
 use crate::Digest;
 use crate::evidence::{PcrValue, QuotePart};
+use crate::tpm::hash::HashAlg;
+use crate::tpm::pcr::Selections;
+use crate::tpm::template;
+use crate::tpm::wire::Writer;
 
 pub struct SoftAk {
     key: SigningKey,

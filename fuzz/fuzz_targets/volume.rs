@@ -1,0 +1,156 @@
+//! Encrypted disks on storage whose owner altered it, mixed it from several times, or took pieces of another disk: what
+//! opens is the last state, block by block or not at all, and goes on as a disk does.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use coffer_disk::{
+    BLOCK, DangerousMemoryAnchor, Disk, DiskError, DiskId, DiskKey, Entropy, MemoryStore, Shape,
+};
+use coffer_fuzz::one_in;
+use libfuzzer_sys::fuzz_target;
+
+const SHAPE: Shape = Shape { blocks: 6, spare: 16 };
+/// States of the disk that the storage's owner kept, the last one included.
+const STATES: usize = 4;
+/// Edits of one input.
+const EDITS_MAX: usize = 8;
+
+type Volume = Disk<MemoryStore, DangerousMemoryAnchor>;
+
+/// Bytes that nobody else has, the same in every run.
+struct Dice(u64);
+
+impl Entropy for Dice {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), DiskError> {
+        for byte in bytes {
+            // Knuth's MMIX generator.
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (self.0 >> 56) as u8;
+        }
+        Ok(())
+    }
+}
+
+struct Kept {
+    id: DiskId,
+    /// Storage, oldest first; behind them one of another disk under the same key.
+    storages: Vec<Vec<u8>>,
+    /// What the last state holds.
+    content: Vec<u8>,
+    /// Where the anchor stood after each state.
+    epochs: Vec<u64>,
+}
+
+static KEPT: LazyLock<Kept> = LazyLock::new(|| {
+    let mut dice = Dice(1);
+    let (id, storages, content, epochs) = history(&mut dice, 1);
+    let (_, foreign, ..) = history(&mut dice, 101);
+    Kept { id, storages: [storages, vec![foreign[STATES - 1].clone()]].concat(), content, epochs }
+});
+
+fn history(dice: &mut Dice, mark: u8) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64>) {
+    let store = MemoryStore::zeroed(SHAPE.storage().unwrap());
+    let mut disk = Disk::create(store, DangerousMemoryAnchor::default(), &key(), SHAPE, dice).unwrap();
+    let id = disk.info().id;
+    let (mut storages, mut epochs) = (Vec::new(), Vec::new());
+    let mut content = vec![0; SHAPE.blocks as usize * BLOCK];
+    for state in 0..STATES {
+        // Every state leaves some blocks as they were, and the first block is never written.
+        for block in (1..SHAPE.blocks).filter(|block| *block as usize % STATES <= state) {
+            let data = [mark + state as u8 * 10 + block as u8; BLOCK];
+            disk.write(block, &data).unwrap();
+            content[block as usize * BLOCK..][..BLOCK].copy_from_slice(&data);
+        }
+        disk.flush().unwrap();
+        epochs.push(disk.info().epoch);
+        let (store, anchor) = disk.close().unwrap();
+        storages.push(store.0.clone());
+        if state + 1 == STATES {
+            return (id, storages, content, epochs);
+        }
+        disk = Disk::open(store, anchor, &key(), id, dice).unwrap();
+    }
+    unreachable!("there are states")
+}
+
+fn key() -> DiskKey {
+    DiskKey::new(&mut [7; 32])
+}
+
+fn open(storage: Vec<u8>, epoch: u64) -> Result<Volume, DiskError> {
+    let anchor = DangerousMemoryAnchor::at(epoch);
+    Disk::open(MemoryStore(storage), anchor, &key(), KEPT.id, &mut Dice(2))
+}
+
+fuzz_target!(init: {
+    for (at, storage) in KEPT.storages.iter().enumerate() {
+        let opened = open(storage.clone(), KEPT.epochs[STATES - 1]);
+        assert_eq!(opened.is_ok(), at == STATES - 1, "only the last state opens");
+        // Each of them opened in its time.
+        assert!(at == STATES || open(storage.clone(), KEPT.epochs[at]).is_ok());
+    }
+}, |data: &[u8]| {
+    let mut storage = KEPT.storages[STATES - 1].clone();
+    data.chunks_exact(4).take(EDITS_MAX).for_each(|edit| apply(edit, &mut storage));
+    let altered = storage != KEPT.storages[STATES - 1];
+    match open(storage, KEPT.epochs[STATES - 1]) {
+        Ok(disk) => use_it(disk, one_in(8, data)),
+        Err(_) => assert!(altered, "what nobody altered opens"),
+    }
+});
+
+/// What the owner of the storage can do.
+fn apply(edit: &[u8], storage: &mut Vec<u8>) {
+    let [what, high, low, value] = *edit else { return };
+    let at = usize::from(u16::from_be_bytes([high, low]));
+    let blocks = storage.len() / BLOCK;
+    match what % 4 {
+        0 if !storage.is_empty() => {
+            // Superblocks and the first bytes of blocks are where most is to be found.
+            let at = if what & 4 == 0 { at % storage.len() } else { at * 64 % storage.len() };
+            storage[at] ^= value.max(1);
+        }
+        1 if blocks > 0 => {
+            let source = &KEPT.storages[usize::from(value) % KEPT.storages.len()];
+            let (from, to) = (usize::from(high) % (source.len() / BLOCK), usize::from(low) % blocks);
+            let from = if what & 4 == 0 { to } else { from };
+            storage[to * BLOCK..][..BLOCK].copy_from_slice(&source[from * BLOCK..][..BLOCK]);
+        }
+        2 if blocks > 0 => {
+            let (from, to) = (usize::from(high) % blocks, usize::from(low) % blocks);
+            storage.copy_within(from * BLOCK..(from + 1) * BLOCK, to * BLOCK);
+        }
+        3 if value < 8 => storage.truncate(at % (storage.len() + 1)),
+        _ => {}
+    }
+}
+
+/// Every block is the last state's or an error with nothing in the buffer; a write is found again.
+fn use_it(mut disk: Volume, at_length: bool) {
+    let mut held = Vec::new();
+    for block in 0..SHAPE.blocks {
+        let mut buffer = [0xaa; BLOCK];
+        let expected = &KEPT.content[block as usize * BLOCK..][..BLOCK];
+        match disk.read(block, &mut buffer) {
+            Ok(()) => assert!(buffer == expected, "block {block} is not what was written"),
+            Err(_) => assert!(buffer == [0; BLOCK], "an error leaves nothing behind"),
+        }
+        held.push(buffer);
+    }
+    if !at_length {
+        return;
+    }
+    let written = disk.write(2, &[9; BLOCK]).and_then(|()| disk.flush());
+    if written.is_ok() {
+        let (store, anchor) = disk.close().expect("nothing is left to write");
+        let mut disk = Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was written");
+        held[2] = [9; BLOCK];
+        for (block, held) in (0..).zip(held) {
+            let mut buffer = [0; BLOCK];
+            if disk.read(block, &mut buffer).is_ok() {
+                assert!(buffer == held, "block {block} after a flush");
+            }
+        }
+    }
+}
