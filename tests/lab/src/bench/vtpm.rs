@@ -46,7 +46,7 @@ pub fn run(rounds: u32) -> Result<()> {
     let costs = without_a_guest(rounds)?;
     report("this machine, in one process", &costs);
     in_a_guest()?;
-    let worst = costs.iter().map(|cost| cost.ratio).fold(0.0, f64::max);
+    let worst = costs.iter().map(Cost::ratio).fold(0.0, f64::max);
     println!("{}", CRB.figure("vtpm.crb_ratio", worst, "ratio"));
     Ok(())
 }
@@ -106,10 +106,14 @@ pub struct Cost {
     straight: f64,
     /// Through the device.
     device: f64,
-    /// The one against the other: median of the rounds' ratios.
-    ratio: f64,
-    /// Register accesses of one command.
+    /// Register accesses of one command, the most common number.
     accesses: f64,
+}
+
+impl Cost {
+    fn ratio(&self) -> f64 {
+        self.device / self.straight
+    }
 }
 
 /// Both sides in this process, in turns.
@@ -117,30 +121,31 @@ pub fn without_a_guest(rounds: u32) -> Result<Vec<Cost>> {
     let workdir = Workdir::new()?;
     let mut tpm = Tpm::make(&workdir)?;
     let commands = commands(|command| tpm.straight(command))?;
-    let mut all = vec![Vec::new(); commands.len()];
+    let mut samples = vec![Samples::default(); commands.len()];
     for _ in 0..rounds.max(1) {
-        for ((_, command), rounds) in commands.iter().zip(&mut all) {
-            rounds.push(tpm.round(command)?);
+        for ((_, command), samples) in commands.iter().zip(&mut samples) {
+            for _ in 0..COMMANDS {
+                samples.straight.push(timed(|| tpm.straight(command))?);
+                let before = tpm.driver.accesses;
+                samples.device.push(timed(|| tpm.through_device(command))?);
+                samples.accesses.push(f64::from(tpm.driver.accesses - before));
+            }
         }
     }
-    let over = |rounds: &[Round], of: fn(&Round) -> f64| median(rounds.iter().map(of));
-    let cost = |((name, _), rounds): (&(&str, Vec<u8>), &Vec<Round>)| Cost {
+    let cost = |((name, _), samples): (&(&str, Vec<u8>), Samples)| Cost {
         name: (*name).to_owned(),
-        straight: over(rounds, |round| round.straight),
-        device: over(rounds, |round| round.device),
-        // Of neighbours: from one round to the next the machine may be at other things.
-        ratio: over(rounds, |round| round.device / round.straight),
-        accesses: over(rounds, |round| round.accesses),
+        straight: median(samples.straight.into_iter()),
+        device: median(samples.device.into_iter()),
+        accesses: median(samples.accesses.into_iter()),
     };
-    Ok(commands.iter().zip(&all).map(cost).collect())
+    Ok(commands.iter().zip(samples).map(cost).collect())
 }
 
-/// Medians of one round.
-#[derive(Clone)]
-struct Round {
-    straight: f64,
-    device: f64,
-    accesses: f64,
+#[derive(Clone, Default)]
+struct Samples {
+    straight: Vec<f64>,
+    device: Vec<f64>,
+    accesses: Vec<f64>,
 }
 
 /// Microseconds of a command that succeeds.
@@ -190,20 +195,6 @@ impl Tpm {
         Ok(Self { channel: straight, driver: LinuxCrb::new(channel, LIMIT)?, _vtpm: vtpm })
     }
 
-    /// Both ways in turns.
-    fn round(&mut self, command: &[u8]) -> Result<Round> {
-        let (mut straight, mut device, mut accesses) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..COMMANDS {
-            straight.push(timed(|| self.straight(command))?);
-            let before = self.driver.accesses;
-            device.push(timed(|| self.through_device(command))?);
-            accesses.push(f64::from(self.driver.accesses - before));
-        }
-        let [straight, device, accesses] =
-            [straight, device, accesses].map(|samples| median(samples.into_iter()));
-        Ok(Round { straight, device, accesses })
-    }
-
     /// As whoever holds the channel would: one write, header, rest.
     fn straight(&mut self, command: &[u8]) -> Result<Vec<u8>> {
         self.channel.write_all(command)?;
@@ -237,7 +228,7 @@ fn report(whose: &str, costs: &[Cost]) {
             cost.name.clone(),
             format!("{:.0}", cost.straight),
             format!("{:.0}", cost.device),
-            format!("{:.3}", cost.ratio),
+            format!("{:.3}", cost.ratio()),
             format!("{:.0}", cost.accesses),
         ]);
     }
