@@ -167,7 +167,8 @@ impl Route {
 
     /// `get-vms-id-logs`.
     fn id(&self) -> String {
-        let path = self.path.trim_start_matches("/v1/").replace(['/', '.'], "-");
+        let path =
+            self.path.trim_start_matches("/v1").trim_start_matches('/').replace(['/', '.'], "-");
         format!("{}-{}", self.method.to_lowercase(), path.replace(['{', '}'], ""))
     }
 
@@ -200,7 +201,9 @@ impl Route {
             }
             (Some(line), answer) if answer.starts_with("lines of") => ("application/jsonl", line),
             (Some(schema), _) => ("application/json", schema),
-            (None, "text") => ("text/plain", json!({ "type": "string" })),
+            (None, answer) if answer.ends_with("text") => {
+                ("text/plain", json!({ "type": "string" }))
+            }
             (None, "the raw TCG log") => ("application/octet-stream", json!({})),
             (None, answer) if answer.contains("OpenAPI") => {
                 ("application/json", json!({ "type": "object" }))

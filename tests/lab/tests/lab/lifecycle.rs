@@ -57,7 +57,6 @@ fn a_paused_vm_stands_still_goes_on_and_stops_in_order() {
         ask(&world, &["resume", "cycle"]);
         assert_eq!(state(&world, "cycle")["state"], "running");
     }
-    assert!(cpu(&world, "cycle") * 4 > awake);
     // No watchdog barked, and the guest still hears: it is not the end of its grace that ends it.
     ask(&world, &["pause", "cycle"]);
     let asked = Instant::now();
@@ -128,12 +127,14 @@ fn a_monitor_killed_at_any_moment_of_a_launch_leaves_nothing_and_forgets_nothing
         .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
         .collect();
     assert_eq!(lines.last().unwrap()["done"], true, "{lines:#?}");
-    let lives: Vec<&Value> = lines.iter().filter(|line| line["moment"].is_u64()).collect();
-    assert!(lives.len() >= 6, "{lines:#?}");
+    let lives: Vec<&Value> = lines.iter().filter(|line| line["processes"].is_u64()).collect();
+    assert!(lives.len() >= 7, "{lines:#?}");
     // Some were killed before there was anything, some while processes ran, some once the VM did.
     assert!(lives.iter().any(|life| life["known"].as_array().unwrap().is_empty()), "{lives:#?}");
     assert!(lives.iter().any(|life| life["processes"].as_u64().unwrap() > 0), "{lives:#?}");
     assert!(lives.iter().any(|life| life["answered"] == true), "{lives:#?}");
+    let unasked = |life: &&Value| life["known"][0]["reason"] == "monitor-ended";
+    assert!(lives.iter().any(unasked), "{lives:#?}");
     let again = lines.iter().find(|line| line["after"].is_object()).unwrap();
     assert_ne!(again["before"]["id"], again["after"]["id"]);
     assert_eq!(again["after"]["last_reason"], "monitor-ended");
