@@ -436,11 +436,11 @@ impl<'a> Case<'a> {
             &evidence.host.launch_record,
         );
         for &pcr in VM_SELECTION {
-            let expected = predicted.events.iter().filter(|(index, ..)| *index == pcr);
+            let expected = predicted.events.iter().filter(|event| event.pcr == pcr);
             report.vm.extend(compare(pcr, log.of_pcr(pcr), expected));
         }
         all_ok(&report.vm, Reject::LaunchMismatch)?;
-        // Registers that are not quoted, types and data too: what a launch logs is known to the byte.
+        // Registers and banks that are not quoted, types and data too: what a launch logs is known to the byte.
         match evidence.vm.quote.event_log == predicted.log {
             true => Ok(()),
             false => Err(Fault {
@@ -479,20 +479,20 @@ impl<'a> Case<'a> {
 fn compare<'a>(
     pcr: u8,
     found: impl Iterator<Item = &'a event_log::Event<'a>>,
-    expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
+    expected: impl Iterator<Item = &'a event_log::VmEvent>,
 ) -> Vec<Row> {
     let (mut found, mut expected) = (found.fuse(), expected.fuse());
     std::iter::from_fn(|| match (found.next(), expected.next()) {
         (None, None) => None,
-        (None, Some((_, kind, digest, data))) => {
-            Some(Row::missing(pcr, describe(*kind, data), *digest))
+        (None, Some(missing)) => {
+            Some(Row::missing(pcr, describe(missing.kind, &missing.data), missing.digest))
         }
         (Some(event), None) => {
             Some(Row::refused(pcr, word(event.kind), "unexpected event", event.digest))
         }
-        (Some(event), Some((_, kind, digest, data))) => {
-            let what = describe(*kind, data);
-            Some(Row::judged(pcr, word(event.kind), what, event.digest, *digest))
+        (Some(event), Some(expected)) => {
+            let what = describe(expected.kind, &expected.data);
+            Some(Row::judged(pcr, word(event.kind), what, event.digest, expected.digest))
         }
     })
     .collect()

@@ -79,9 +79,7 @@ pub fn launch(
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
-    let events: Vec<(u8, Digest)> =
-        log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
-    let (vtpm, tpm_channel) = vtpm.measure(&events, &record)?.seal()?;
+    let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
     clock.mark("measure");
 
     clock.mark("spawn");

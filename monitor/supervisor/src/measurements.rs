@@ -1,7 +1,6 @@
 //! A launch's measurements, in the form people and tools read.
 
-use coffer_formats::Digest;
-use coffer_formats::event_log::{EventType, VmLog};
+use coffer_formats::event_log::{EventType, VmEvent, VmLog};
 use coffer_formats::launch::LaunchRecord;
 use coffer_monitor_wire::api::{MeasuredEvent, Measurements};
 
@@ -14,7 +13,7 @@ pub fn describe(log: &VmLog, launch_record: &[u8]) -> Measurements {
     }
 }
 
-fn event((pcr, kind, digest, data): &(u8, EventType, Digest, Vec<u8>)) -> MeasuredEvent {
+fn event(VmEvent { pcr, kind, digest, data, .. }: &VmEvent) -> MeasuredEvent {
     let name = kind.name().map_or_else(|| format!("{:#010x}", kind.0), str::to_owned);
     MeasuredEvent { pcr: *pcr, what: what(*kind, data), event: name, digest: *digest }
 }

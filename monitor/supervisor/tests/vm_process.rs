@@ -119,8 +119,8 @@ fn launch_watched(
     .unwrap();
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
     let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
-    let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
-    let measured = keyed.certify(&certificate).unwrap().measure(&events, &record_bytes).unwrap();
+    let measured =
+        keyed.certify(&certificate).unwrap().measure(&log.events, &record_bytes).unwrap();
     let (vtpm, tpm_channel) = measured.seal().unwrap();
     let registry = Arc::new(Registry::default());
     let kept = Kept {
@@ -503,7 +503,8 @@ fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
     let ek = keyed.keys().ek.clone();
     let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();
     let record = b"record";
-    let events = [(17, Digest::of(&[record]))];
+    let d = Digest::ZERO;
+    let events = vm_launch_log("test", &d, &d, &d, &d, record).events;
     let measured = keyed.certify(&certificate).unwrap().measure(&events, record).unwrap();
     let (_vtpm, channel) = measured.seal().unwrap();
     let read = dir.path().join("nv.der");

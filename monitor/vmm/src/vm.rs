@@ -17,7 +17,7 @@ use crate::devices::lifecycle::Lifecycle;
 use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
-use crate::devices::tpm_crb::TpmCrb;
+use crate::devices::tpm_crb::{self, TpmCrb};
 use crate::gate::Gate;
 use crate::jail;
 use crate::layout::{self, MemoryMap};
@@ -74,8 +74,8 @@ impl Vm {
     }
 
     fn map_fixed_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
-        let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
+        let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?;
         let tpm = Arc::new(tpm.counting(self.refusals.clone()));

@@ -110,7 +110,7 @@ impl Swtpm {
         self.process.pid()
     }
 
-    /// Checks the program, connects the data channel, leaves SHA-256 as the only bank, and starts the TPM.
+    /// Checks the program, connects the data channel, leaves no bank that is not measured into, and starts the TPM.
     pub fn initialise(self) -> Result<Initialised, VtpmError> {
         Initialised::new(self)
     }

@@ -4,11 +4,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use coffer_formats::ObjectName;
+use coffer_formats::event_log::VmEvent;
 use coffer_formats::tpm::command::{self, Hierarchy};
 use coffer_formats::tpm::made::MadeKey;
 use coffer_formats::tpm::response;
 use coffer_formats::tpm::{pcr, template};
-use coffer_formats::{Digest, ObjectName};
 
 use crate::control::{Control, PATIENCE};
 use crate::process::{Process, Swtpm};
@@ -34,7 +35,7 @@ struct Engine {
     process: Process,
 }
 
-/// Started, with SHA-256 as the only bank.
+/// Started, with no banks but those that are measured into.
 pub struct Initialised(Engine);
 
 /// vEK and vAK are known.
@@ -77,7 +78,7 @@ impl Initialised {
         let Swtpm { mut process, mut control } = swtpm;
         let data = connect(&mut control).map_err(|e| process.explain(e))?;
         let mut engine = Engine { data, control, process };
-        engine.explained(Engine::only_sha256)?;
+        engine.explained(Engine::only_measured_banks)?;
         Ok(Self(engine))
     }
 
@@ -136,20 +137,17 @@ impl Certified {
         self.engine.process.has_ended()
     }
 
-    /// Measures a launch: extends each `(PCR, digest)` in order, PCR 17 by the hash sequence over
-    /// `launch_record`, then reads the quoted registers back and compares.
-    pub fn measure(
-        self,
-        events: &[(u8, Digest)],
-        launch_record: &[u8],
-    ) -> Result<Measured, VtpmError> {
+    /// Measures a launch: extends each event in order and in every bank, PCR 17 by the hash sequence over
+    /// `launch_record`, then reads the quoted registers of every bank back and compares.
+    pub fn measure(self, events: &[VmEvent], launch_record: &[u8]) -> Result<Measured, VtpmError> {
         let Self { mut engine, keys } = self;
         engine.explained(|engine| {
-            for (pcr, digest) in events {
-                if *pcr == LAUNCH_PCR {
+            for event in events {
+                if event.pcr == LAUNCH_PCR {
                     engine.control.hash_sequence(launch_record)?;
                 } else {
-                    engine.run("PCR_Extend", &command::pcr_extend(*pcr, digest))?;
+                    let command = command::pcr_extend(event.pcr, &event.digests());
+                    engine.run("PCR_Extend", &command)?;
                 }
             }
             engine.compare_pcrs(events)
@@ -215,14 +213,14 @@ impl Engine {
         step(self).map_err(|error| self.process.explain(error))
     }
 
-    /// A new TPM may have several banks; a guest could extend the ones nobody quotes. The allocation takes
+    /// A new TPM may have several banks; a guest could extend the ones nobody measured into. The allocation takes
     /// effect at the next reset.
-    fn only_sha256(&mut self) -> Result<(), VtpmError> {
+    fn only_measured_banks(&mut self) -> Result<(), VtpmError> {
         self.run("Startup", &command::startup_clear())?;
         let what = "PCR_Allocate";
-        let answer = self.exchange(what, &command::pcr_allocate_sha256())?;
+        let answer = self.exchange(what, &command::pcr_allocate(&pcr::VM_BANKS))?;
         if !response::pcr_allocate(&answer).map_err(|source| VtpmError::Tpm { what, source })? {
-            return Err(VtpmError::Lacks { what: "a SHA-256 PCR bank of its own" });
+            return Err(VtpmError::Lacks { what: "PCR banks SHA-256 and SHA-384 and no other" });
         }
         self.control.stop()?;
         self.control.init()?;
@@ -241,19 +239,20 @@ impl Engine {
         MadeKey::new(template, public).map_err(|_| VtpmError::BadKey { what: key })
     }
 
-    /// The registers a VM quote covers hold what our own arithmetic says.
-    fn compare_pcrs(&mut self, events: &[(u8, Digest)]) -> Result<(), VtpmError> {
+    /// The registers a VM quote covers hold, in every bank, what our own arithmetic says.
+    fn compare_pcrs(&mut self, events: &[VmEvent]) -> Result<(), VtpmError> {
         let what = "PCR_Read";
-        let answer = self.exchange(what, &command::pcr_read(pcr::VM_SELECTION))?;
-        let values =
-            response::pcr_read(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
-        for pcr in pcr::VM_SELECTION {
-            let expected = events
-                .iter()
-                .filter(|(index, _)| index == pcr)
-                .fold(Digest::ZERO, |value, (_, digest)| value.extend(digest));
-            if !values.iter().any(|v| v.index == *pcr && v.digest == expected) {
-                return Err(VtpmError::PcrMismatch { pcr: *pcr });
+        for bank in pcr::VM_BANKS {
+            let answer = self.exchange(what, &command::pcr_read(bank, pcr::VM_SELECTION))?;
+            let values = response::pcr_read_in(bank, &answer)
+                .map_err(|source| VtpmError::Tpm { what, source })?;
+            for pcr in pcr::VM_SELECTION {
+                let of_pcr = events.iter().filter(|event| event.pcr == *pcr);
+                let digests = of_pcr.flat_map(VmEvent::digests).filter(|d| d.hash() == bank);
+                let expected = digests.fold(bank.zero(), |value, d| value.extend(d.as_bytes()));
+                if !values.contains(&(*pcr, expected)) {
+                    return Err(VtpmError::PcrMismatch { pcr: *pcr, bank });
+                }
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use coffer_attestation::Digest;
 use coffer_image::descriptor::{BlobDigest, Descriptor, Disk};
 
 use crate::coffer::Coffer;
-use crate::{needle, process, workspace};
+use crate::{initrd, needle, probe, process, workspace};
 
 /// Name in the site's certificate.
 pub const SITE_NAME: &str = "site.example";
@@ -115,6 +115,23 @@ pub fn site_recipe(pin: &serde_json::Value, kernel_parameters: &[&str]) -> serde
         "secrets": [{ "id": SITE_KEY_ID, "file": "site.key", "mode": "0400" }],
         "cmdline": kernel_parameters,
     })
+}
+
+/// An image whose workload is this program, with these arguments. Debian's C library comes from the tools' root file
+/// system; what is made on the way lies in `folder`.
+pub fn of_this_program(
+    name: &str,
+    arguments: &[&str],
+    folder: &Path,
+    layout: &Path,
+) -> Result<Image> {
+    let root = folder.join("rootfs");
+    copy_tree(&workspace::rootfs("tools")?, &root)?;
+    let program = initrd::stripped("coffer-lab", &folder.join("image"))?;
+    std::fs::copy(program, root.join(probe::PROGRAM.trim_start_matches('/')))?;
+    let argv = [&[probe::PROGRAM], arguments].concat();
+    let recipe = serde_json::json!({ "name": name, "workload": { "argv": argv } });
+    build(&recipe, &root, layout)
 }
 
 /// Builds an image with `coffer image build`.

@@ -46,6 +46,9 @@ enum Command {
         /// Qualifying data of the quote, in hexadecimal
         nonce: String,
     },
+    /// Time TPM commands and exits; runs in a guest
+    #[command(hide = true)]
+    TimeTpm,
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
     Guard,
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::RecordEvidence { folder } => recording::record(&folder),
         Command::RecordBoots { into, paths } => record::run(&into, &paths),
         Command::RecordInside { nonce } => record::inside::as_workload(&nonce),
+        Command::TimeTpm => bench::vtpm_guest::run(),
         Command::Guard => {
             guard::run_on_stdin();
             Ok(())

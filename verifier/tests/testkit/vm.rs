@@ -6,7 +6,7 @@ use coffer_attestation::evidence::{Evidence, HostPart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_attestation::release::SealedSecret;
 use coffer_attestation::runtime::RuntimeData;
-use coffer_attestation::tpm::pcr::VM_SELECTION;
+use coffer_attestation::tpm::pcr::{VM_BANKS, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::template;
 use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor, merkle};
@@ -115,13 +115,8 @@ impl Vm {
             &record.image_id,
             &record.encode(),
         );
-        let mut tpm = Swtpm::fresh();
-        for (pcr, _, digest, _) in &launch.events {
-            match pcr {
-                17 => tpm.hash_sequence(&record.encode()),
-                _ => tpm.extend(*pcr, digest),
-            }
-        }
+        let mut tpm = Swtpm::with_banks(&VM_BANKS);
+        tpm.measure(&launch.events, &record.encode());
         let (vak_handle, vak) = tpm.create_primary(&template::vm_ak());
         let (private, public) = X25519HkdfSha256::gen_keypair();
         Self {

@@ -8,7 +8,7 @@ mod launch;
 
 pub use builder::LogBuilder;
 pub use event_type::EventType;
-pub use launch::{VmLog, vm_launch_log};
+pub use launch::{VmEvent, VmLog, vm_launch_log};
 
 /// Data of a separator that marks the end of firmware's part of a register (PFP 1.06, 3.3.2.2).
 pub const SEPARATOR: &[u8] = &[0; 4];

@@ -372,7 +372,7 @@ fn boot(port: u16, log: &Path) {
     let mut builder = LogBuilder::new();
     let separator = Digest::of(&[SEPARATOR]);
     for pcr in 0..8 {
-        stream.write_all(&command::pcr_extend(pcr, &separator)).unwrap();
+        stream.write_all(&command::pcr_extend(pcr, &[separator.into()])).unwrap();
         let mut answer = [0; 512];
         let n = stream.read(&mut answer).unwrap();
         response::ok(&answer[..n]).unwrap();

@@ -51,8 +51,9 @@ const COMMON: &[c::c_long] = &[
 ];
 
 /// A vCPU's thread also starts and resets devices, as their status registers are written: what they wait for, and
-/// the end of streams.
-const VCPU: &[c::c_long] = &[c::SYS_epoll_ctl, c::SYS_shutdown];
+/// the end of streams. And it sends the TPM a command, and waits a moment for the answer.
+const VCPU: &[c::c_long] =
+    &[c::SYS_epoll_ctl, c::SYS_poll, c::SYS_ppoll, c::SYS_recvfrom, c::SYS_sendto, c::SYS_shutdown];
 
 /// The TPM's thread speaks with one socket.
 const TPM: &[c::c_long] = &[c::SYS_poll, c::SYS_ppoll, c::SYS_recvfrom, c::SYS_sendto];

@@ -112,7 +112,7 @@ impl Host {
             runtime_data,
             vm: VmPart {
                 vak_public: self.vak.public(),
-                quote: quote(&self.vak, &vm_extra, VM, &launch.events, launch.log.clone()),
+                quote: quote(&self.vak, &vm_extra, VM, &scene::events_of(&launch), launch.log),
             },
             host: HostPart {
                 hak_name: object_name(&self.ak),
