@@ -6,6 +6,7 @@ mod egress;
 mod jail;
 mod key;
 mod lifecycle;
+mod management;
 mod refusals;
 mod tools;
 mod vcpus;
