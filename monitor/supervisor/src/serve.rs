@@ -13,8 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::config::{Config, Profile};
+use crate::gate::{Gate, Place};
 use crate::host::{Host, HostError};
 use crate::kvm;
+use crate::log;
 use crate::process::close_inherited;
 use crate::restart;
 use crate::routes::{self, App};
@@ -76,7 +78,7 @@ impl Shutdown {
 /// Serves until told to end, then stops all VMs and leaves nothing behind.
 pub fn run(config: Config) -> Result<(), ServeError> {
     close_inherited().map_err(|e| ServeError::System("cannot read /proc/self/fd", e))?;
-    start_log();
+    log::start();
     harden(config.profile)?;
     // Everything made from here on, the socket too, is the owner's alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -120,10 +122,11 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
         None => None,
     };
     tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
-    let unix = axum::serve(socket.listener, router.clone());
+    let plain = router.clone().into_make_service_with_connect_info::<Place>();
+    let unix = axum::serve(Gate::new(socket.listener), plain.clone());
     let over_tcp = async {
         match tcp {
-            Some(listener) => axum::serve(listener, router.clone()).await,
+            Some(listener) => axum::serve(Gate::new(listener), plain.clone()).await,
             None => std::future::pending().await,
         }
     };
@@ -207,15 +210,4 @@ fn harden(profile: Profile) -> Result<(), ServeError> {
             .map_err(|e| ServeError::System("cannot become undumpable", e.into()))?;
     }
     Ok(())
-}
-
-fn start_log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // A second call, as in tests, finds one in place.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .try_init();
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use coffer_formats::InstanceId;
@@ -23,6 +23,9 @@ pub enum StateError {
     /// Another monitor has it.
     #[error("another monitor uses the state directory `{0}`")]
     InUse(PathBuf),
+    /// Who may write in it could have processes killed, and take the place of vTPMs.
+    #[error("others than the monitor can change `{0}`, on the way to the state directory")]
+    NotOurs(PathBuf),
 }
 
 /// A state directory of ours alone, for as long as this lives.
@@ -37,6 +40,16 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |source: io::Error| StateError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let path = &path.canonicalize().map_err(failed)?;
+        for folder in path.ancestors() {
+            let of = folder.metadata().map_err(failed)?;
+            let ours = [0, rustix::process::geteuid().as_raw()].contains(&of.uid());
+            // Nobody takes another's name in a sticky folder, as /tmp is.
+            let sticky = folder != path && of.mode() & 0o1000 != 0;
+            if !ours || (of.mode() & 0o022 != 0 && !sticky) {
+                return Err(StateError::NotOurs(folder.to_owned()));
+            }
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::coffer::Coffer;
 use crate::host_tpm::HostTpm;
 use crate::initrd::{self, API_PORT, Extras};
+use crate::intruder::{self, Attempt, Outcome};
 use crate::machine::{Machine, MachineSpec};
 use crate::needle::Needle;
 use crate::{crash, probe, process, wait, workspace};
@@ -64,8 +65,11 @@ impl LabHost {
             disks.push(store);
         }
         let raw_disks = copies(&config.raw_disks, folder)?;
-        let ports: Vec<u16> =
-            [API_PORT, probe::PORT, crash::PORT].iter().chain(&config.publish).copied().collect();
+        let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT]
+            .iter()
+            .chain(&config.publish)
+            .copied()
+            .collect();
         let memory_mib = config.memory_mib.unwrap_or(MEMORY_MIB);
         let started = Instant::now();
         let machine = Machine::power_on(
@@ -170,6 +174,11 @@ impl LabHost {
     /// What the kernel says of the threads of every process of this name.
     pub fn threads(&self, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
         probe::threads(self.machine.port(probe::PORT)?, process)
+    }
+
+    /// Has a process of the host's, under this uid, try things; what came of each.
+    pub fn intrude(&self, uid: u32, attempts: &[Attempt]) -> Result<Vec<Outcome>> {
+        intruder::send(self.machine.port(intruder::PORT)?, uid, attempts)
     }
 
     /// Searches every file of the host.

@@ -29,6 +29,7 @@ pub mod guard;
 pub mod host;
 pub mod host_tpm;
 pub mod initrd;
+pub mod intruder;
 pub mod machine;
 pub mod needle;
 pub mod probe;

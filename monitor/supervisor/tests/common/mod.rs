@@ -86,7 +86,7 @@ impl Monitor {
         Self::up(dir.into(), child)
     }
 
-    fn up(dir: Rc<tempfile::TempDir>, child: Child) -> Self {
+    pub fn up(dir: Rc<tempfile::TempDir>, child: Child) -> Self {
         let mut monitor = Self { dir, child };
         monitor.wait_until_up();
         monitor

@@ -49,11 +49,13 @@ pub fn leave() -> Result<(), JailError> {
     root::enter_nothing()
 }
 
-/// A core would hold guest memory or seeds, and a lock of its own on memory is not the process's to take.
+/// A core would hold guest memory or seeds, and a lock of its own on memory is not the process's to take. No core fits
+/// into one byte, and that is what a kernel that pipes cores to a program takes
+/// for none; of 0 it knows nothing there (`fs/coredump.c`).
 fn forbid_cores() -> Result<(), JailError> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    for resource in [Resource::Core, Resource::Memlock] {
-        setrlimit(resource, none).map_err(system("set a limit"))?;
+    for (resource, most) in [(Resource::Core, 1), (Resource::Memlock, 0)] {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        setrlimit(resource, limit).map_err(system("set a limit"))?;
     }
     Ok(())
 }

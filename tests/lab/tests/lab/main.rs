@@ -7,6 +7,7 @@ mod jail;
 mod key;
 mod lifecycle;
 mod open;
+mod management;
 mod refusals;
 mod tools;
 mod vcpus;

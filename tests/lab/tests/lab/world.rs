@@ -95,6 +95,8 @@ fn extra_images(scene: &Scene) -> Result<()> {
     appliance::build(&crate::egress::fenced_recipe(), &tools, &scene.images.join("fenced"))?;
     appliance::build(&crate::vcpus::recipe(), &tools, &scene.images.join("vcpus"))?;
 
+    crate::management::build_images(&scene.images, &tools, &site_root, &pin)?;
+
     let mut away = pin.clone();
     away["url"] = json!("https://10.0.2.100:444");
     appliance::build(
