@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod bad_input;
+mod consolidation;
 mod egress;
+mod hostile_guest;
 mod jail;
 mod key;
 mod refusals;
