@@ -49,10 +49,21 @@ pub enum Command {
     Logs(LogsArgs),
     /// Stop a VM in order
     Stop(StopArgs),
+    /// Let a VM stand still
+    Pause(PauseArgs),
+    /// Let a VM go on that stands still
+    Resume(ResumeArgs),
+    /// End a VM and launch it again, measured anew
+    #[command(visible_alias = "restart")]
+    Reset(ResetArgs),
     /// Forget a VM that has ended
     Rm(RmArgs),
     /// Show a VM and what was measured into its vTPM
     Inspect(InspectArgs),
+    /// Show what happens to VMs, as it happens
+    Events(EventsArgs),
+    /// Show what VMs use
+    Stats(StatsArgs),
     /// Set up, run and ask a verifier
     #[command(subcommand)]
     Verifier(VerifierCommand),
@@ -71,6 +82,8 @@ pub enum Command {
     /// Show evidence and explain what it proves
     #[command(subcommand)]
     Evidence(EvidenceCommand),
+    /// Print the management API's OpenAPI description
+    Openapi(OpenapiArgs),
     /// Say whether this machine can run closed boxes, and what is missing
     Doctor(DoctorArgs),
     /// Run the corpus of forged and valid evidence against this build or another verifier
@@ -142,12 +155,21 @@ pub struct MonitorArgs {
     /// Monitor to talk to
     #[arg(
         long = "host",
-        value_name = "unix:PATH|http://ADDR",
+        value_name = "unix:PATH|https://ADDR|http://ADDR",
         env = "COFFER_HOST",
         hide_env_values = true,
         default_value = "unix:/run/coffer/monitor.sock"
     )]
     pub endpoint: String,
+    /// CA of an https:// monitor, PEM; the only one trusted
+    #[arg(long, value_name = "FILE", env = "COFFER_TLS_CA", hide_env_values = true)]
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate to show to it, PEM
+    #[arg(long, value_name = "FILE", env = "COFFER_TLS_CERT", hide_env_values = true)]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of that certificate, PEM
+    #[arg(long, value_name = "FILE", env = "COFFER_TLS_KEY", hide_env_values = true)]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// Which verifier, and what makes it the right one.
@@ -299,10 +321,14 @@ pub struct HostInfoArgs {
 #[command(after_help = "\
 Examples:
   coffer run site.image
-  coffer run -d --name site -p 8443:443 --memory 512M site.image
+  coffer run -d --name site -p 8443:443 --cpus 2 --memory 512M --restart on-failure:3 site.image
+  coffer run --rm --open site.image
 
 Without -d, what the VM prints is shown until it ends, and Ctrl-C stops it in order (twice: at once).
-With -d, the instance id is printed once the workload runs.")]
+With -d, the instance id is printed once the workload runs.
+A VM is launched again from what it was launched from, measured anew; never after `coffer stop`,
+and never after a promise of its image was broken. An open box that reboots is launched again too.
+The same command with the same --name finds the VM that it started, as long as that lives.")]
 pub struct RunArgs {
     /// Image: a path on the host, or a name in its image store
     pub image: String,
@@ -313,7 +339,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub open: bool,
     /// Number of vCPUs; the least the image allows if absent
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "cpus", value_name = "N")]
     pub vcpus: Option<u8>,
     /// Memory, such as 512M or 2G; the least the image allows if absent
     #[arg(short, long, value_name = "SIZE")]
@@ -321,6 +347,12 @@ pub struct RunArgs {
     /// Publish a TCP port of the VM on the host
     #[arg(short, long, value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
+    /// Launch it again when it ends: `no`, `on-failure[:MOST]` or `always[:MOST]`
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub restart: String,
+    /// Forget it once it has ended
+    #[arg(long, conflicts_with = "detach")]
+    pub rm: bool,
     /// Return once the workload runs
     #[arg(short, long)]
     pub detach: bool,
@@ -380,6 +412,98 @@ pub struct StopArgs {
     #[command(flatten)]
     pub monitor: MonitorArgs,
 }
+
+/// `coffer pause`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer pause site
+
+Its clock goes on: after `coffer resume` it finds that time has passed. `coffer stop` lets it go
+on first, to stop in order.")]
+pub struct PauseArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer resume`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer resume site")]
+pub struct ResumeArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer reset`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer reset site
+  coffer reset -t 10 site
+
+It keeps its name and its ports, and gets a new vTPM and a new instance id, which is printed.
+One that had ended is launched too. What it had in memory is gone.")]
+pub struct ResetArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// Seconds to wait for it to stop in order; 0 ends it at once
+    #[arg(short = 't', long, value_name = "SECONDS", default_value_t = 0)]
+    pub time: u32,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
+/// `coffer events`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer events
+  coffer events --json | jq 'select(.event == \"failed\")'
+
+With --json, one object a line: time_ms, id, name, event, detail.")]
+pub struct EventsArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer stats`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer stats
+  coffer stats --json site")]
+pub struct StatsArgs {
+    /// Names, instance ids or starts of them; all that run if absent
+    pub vms: Vec<String>,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer openapi`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer openapi > coffer-monitor.json
+
+The monitor serves the same at /v1/openapi.json.")]
+pub struct OpenapiArgs {}
 
 /// `coffer rm`.
 #[derive(Debug, Args)]

@@ -196,12 +196,19 @@ fn jail(facts: &Facts) -> Check {
 
 /// The control groups every VM is put into (SPEC 6.3.2); without them no VM starts.
 fn groups(facts: &Facts) -> Check {
-    if facts.groups_lack.is_empty() {
-        return ok("groups", "cgroup v2 with memory, pids and cpu");
-    }
     let found = format!("no cgroup v2 controller for {}", facts.groups_lack.join(", none for "));
-    let remedy = "mount cgroup v2 alone at /sys/fs/cgroup (`systemd.unified_cgroup_hierarchy=1`)";
-    not_ok("groups", Level::Missing, found, remedy)
+    match facts.groups_lack[..] {
+        [] => ok("groups", "cgroup v2 with memory, pids, cpu and io"),
+        ["io"] => {
+            let remedy = "use a kernel with BLK_CGROUP and BLK_DEV_THROTTLING: where images lie on a disk no VM starts without";
+            not_ok("groups", Level::Warn, found, remedy)
+        }
+        _ => {
+            let remedy =
+                "mount cgroup v2 alone at /sys/fs/cgroup (`systemd.unified_cgroup_hierarchy=1`)";
+            not_ok("groups", Level::Missing, found, remedy)
+        }
+    }
 }
 
 fn lockdown(facts: &Facts) -> Check {
@@ -343,7 +350,7 @@ fn host_tpm() -> Tpm {
 }
 
 fn jail_lacks() -> Vec<&'static str> {
-    let namespaces = ["mnt", "net", "ipc", "uts", "cgroup"];
+    let namespaces = ["mnt", "net", "ipc", "uts", "cgroup", "pid"];
     let walls = [
         ("namespaces", namespaces.iter().all(|ns| Path::new("/proc/self/ns").join(ns).exists())),
         ("Landlock", has_landlock()),
@@ -354,7 +361,7 @@ fn jail_lacks() -> Vec<&'static str> {
 
 fn groups_lack(there: &str) -> Vec<&'static str> {
     let is_there = |controller: &str| there.split(' ').any(|word| word == controller);
-    ["memory", "pids", "cpu"].into_iter().filter(|controller| !is_there(controller)).collect()
+    ["memory", "pids", "cpu", "io"].into_iter().filter(|controller| !is_there(controller)).collect()
 }
 
 /// Asks for the cookie of this process, which a kernel that knows of none refuses.
@@ -498,7 +505,9 @@ mod tests {
             "none for pids",
         );
         assert_eq!(groups_lack("cpuset cpu io memory hugetlb pids"), [""; 0]);
-        assert_eq!(groups_lack("cpuset memory"), ["pids", "cpu"]);
+        assert_eq!(groups_lack("cpuset memory"), ["pids", "cpu", "io"]);
+        // In memory there is no disk to protect.
+        check(|f| f.groups_lack = vec!["io"], "groups", Level::Warn, "for io");
     }
 
     #[test]

@@ -273,6 +273,8 @@ fn code_hint(code: &str) -> Option<&'static str> {
         }
         "host-tpm-failed" => "check that the host has a TPM 2.0 that answers: `coffer doctor`",
         "unauthorized" => "check the admin token file; `coffer verifier init` made it",
+        "not-running" => "`coffer ps -a` shows how far it is",
+        "monitor-ended" => "`coffer reset` launches it again",
         "kvm-unusable" => "`coffer doctor` says what KVM needs here",
         _ => return None,
     })

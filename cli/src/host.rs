@@ -42,7 +42,7 @@ enum TokenSource<'a> {
 
 fn enroll(args: &EnrollArgs) -> Result<(), Error> {
     check_host_name(&args.name)?;
-    let monitor = Monitor::new(args.monitor.endpoint.parse()?);
+    let monitor = Monitor::new(&args.monitor)?;
     let source = match (&args.token, &args.admin_token_file) {
         (Some(token), _) => TokenSource::Given(token),
         (None, Some(file)) => TokenSource::MadeWith(file),
@@ -186,7 +186,7 @@ fn bad(path: &std::path::Path, expected: &'static str, why: Reject, hint: &str) 
 }
 
 fn info(args: &HostInfoArgs) -> Result<(), Error> {
-    let monitor = Monitor::new(args.monitor.endpoint.parse()?);
+    let monitor = Monitor::new(&args.monitor)?;
     let host: HostInfo = vm::block_on(monitor.get("/v1/host"))?;
     if args.json {
         return output::json(&host);

@@ -17,6 +17,7 @@ mod host;
 mod image;
 mod key_file;
 mod monitor_client;
+mod monitor_tls;
 mod output;
 mod quote;
 mod secret;
@@ -27,6 +28,7 @@ mod userspace_log;
 mod verifier;
 mod verifier_client;
 mod vm;
+mod watch;
 mod when;
 
 use std::process::ExitCode;
@@ -57,8 +59,14 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Ps(args) => vm::ps(args),
         Command::Logs(args) => vm::logs(args),
         Command::Stop(args) => vm::stop(args),
+        Command::Pause(args) => vm::pause(args),
+        Command::Resume(args) => vm::resume(args),
+        Command::Reset(args) => vm::reset(args),
         Command::Rm(args) => vm::rm(args),
         Command::Inspect(args) => vm::inspect(args),
+        Command::Events(args) => watch::events(args),
+        Command::Stats(args) => watch::stats(args),
+        Command::Openapi(_) => output::text(coffer_monitor_wire::api::OPENAPI),
         Command::Verifier(command) => verifier::run(command),
         Command::Secret(command) => secret::run(command),
         Command::Quote(command) => quote::run(command),

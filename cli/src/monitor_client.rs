@@ -1,4 +1,4 @@
-//! HTTP to the monitor, over its Unix socket or over TCP (SPEC 6.4).
+//! HTTP to the monitor, over its Unix socket, over TLS, or over TCP (SPEC 6.4).
 //!
 //! The monitor is not trusted with anything here: what a VM is worth is the verifier's to say. Answers are
 //! bounded and parsed strictly.
@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::args::MonitorArgs;
 use crate::error::{Error, Service, io_reason};
+use crate::monitor_tls::{self, Tls};
 
 /// A host event log is the largest answer: 512 KiB as bytes, twice that as hex.
 const ANSWER_MAX: usize = 4 << 20;
@@ -32,6 +34,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(660);
 pub enum Endpoint {
     /// A Unix socket on this machine.
     Unix(PathBuf),
+    /// `host:port`, with TLS and certificates on both sides.
+    Tls(String),
     /// `host:port`, without TLS: for a network that is protected by other means.
     Tcp(String),
 }
@@ -40,13 +44,15 @@ impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let hint = "write `unix:/run/coffer/monitor.sock` or `http://ADDRESS:PORT`";
+        let hint =
+            "write `unix:/run/coffer/monitor.sock`, `https://HOST:PORT` or `http://ADDRESS:PORT`";
         if let Some(path) = text.strip_prefix("unix:").filter(|p| !p.is_empty()) {
             return Ok(Self::Unix(path.into()));
         }
-        let authority = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        match authority {
-            Some(a) if has_port(a) => Ok(Self::Tcp(a.to_owned())),
+        let after = |scheme| text.strip_prefix(scheme).map(|rest| rest.trim_end_matches('/'));
+        match (after("https://"), after("http://")) {
+            (Some(a), _) if has_port(a) => Ok(Self::Tls(a.to_owned())),
+            (_, Some(a)) if has_port(a) => Ok(Self::Tcp(a.to_owned())),
             _ => Err(Error::usage(format!("`{text}` is not an address of a monitor"), hint)),
         }
     }
@@ -65,21 +71,28 @@ impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls(authority) => write!(f, "https://{authority}"),
             Self::Tcp(authority) => write!(f, "http://{authority}"),
         }
     }
 }
 
 /// A monitor; each request takes a connection of its own.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Monitor {
     endpoint: Endpoint,
+    tls: Option<Tls>,
 }
 
 impl Monitor {
-    /// The monitor at `endpoint`.
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+    /// The monitor that the flags name.
+    pub fn new(args: &MonitorArgs) -> Result<Self, Error> {
+        let endpoint = args.endpoint.parse()?;
+        let tls = match endpoint {
+            Endpoint::Tls(_) => Some(Tls::load(args)?),
+            _ => None,
+        };
+        Ok(Self { endpoint, tls })
     }
 
     /// Where it is.
@@ -149,10 +162,16 @@ impl Monitor {
                 let stream = UnixStream::connect(path).await.map_err(|e| self.down(&e))?;
                 self.handshake(stream).await
             }
-            Endpoint::Tcp(authority) => {
+            Endpoint::Tcp(authority) | Endpoint::Tls(authority) => {
                 let stream =
                     TcpStream::connect(authority.as_str()).await.map_err(|e| self.down(&e))?;
-                self.handshake(stream).await
+                match &self.tls {
+                    None => self.handshake(stream).await,
+                    Some(tls) => {
+                        let greeted = tls.greet(authority, stream).await;
+                        self.handshake(greeted.map_err(|e| self.down(&e))?).await
+                    }
+                }
             }
         }
     }
@@ -171,7 +190,7 @@ impl Monitor {
     fn host_header(&self) -> &str {
         match &self.endpoint {
             Endpoint::Unix(_) => "localhost",
-            Endpoint::Tcp(authority) => authority,
+            Endpoint::Tcp(authority) | Endpoint::Tls(authority) => authority,
         }
     }
 
@@ -189,6 +208,9 @@ impl Monitor {
     }
 
     fn broken(&self, error: &hyper::Error) -> Error {
+        if let Some((reason, hint)) = monitor_tls::reason(error) {
+            return self.down_because(reason, hint);
+        }
         if error.is_parse() {
             return bad_answer("it is not HTTP".into());
         }
@@ -196,6 +218,9 @@ impl Monitor {
     }
 
     fn down(&self, error: &io::Error) -> Error {
+        if let Some((reason, hint)) = monitor_tls::reason(error) {
+            return self.down_because(reason, hint);
+        }
         let hint = match (&self.endpoint, error.kind()) {
             (_, io::ErrorKind::PermissionDenied) => {
                 "run as a user who may use that socket, or name another with --host or COFFER_HOST"
@@ -203,19 +228,20 @@ impl Monitor {
             (Endpoint::Unix(_), _) => {
                 "start coffer-monitor on this machine, or name its socket with --host or COFFER_HOST"
             }
-            (Endpoint::Tcp(_), _) => {
+            (Endpoint::Tcp(_) | Endpoint::Tls(_), _) => {
                 "check that coffer-monitor runs there and that the port is forwarded"
             }
         };
-        Error::Down {
-            service: Service::Monitor,
-            endpoint: self.endpoint.to_string(),
-            reason: match error.kind() {
-                io::ErrorKind::NotFound => "there is no such socket".into(),
-                _ => io_reason(error),
-            },
-            hint: hint.into(),
-        }
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound => "there is no such socket".into(),
+            _ => io_reason(error),
+        };
+        self.down_because(reason, hint)
+    }
+
+    fn down_because(&self, reason: String, hint: &str) -> Error {
+        let (service, endpoint) = (Service::Monitor, self.endpoint.to_string());
+        Error::Down { service, endpoint, reason, hint: hint.into() }
     }
 }
 
@@ -259,6 +285,7 @@ mod tests {
             "http://[::1]:80/".parse::<Endpoint>().ok(),
             Some(Endpoint::Tcp("[::1]:80".into()))
         );
+        assert_eq!("https://h:1".parse::<Endpoint>().ok(), Some(Endpoint::Tls("h:1".into())));
         for bad in [
             "",
             "unix:",
@@ -268,7 +295,7 @@ mod tests {
             "http://h:0",
             "http://:1",
             "http://h:1/x",
-            "https://h:1",
+            "https://h",
             "http://a b:1",
         ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");

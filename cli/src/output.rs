@@ -17,6 +17,11 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Error> {
     finish(writeln!(io::stdout().lock(), "{text}"))
 }
 
+/// Prints text as it is.
+pub fn text(text: &str) -> Result<(), Error> {
+    finish(io::stdout().lock().write_all(text.as_bytes()))
+}
+
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Error> {
     let text =

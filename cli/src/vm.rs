@@ -1,15 +1,19 @@
-//! `coffer run`, `ps`, `logs`, `stop`, `rm`, `inspect`: VMs of one host, through its monitor.
+//! `coffer run`, `ps`, `logs`, `stop`, `pause`, `resume`, `reset`, `rm`, `inspect`: VMs of one host, through its monitor.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use coffer_attestation::launch::BoxKind;
-use coffer_monitor_wire::api::{CreateVm, Measurements, Publish, StopVm, VmInfo, VmState};
+use coffer_monitor_wire::api::{
+    CreateVm, Measurements, Publish, Restart, RestartPolicy, StopVm, VmInfo, VmState,
+};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{InspectArgs, LogsArgs, MonitorArgs, PsArgs, RmArgs, RunArgs, StopArgs};
+use crate::args::{
+    InspectArgs, LogsArgs, PauseArgs, PsArgs, ResetArgs, ResumeArgs, RmArgs, RunArgs, StopArgs,
+};
 use crate::error::{Error, Service};
 use crate::monitor_client::{Endpoint, Monitor, TextStream};
 use crate::output::{self, GuestOutput, Step};
@@ -19,12 +23,14 @@ use crate::when;
 const POLL: Duration = Duration::from_millis(100);
 /// How long the rest of a log may take once its VM has ended.
 const LOG_DRAIN: Duration = Duration::from_secs(3);
+/// What a VM prints, as it does.
+const LOGS: &str = "/logs?follow=true";
 /// What Ctrl-C grants a VM before it is killed, as `coffer stop` does.
 const INTERRUPT_GRACE_S: u32 = 10;
 
 /// `coffer run`.
 pub fn run(args: RunArgs) -> Result<(), Error> {
-    let (monitor, detach) = (monitor(&args.monitor)?, args.detach);
+    let (monitor, detach, forget) = (Monitor::new(&args.monitor)?, args.detach, args.rm);
     let request = plan_run(args, monitor.endpoint())?;
     block_on(async {
         let mut interrupts = Interrupts::listen()?;
@@ -35,7 +41,11 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
             launch.until_running(step, &mut interrupts).await
         } else {
             drop(step);
-            launch.attached(&mut interrupts).await
+            let (name, result) = (launch.vm.name.clone(), launch.attached(&mut interrupts).await);
+            if forget {
+                monitor.delete(&vm_path(&name, "")?).await?;
+            }
+            result
         }
     })
 }
@@ -86,6 +96,7 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         vcpus: args.vcpus,
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
+        restart: parse_restart(&args.restart)?,
     })
 }
 
@@ -145,7 +156,28 @@ fn parse_publish(texts: &[String]) -> Result<Vec<Publish>, Error> {
     Ok(ports)
 }
 
-/// A VM just created, and who waits for it.
+/// `no`, `on-failure`, `on-failure:3`, `always`, as docker writes them.
+fn parse_restart(text: &str) -> Result<Restart, Error> {
+    let (policy, max) = match text.split_once(':') {
+        Some((policy, max)) => (policy, Some(max.parse::<u32>())),
+        None => (text, None),
+    };
+    let policy = match policy {
+        "no" => Some(RestartPolicy::No),
+        "on-failure" => Some(RestartPolicy::OnFailure),
+        "always" => Some(RestartPolicy::Always),
+        _ => None,
+    };
+    match (policy, max.transpose()) {
+        (Some(RestartPolicy::No), Ok(Some(_))) | (None, _) | (_, Err(_)) => Err(Error::usage(
+            format!("`{text}` is not a restart policy"),
+            "write no, on-failure, on-failure:3 or always",
+        )),
+        (Some(policy), Ok(max)) => Ok(Restart { policy, max }),
+    }
+}
+
+/// A VM just created, and who waits for it. It is asked for by its name, which stays when it is launched again.
 struct Launch<'a> {
     monitor: &'a Monitor,
     vm: VmInfo,
@@ -176,7 +208,7 @@ impl Launch<'_> {
 
     /// Shows what the VM prints until it ends; an interrupt stops it, a second one at once.
     async fn attached(mut self, interrupts: &mut Interrupts) -> Result<(), Error> {
-        let mut log = Some(self.monitor.stream(&path(&self.vm, "/logs?follow=true")).await?);
+        let mut log = Some(self.monitor.stream(&path(&self.vm, LOGS)).await?);
         let mut shown = GuestOutput::new();
         let mut asked = 0u32;
         // An interval, not a sleep: a VM that prints without end must not keep its state from being seen.
@@ -187,7 +219,13 @@ impl Launch<'_> {
                     Some(chunk) => shown.write(&chunk)?,
                     None => log = None,
                 },
-                _ = tick.tick() => self.refresh().await?,
+                _ = tick.tick() => {
+                    let id = self.vm.id;
+                    self.refresh().await?;
+                    if self.vm.id != id {
+                        log = Some(self.monitor.stream(&path(&self.vm, LOGS)).await?);
+                    }
+                }
                 () = interrupts.next() => {
                     asked += 1;
                     self.interrupt(asked).await?;
@@ -281,7 +319,7 @@ impl Interrupts {
 
 /// `coffer ps`.
 pub fn ps(args: PsArgs) -> Result<(), Error> {
-    let monitor = monitor(&args.monitor)?;
+    let monitor = Monitor::new(&args.monitor)?;
     let mut vms: Vec<VmInfo> = block_on(monitor.get("/v1/vms"))?;
     vms.retain(|vm| args.all || !ended(vm.state));
     vms.sort_by_key(|vm| std::cmp::Reverse(vm.created));
@@ -307,8 +345,8 @@ pub fn ps(args: PsArgs) -> Result<(), Error> {
 
 /// `coffer logs`.
 pub fn logs(args: LogsArgs) -> Result<(), Error> {
-    let monitor = monitor(&args.monitor)?;
-    let path = vm_path(&args.vm, if args.follow { "/logs?follow=true" } else { "/logs" })?;
+    let monitor = Monitor::new(&args.monitor)?;
+    let path = vm_path(&args.vm, if args.follow { LOGS } else { "/logs" })?;
     block_on(async {
         let mut stream = monitor.stream(&path).await?;
         let mut shown = GuestOutput::new();
@@ -321,7 +359,7 @@ pub fn logs(args: LogsArgs) -> Result<(), Error> {
 
 /// `coffer stop`.
 pub fn stop(args: StopArgs) -> Result<(), Error> {
-    let monitor = monitor(&args.monitor)?;
+    let monitor = Monitor::new(&args.monitor)?;
     let path = vm_path(&args.vm, "/stop")?;
     let step = Step::start(format!("stopping `{}`", args.vm));
     let vm: VmInfo = block_on(monitor.post(&path, &StopVm { grace_s: args.time }))?;
@@ -329,9 +367,33 @@ pub fn stop(args: StopArgs) -> Result<(), Error> {
     output::line(vm.name)
 }
 
+/// `coffer pause`.
+pub fn pause(args: PauseArgs) -> Result<(), Error> {
+    let path = vm_path(&args.vm, "/pause")?;
+    let vm: VmInfo = block_on(Monitor::new(&args.monitor)?.post(&path, &()))?;
+    output::line(vm.name)
+}
+
+/// `coffer resume`.
+pub fn resume(args: ResumeArgs) -> Result<(), Error> {
+    let path = vm_path(&args.vm, "/resume")?;
+    let vm: VmInfo = block_on(Monitor::new(&args.monitor)?.post(&path, &()))?;
+    output::line(vm.name)
+}
+
+/// `coffer reset`.
+pub fn reset(args: ResetArgs) -> Result<(), Error> {
+    let monitor = Monitor::new(&args.monitor)?;
+    let path = vm_path(&args.vm, "/reset")?;
+    let step = Step::start(format!("launching `{}` again", args.vm));
+    let vm: VmInfo = block_on(monitor.post(&path, &StopVm { grace_s: args.time }))?;
+    drop(step);
+    output::line(vm.id)
+}
+
 /// `coffer rm`.
 pub fn rm(args: RmArgs) -> Result<(), Error> {
-    let monitor = monitor(&args.monitor)?;
+    let monitor = Monitor::new(&args.monitor)?;
     let path = vm_path(&args.vm, "")?;
     block_on(async {
         let vm: VmInfo = monitor.get(&path).await?;
@@ -345,7 +407,7 @@ pub fn rm(args: RmArgs) -> Result<(), Error> {
 
 /// `coffer inspect`.
 pub fn inspect(args: InspectArgs) -> Result<(), Error> {
-    let monitor = monitor(&args.monitor)?;
+    let monitor = Monitor::new(&args.monitor)?;
     let path = vm_path(&args.vm, "")?;
     let shown = block_on(async {
         let vm = monitor.get(&path).await?;
@@ -382,6 +444,7 @@ impl Inspected {
             ("memory", format!("{} MiB", vm.memory_mib)),
             ("ports", ports_text(&vm.publish)),
             ("created", when::ago(vm.created)),
+            ("restarts", restarts_text(vm)),
             ("steps", steps.collect::<Vec<_>>().join(", ")),
         ])?;
         let Some(measured) = &self.measurements else {
@@ -397,10 +460,6 @@ impl Inspected {
     }
 }
 
-fn monitor(args: &MonitorArgs) -> Result<Monitor, Error> {
-    Ok(Monitor::new(args.endpoint.parse()?))
-}
-
 /// Runs `work` on this thread.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::runtime::Builder::new_current_thread()
@@ -411,10 +470,13 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 }
 
 fn path(vm: &VmInfo, rest: &str) -> String {
-    format!("/v1/vms/{}{rest}", vm.id)
+    // A monitor that sends a name which could mean something else in a URL is asked by the id.
+    let name = Some(vm.name.clone()).filter(|name| check_reference(name).is_ok());
+    format!("/v1/vms/{}{rest}", name.unwrap_or_else(|| vm.id.to_hex()))
 }
 
-fn vm_path(reference: &str, rest: &str) -> Result<String, Error> {
+/// Path of a VM that was named by the caller.
+pub fn vm_path(reference: &str, rest: &str) -> Result<String, Error> {
     check_reference(reference)?;
     Ok(format!("/v1/vms/{reference}{rest}"))
 }
@@ -431,7 +493,8 @@ fn check_reference(text: &str) -> Result<(), Error> {
     ))
 }
 
-fn ended(state: VmState) -> bool {
+/// True for a VM that will not run again by itself.
+pub fn ended(state: VmState) -> bool {
     matches!(state, VmState::Stopped | VmState::Failed)
 }
 
@@ -451,13 +514,16 @@ fn interrupted(vm: &VmInfo) -> Error {
     }
 }
 
-fn state_text(state: VmState) -> &'static str {
+/// A state as people read it.
+pub fn state_text(state: VmState) -> &'static str {
     match state {
         VmState::Launching => "launching",
         VmState::Booting => "booting",
         VmState::Started => "started",
         VmState::Attested => "attested",
         VmState::Running => "running",
+        VmState::Paused => "paused",
+        VmState::Restarting => "restarting",
         VmState::Stopped => "stopped",
         VmState::Failed => "failed",
     }
@@ -467,6 +533,13 @@ fn state_and_reason(vm: &VmInfo) -> String {
     match &vm.reason {
         Some(reason) => format!("{} ({reason})", state_text(vm.state)),
         None => state_text(vm.state).to_owned(),
+    }
+}
+
+fn restarts_text(vm: &VmInfo) -> String {
+    match &vm.last_reason {
+        Some(reason) => format!("{} (the launch before: {reason})", vm.restarts),
+        None => vm.restarts.to_string(),
     }
 }
 
@@ -502,6 +575,17 @@ mod tests {
             [&["443"][..], &["0:1"], &["1:0"], &["a:b"], &["1:2:3"], &["70000:1"], &["1:2", "1:3"]]
         {
             assert!(ports(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn restart_policies_are_written_as_docker_writes_them() {
+        let policy = |policy, max| Some(Restart { policy, max });
+        assert_eq!(parse_restart("no").ok(), policy(RestartPolicy::No, None));
+        assert_eq!(parse_restart("on-failure:3").ok(), policy(RestartPolicy::OnFailure, Some(3)));
+        assert_eq!(parse_restart("always").ok(), policy(RestartPolicy::Always, None));
+        for bad in ["", "yes", "no:1", "on-failure:", "on-failure:-1", "always:1:2"] {
+            assert!(parse_restart(bad).is_err(), "{bad}");
         }
     }
 

@@ -9,7 +9,7 @@ use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
 };
 use coffer_attestation::{Digest, Nonce, Reject, event_log};
-use coffer_formats::evidence::Evidence;
+use coffer_exchange::evidence::Evidence;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::signature::Signature;
 use coffer_fuzz::edited;

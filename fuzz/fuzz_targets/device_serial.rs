@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use coffer_fuzz::bus::{Program, STEPS_MAX};
+use coffer_fuzz::bus::{Place, Program, STEPS_MAX};
 use coffer_machine::{Bus, Doorbell};
 use coffer_vmm::devices::bus::DeviceBus;
-use coffer_vmm::devices::lifecycle::Lifecycle;
+use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::serial::{PORTS, SerialPort};
 use coffer_vmm::layout;
 use libfuzzer_sys::fuzz_target;
@@ -58,6 +58,7 @@ struct Uart {
 struct Port {
     bus: DeviceBus,
     device: Arc<SerialPort>,
+    place: Arc<Place<SerialPort>>,
     reader: Reader,
     uart: Uart,
     /// All that was transmitted while there was a reader, and what of it may be held back.
@@ -80,12 +81,12 @@ fuzz_target!(|data: &[u8]| {
 impl Port {
     fn new() -> Self {
         let reader = Reader::default();
-        let line = Doorbell::new().expect("an eventfd");
-        let device = Arc::new(SerialPort::new(line, Box::new(reader.clone())));
+        let device = port(&reader);
+        let place = Place::new(device.clone());
         let mut bus = DeviceBus::default();
-        bus.map_ports(layout::COM1_PORT, PORTS, device.clone());
+        bus.map_ports(layout::COM1_PORT, PORTS, place.clone());
         device.start();
-        Self { bus, device, reader, uart: fresh(), sent: Vec::new(), held: 0 }
+        Self { bus, device, place, reader, uart: fresh(), sent: Vec::new(), held: 0 }
     }
 
     fn step(&mut self, what: u8, offset: u16, program: &mut Program<'_>) {
@@ -108,9 +109,13 @@ impl Port {
             12 => {
                 self.device.pause();
                 self.held = 0;
-                if offset & 1 != 0 {
-                    self.device.reset();
-                    self.uart = fresh();
+                match offset & 3 {
+                    0 => {}
+                    2 => self.replace(),
+                    _ => {
+                        self.device.reset();
+                        self.uart = fresh();
+                    }
                 }
                 self.device.start();
             }
@@ -147,6 +152,16 @@ impl Port {
                 _ => {}
             }
         }
+    }
+
+    /// Another port goes on from the state of this one.
+    fn replace(&mut self) {
+        let state = Paused::new(&*self.device).save();
+        self.device = port(&self.reader);
+        let paused = Paused::new(&*self.device);
+        paused.restore(&state).expect("what was saved");
+        assert!(paused.save() == state, "what was saved is what was restored");
+        self.place.put(self.device.clone());
     }
 
     fn transmitted(&mut self, byte: u8) {
@@ -191,6 +206,11 @@ impl Uart {
             self.received.push_back(byte);
         }
     }
+}
+
+fn port(reader: &Reader) -> Arc<SerialPort> {
+    let line = Doorbell::new().expect("an eventfd");
+    Arc::new(SerialPort::new(line, Box::new(reader.clone())))
 }
 
 /// After a reset: 9600 baud, 8 bits, and the outputs a PC connects.

@@ -8,10 +8,10 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use coffer_fuzz::bus::{Program, STEPS_MAX, WIDTHS, ignore_broken_pipes};
+use coffer_fuzz::bus::{Place, Program, STEPS_MAX, WIDTHS, ignore_broken_pipes};
 use coffer_machine::{Bus, GuestRam, RamRange};
 use coffer_vmm::devices::bus::DeviceBus;
-use coffer_vmm::devices::lifecycle::Lifecycle;
+use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::swtpm::SwtpmChannel;
 use coffer_vmm::devices::tpm_crb::{TpmCrb, Worker};
 use coffer_vmm::layout;
@@ -41,6 +41,7 @@ enum Phase {
 struct Tpm {
     bus: DeviceBus,
     device: Arc<TpmCrb>,
+    place: Arc<Place<TpmCrb>>,
     /// None once the backend failed.
     worker: Option<Worker>,
     swtpm: Option<UnixStream>,
@@ -70,21 +71,19 @@ fuzz_target!(|data: &[u8]| {
 
 impl Tpm {
     fn new() -> Self {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        theirs.set_nonblocking(true).expect("a socket");
-        let channel = SwtpmChannel::new(ours.into()).expect("a channel");
         let memory = MEMORY.with(GuestRam::clone);
         memory.view().write_slice(&[0; BUFFER], PLACE).expect("a page");
-        let (device, worker) = TpmCrb::with_worker(Box::new(channel), memory.clone());
-        let device = Arc::new(device);
+        let (device, worker, swtpm) = device(&memory);
+        let place = Place::new(device.clone());
         let mut bus = DeviceBus::default();
-        bus.map_memory(layout::TPM, layout::TPM_WINDOW, device.clone());
+        bus.map_memory(layout::TPM, layout::TPM_WINDOW, place.clone());
         device.start();
         Self {
             bus,
             device,
+            place,
             worker: Some(worker),
-            swtpm: Some(theirs),
+            swtpm: Some(swtpm),
             unread: Vec::new(),
             hung_up: false,
             commands: VecDeque::new(),
@@ -122,15 +121,34 @@ impl Tpm {
                 if !matches!(self.phase, Phase::Busy(_)) {
                     self.device.pause();
                 }
-                if how & 1 != 0 {
-                    self.device.reset();
-                    (self.phase, self.granted) = (Phase::Idle, false);
-                    self.buffer.fill(0);
+                match (how & 3, self.phase) {
+                    (0, _) | (2, Phase::Busy(_)) => {}
+                    (2, _) => self.replace(),
+                    _ => {
+                        self.device.reset();
+                        (self.phase, self.granted) = (Phase::Idle, false);
+                        self.buffer.fill(0);
+                    }
                 }
                 self.device.start();
             }
             _ => (0x00..0x80).step_by(4).for_each(|offset| self.read(offset, 4)),
         }
+    }
+
+    /// Another device goes on from the state of this one, with another channel to swtpm.
+    fn replace(&mut self) {
+        let state = Paused::new(&*self.device).save();
+        let (device, worker, swtpm) = device(&self.memory);
+        let paused = Paused::new(&*device);
+        paused.restore(&state).expect("what was saved");
+        assert!(paused.save() == state, "what was saved is what was restored");
+        self.place.put(device.clone());
+        (self.device, self.worker, self.swtpm) = (device, Some(worker), Some(swtpm));
+        self.unread.clear();
+        self.commands.clear();
+        (self.hung_up, self.count) = (false, 0);
+        self.compare();
     }
 
     /// A command as a driver sends it, or nearly.
@@ -308,6 +326,15 @@ impl Tpm {
             self.commands.push_back((self.count, self.buffer[..size].to_vec()));
         }
     }
+}
+
+/// The device, what serves its commands, and swtpm's end of its channel.
+fn device(memory: &GuestRam) -> (Arc<TpmCrb>, Worker, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    theirs.set_nonblocking(true).expect("a socket");
+    let channel = SwtpmChannel::new(ours.into()).expect("a channel");
+    let (device, worker) = TpmCrb::with_worker(Box::new(channel), memory.clone());
+    (Arc::new(device), worker, theirs)
 }
 
 #[derive(PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use coffer_attestation::enroll::verify_first_quote;
-use coffer_formats::evidence::{PcrValue, QuotePart};
+use coffer_exchange::evidence::{PcrValue, QuotePart};
 use coffer_attestation::tpm::public::Public;
 use coffer_formats::{Digest, Nonce};
 use coffer_fuzz::{edited, one_in};

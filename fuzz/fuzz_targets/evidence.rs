@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use coffer_formats::evidence::{DESCRIPTOR_MAX, EVENT_LOG_MAX, Evidence};
+use coffer_exchange::evidence::{DESCRIPTOR_MAX, EVENT_LOG_MAX, Evidence};
 use coffer_fuzz::edited;
 use libfuzzer_sys::fuzz_target;
 

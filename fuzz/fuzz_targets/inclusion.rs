@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use coffer_formats::evidence::Inclusion;
-use coffer_formats::{Digest, merkle};
+use coffer_exchange::evidence::Inclusion;
+use coffer_exchange::{Digest, merkle};
 use libfuzzer_sys::fuzz_target;
 
 struct Tree {

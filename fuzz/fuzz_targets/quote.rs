@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use coffer_attestation::Reject;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_formats::Digest;
-use coffer_formats::evidence::PcrValue;
+use coffer_exchange::evidence::PcrValue;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::signature::Signature;

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use coffer_formats::tpm::response;
+use coffer_exchange::tpm::response;
 use coffer_formats::tpm::wire::Writer;
 use coffer_fuzz::edited;
 use libfuzzer_sys::fuzz_target;

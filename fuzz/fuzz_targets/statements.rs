@@ -4,8 +4,8 @@
 use coffer_formats::cbor;
 use coffer_formats::claims::{HostClaims, VmClaims};
 use coffer_formats::launch::LaunchRecord;
-use coffer_formats::release::{Release, SignedRelease};
-use coffer_formats::runtime::RuntimeData;
+use coffer_exchange::release::{Release, SignedRelease};
+use coffer_exchange::runtime::RuntimeData;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,9 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coffer_formats::evidence::{Evidence, HostPart, VmPart};
-use coffer_formats::runtime::RuntimeData;
-use coffer_formats::{Nonce, cbor};
+use coffer_exchange::evidence::{Evidence, HostPart, VmPart};
+use coffer_exchange::runtime::RuntimeData;
+use coffer_exchange::{Nonce, cbor};
 
 use crate::Failure;
 use crate::appliance::SecretPlan;

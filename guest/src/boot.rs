@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use coffer_formats::channel::Phase;
+use coffer_exchange::channel::Phase;
 use coffer_image::appliance::{APPLIANCE_PATH, Network};
 use coffer_pid1::children::Ended;
 use coffer_pid1::{

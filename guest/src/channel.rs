@@ -8,9 +8,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use coffer_formats::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
-use coffer_formats::evidence::HostPart;
-use coffer_formats::{Digest, Nonce, Reject, cbor};
+use coffer_exchange::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
+use coffer_exchange::evidence::HostPart;
+use coffer_exchange::{Digest, Nonce, Reject, cbor};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt,
 };

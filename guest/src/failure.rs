@@ -1,6 +1,6 @@
 //! Why an appliance gives up: a code for the monitor and `coffer ps`, a line for the console.
 
-use coffer_formats::Reject;
+use coffer_exchange::Reject;
 
 /// Every way to fail, grouped by whose fault it is.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use coffer_formats::evidence::Evidence;
-use coffer_formats::release::{Release, SealedSecret, SignedRelease};
-use coffer_formats::{Digest, Nonce, binding};
+use coffer_exchange::evidence::Evidence;
+use coffer_exchange::release::{Release, SealedSecret, SignedRelease};
+use coffer_exchange::{Digest, Nonce, binding};
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;

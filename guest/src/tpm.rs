@@ -8,10 +8,10 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coffer_formats::evidence::{EVENT_LOG_MAX, PcrValue, QuotePart, VmPart};
-use coffer_formats::tpm::response::TpmError;
-use coffer_formats::tpm::{command, pcr, response, template};
-use coffer_formats::{Digest, Nonce, binding};
+use coffer_exchange::evidence::{EVENT_LOG_MAX, PcrValue, QuotePart, VmPart};
+use coffer_exchange::tpm::response::TpmError;
+use coffer_exchange::tpm::{command, pcr, response, template};
+use coffer_exchange::{Digest, Nonce, binding};
 use coffer_pid1::wait;
 
 use crate::Failure;

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_formats::evidence::CMW_MEDIA_TYPE;
-use coffer_formats::protocol::{Challenge, ErrorBody};
-use coffer_formats::release::RELEASE_MAX;
+use coffer_exchange::evidence::CMW_MEDIA_TYPE;
+use coffer_exchange::protocol::{Challenge, ErrorBody};
+use coffer_exchange::release::RELEASE_MAX;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::ServerName;
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use coffer_formats::channel::Phase;
+use coffer_exchange::channel::Phase;
 use coffer_init::Failure;
 use coffer_init::appliance::SecretPlan;
 use coffer_init::attest::{Patience, fetch_secrets};

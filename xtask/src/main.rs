@@ -15,6 +15,7 @@ mod check;
 mod command;
 mod debs;
 mod fuzz;
+mod openapi;
 mod packages;
 mod progress;
 mod run;
@@ -77,6 +78,8 @@ enum Task {
         #[command(subcommand)]
         what: Recorded,
     },
+    /// Write the management API's description, monitor/wire/openapi.json, anew from the sources
+    Openapi,
     /// Packages, guest kernel, root file systems and build; nothing is run
     Setup,
 }
@@ -119,6 +122,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Fuzz { target, runs } => {
             fuzz::run(&workspace, &mut progress, cli.no_install, *runs, target.as_deref())
         }
+        Task::Openapi => openapi::write(&workspace),
         Task::Check => check::all(&workspace, &mut progress, cli.no_install),
     };
     progress.summary(done.is_ok());

@@ -1,6 +1,6 @@
-//! The bytes of Coffer evidence: what hosts and guests write and verifiers read (SPEC sections 3 to 5, 8).
+//! The bytes of Coffer evidence that hosts write and read (SPEC sections 3 to 5).
 //!
-//! Monitor and guest link this crate and nothing that judges, so it counts among what a host has to trust.
+//! Monitors link this crate and nothing that judges, so it counts among what a host has to trust.
 //! It performs no I/O, reads no clock, holds no unsafe code and links no C. It trusts nothing it parses:
 //! every length is bounded, every byte string is hashed as received, never re-encoded.
 #![forbid(unsafe_code)]
@@ -21,8 +21,6 @@ pub mod merkle;
 pub mod proof;
 pub mod protocol;
 pub mod reject;
-pub mod release;
-pub mod runtime;
 pub mod tpm;
 
 pub use digest::{Digest, InstanceId, Nonce, ObjectName};

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Nonce, ObjectName, Reject};
+use crate::{Nonce, Reject};
 
 /// Bytes as lower-case hexadecimal in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
@@ -36,19 +36,7 @@ pub struct HostIdentity {
     pub ak_public: HexBytes,
 }
 
-/// `POST /v1/enroll/start` to the verifier.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EnrollStart {
-    /// One-time token given out by the verifier's operator.
-    pub token: String,
-    /// Name the host shall have.
-    pub host: String,
-    /// The host's TPM.
-    pub identity: HostIdentity,
-}
-
-/// Answer to [`EnrollStart`], and body of `POST /v1/host/activate` to the monitor.
+/// Answer to `POST /v1/enroll/start`, and body of `POST /v1/host/activate` to the monitor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollChallenge {
@@ -90,30 +78,6 @@ pub struct PcrJson {
     pub index: u8,
     /// SHA-256 bank value.
     pub digest: crate::Digest,
-}
-
-/// Answer to [`EnrollComplete`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Enrolled {
-    /// Name of the host.
-    pub host: String,
-    /// Name of its attestation key.
-    pub ak_name: ObjectName,
-    /// TPM manufacturer from the EK certificate.
-    pub tpm_manufacturer: String,
-    /// True if the EK chain ended in a root loaded as a dangerous software root.
-    pub software_tpm: bool,
-}
-
-/// Answer to `POST /v1/challenge`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Challenge {
-    /// To be bound into the evidence.
-    pub nonce: Nonce,
-    /// Seconds until it expires.
-    pub expires_in_s: u32,
 }
 
 /// Every error of every HTTP interface: verifier and monitor.

@@ -3,8 +3,8 @@
 //! This crate performs no I/O, reads no clock, holds no unsafe code and links no C. Time, nonces and
 //! reference values are passed in; what comes out is a verdict type that only this crate can mint.
 //! It implements SPEC.md sections 3 to 8. It trusts nothing it parses: every length is bounded, every
-//! byte string is hashed as received, never re-encoded. The formats themselves are `coffer-formats`, which
-//! hosts and guests share; verifiers find them here too.
+//! byte string is hashed as received, never re-encoded. The formats themselves are `coffer-formats` and
+//! `coffer-exchange`, which hosts and guests share; verifiers find them here too.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -24,8 +24,8 @@ pub mod quote;
 pub mod report;
 pub mod tpm;
 
-pub use coffer_formats::{Digest, InstanceId, Nonce, ObjectName, Reject};
-pub use coffer_formats::{
+pub use coffer_exchange::{Digest, InstanceId, Nonce, ObjectName, Reject};
+pub use coffer_exchange::{
     binding, cbor, channel, claims, digest, evidence, launch, merkle, proof, protocol, reject,
     release, runtime,
 };

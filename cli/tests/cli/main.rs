@@ -10,6 +10,8 @@ mod help;
 mod host;
 mod image;
 mod monitor;
+mod mtls;
+mod openapi;
 mod real_monitor;
 mod support;
 mod tpm2_tools;

@@ -91,8 +91,8 @@ fn vm(state: &str, reason: &str) -> String {
     )
 }
 
-const VM: &str = "GET /v1/vms/000102030405060708090a0b0c0d0e0f";
-const LOGS: &str = "GET /v1/vms/000102030405060708090a0b0c0d0e0f/logs?follow=true";
+const VM: &str = "GET /v1/vms/site";
+const LOGS: &str = "GET /v1/vms/site/logs?follow=true";
 
 /// A place with a monitor that follows a script.
 fn scripted(routes: Vec<(&'static str, Vec<Answer>)>) -> (Place, Arc<Script>, String) {
@@ -214,7 +214,7 @@ fn run_attached_shows_the_log_and_ends_as_the_vm_ends() {
 
 #[test]
 fn an_interrupt_stops_the_vm_in_order() {
-    let stop = "POST /v1/vms/000102030405060708090a0b0c0d0e0f/stop";
+    let stop = "POST /v1/vms/site/stop";
     let (place, script, endpoint) = scripted(vec![
         ("POST /v1/vms", vec![Answer(201, vm("running", ""))]),
         (LOGS, vec![ok("up\n")]),

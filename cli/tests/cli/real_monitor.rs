@@ -90,6 +90,29 @@ impl Monitor {
         Self { folder, _monitor: monitor }
     }
 
+    /// What one says that does not start, and leaves behind nothing but its image store.
+    pub fn fails(more: &[&str]) -> String {
+        let folder = Place::new();
+        let output = Self::serve(&folder, more).stdin(Stdio::null()).output().expect("it starts");
+        assert!(!output.status.success());
+        let left = std::fs::read_dir(folder.path(".")).expect("a folder").count();
+        assert_eq!(left, 1);
+        String::from_utf8(output.stderr).expect("UTF-8")
+    }
+
+    /// Status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let socket = self.folder.path("api.sock");
+        let mut stream = UnixStream::connect(socket).expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("receive");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
     pub fn endpoint(&self) -> String {
         format!("unix:{}", self.folder.path("api.sock").display())
     }

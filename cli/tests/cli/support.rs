@@ -35,6 +35,9 @@ impl Place {
             "COFFER_HOST",
             "COFFER_VERIFIER",
             "COFFER_CA",
+            "COFFER_TLS_CA",
+            "COFFER_TLS_CERT",
+            "COFFER_TLS_KEY",
             "COFFER_ADMIN_TOKEN_FILE",
             "COFFER_ENROLL_TOKEN",
         ] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use coffer_machine::{Bus, Doorbell};
 use coffer_monitor_wire::EndReason;
 use coffer_vmm::devices::bus::DeviceBus;
-use coffer_vmm::devices::lifecycle::Lifecycle;
+use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::layout;
 use coffer_vmm::refusals::Refusals;
 use coffer_vmm::virtio::device::VirtioDevice;
@@ -19,7 +19,7 @@ use super::memory::{
     place, word_at,
 };
 use super::transport::{INTERRUPT_STATUS, Nature, Transport};
-use super::{Program, WIDTHS};
+use super::{Place, Program, WIDTHS};
 
 /// What is at the other side of a device, and knows what the device should have done.
 pub trait Peer {
@@ -51,6 +51,9 @@ pub trait Peer {
 
     /// The driver reset the device, or gave up on it.
     fn reset(&mut self) {}
+
+    /// The device is gone, and this one goes on in its place, from the state of one that was running or not.
+    fn renew(&mut self, running: bool) -> Box<dyn VirtioDevice>;
 }
 
 /// A chain that came back.
@@ -98,6 +101,7 @@ pub struct Guest {
     bus: Arc<DeviceBus>,
     base: u64,
     device: Arc<VirtioMmio>,
+    place: Arc<Place<VirtioMmio>>,
     line: Doorbell,
     registers: Transport,
     rings: Vec<Ring>,
@@ -149,18 +153,10 @@ impl Guest {
         window: u64,
         memory: &Memory,
     ) -> Self {
-        let bell = || Doorbell::new().expect("an eventfd");
-        let again = |bell: &Doorbell| bell.try_clone().expect("a descriptor");
         let nature = peer.nature();
-        let line = bell();
-        let slot = Slot {
-            memory: memory.ram(),
-            line: again(&line),
-            kicks: nature.queues.iter().map(|_| bell()).collect(),
-            refusals: Refusals::default(),
-        };
-        let device = Arc::new(VirtioMmio::new(device, slot).expect("a device"));
+        let (device, line) = plug(device, &nature, memory);
         device.start();
+        let place = Place::new(device.clone());
         let base = layout::VIRTIO_BASE + window * layout::VIRTIO_WINDOW;
         let registers = Transport::new(nature);
         let bus = Arc::default();
@@ -168,6 +164,7 @@ impl Guest {
             bus,
             base,
             device,
+            place,
             line,
             registers,
             rings: Vec::new(),
@@ -180,7 +177,7 @@ impl Guest {
 
     /// Maps the device, for [`Guest::join`] when all are.
     pub fn map(&self, bus: &mut DeviceBus) {
-        bus.map_memory(self.base, layout::VIRTIO_WINDOW, self.device.clone());
+        bus.map_memory(self.base, layout::VIRTIO_WINDOW, self.place.clone());
     }
 
     /// Reaches the device over this bus.
@@ -240,7 +237,7 @@ impl Guest {
                 memory.put(at, program.bytes(usize::from(how) + 1));
             }
             8 | 9 => peer.event(how, program),
-            10 => self.lifecycle(how, peer),
+            10 => self.lifecycle(how, peer, memory),
             11 => self.again(queue, program, memory),
             12 => self.claim(queue, program, memory),
             // The device loop would not: nothing happened.
@@ -429,14 +426,39 @@ impl Guest {
         }
     }
 
-    /// Stops and goes on, with a reset of the machine in between or without.
-    fn lifecycle(&mut self, how: u8, peer: &mut dyn Peer) {
+    /// Stops and goes on: after a reset of the machine, as another device, or just so.
+    fn lifecycle(&mut self, how: u8, peer: &mut dyn Peer, memory: &Memory) {
         self.device.pause();
-        if how & 1 != 0 {
-            self.reset();
-            peer.reset();
+        match how & 3 {
+            0 => {}
+            2 => self.replace(peer, memory),
+            _ => {
+                self.reset();
+                peer.reset();
+            }
         }
         self.device.start();
+    }
+
+    /// The device is saved and dropped, and another goes on from its state.
+    fn replace(&mut self, peer: &mut dyn Peer, memory: &Memory) {
+        let status = self.interrupt_status();
+        let state = Paused::new(&*self.device).save();
+        let device = peer.renew(self.registers.running());
+        let (device, line) = plug(device, &peer.nature(), memory);
+        let paused = Paused::new(&*device);
+        paused.restore(&state).expect("what was saved");
+        assert!(paused.save() == state, "what was saved is what was restored");
+        self.place.put(device.clone());
+        (self.device, self.line) = (device, line);
+        assert_eq!(self.interrupt_status(), status, "reasons of interrupts");
+        self.read(0x70, 4);
+    }
+
+    fn interrupt_status(&self) -> [u8; 4] {
+        let mut status = [0; 4];
+        self.bus.memory_read(self.base + INTERRUPT_STATUS, &mut status);
+        status
     }
 
     /// The machine resets the device.
@@ -580,9 +602,8 @@ impl Guest {
     fn interrupted(&mut self, expected: bool) {
         let rang = self.line.clear();
         if expected {
-            let mut status = [0; 4];
-            self.bus.memory_read(self.base + INTERRUPT_STATUS, &mut status);
-            assert!(rang && status[0] & 1 != 0, "completions, and nobody was told");
+            let told = rang && self.interrupt_status()[0] & 1 != 0;
+            assert!(told, "completions, and nobody was told");
         }
     }
 
@@ -606,6 +627,23 @@ impl Guest {
             .flat_map(|chain| &chain.writable.places)
             .any(|range| self.map[range.clone()] != ZEROS[range.clone()])
     }
+}
+
+/// A device in a slot of its own, and its interrupt line.
+fn plug(
+    device: Box<dyn VirtioDevice>,
+    nature: &Nature,
+    memory: &Memory,
+) -> (Arc<VirtioMmio>, Doorbell) {
+    let bell = || Doorbell::new().expect("an eventfd");
+    let line = bell();
+    let slot = Slot {
+        memory: memory.ram(),
+        line: line.try_clone().expect("a descriptor"),
+        kicks: nature.queues.iter().map(|_| bell()).collect(),
+        refusals: Refusals::default(),
+    };
+    (Arc::new(VirtioMmio::new(device, slot).expect("a device")), line)
 }
 
 impl Ring {

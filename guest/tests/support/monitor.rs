@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use coffer_formats::channel::{Answer, Phase, Request};
-use coffer_formats::evidence::{HostPart, Inclusion, QuotePart};
-use coffer_formats::{Digest, Nonce, ObjectName, cbor};
+use coffer_exchange::channel::{Answer, Phase, Request};
+use coffer_exchange::evidence::{HostPart, Inclusion, QuotePart};
+use coffer_exchange::{Digest, Nonce, ObjectName, cbor};
 use coffer_init::channel::{Channel, Dial, Stream};
 
 /// What the monitor does with a request to attest.

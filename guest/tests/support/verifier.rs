@@ -9,11 +9,11 @@ use std::thread;
 
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
-use coffer_formats::evidence::Evidence;
-use coffer_formats::release::{Release, SealedSecret, SignedRelease};
-use coffer_formats::runtime::RuntimeData;
-use coffer_formats::tpm::pcr::VM_SELECTION;
-use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor};
+use coffer_exchange::evidence::Evidence;
+use coffer_exchange::release::{Release, SealedSecret, SignedRelease};
+use coffer_exchange::runtime::RuntimeData;
+use coffer_exchange::tpm::pcr::VM_SELECTION;
+use coffer_exchange::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_init::appliance::{PinnedVerifier, SecretPlan, WantedSecret};
 use hpke::{Deserializable as _, Kem as _, OpModeS, Serializable as _};
 use p256::ecdsa::SigningKey;

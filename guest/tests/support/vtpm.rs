@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coffer_formats::Digest;
-use coffer_formats::tpm::{command, response};
+use coffer_exchange::Digest;
+use coffer_exchange::tpm::{command, response};
 use coffer_init::tpm::{Transmit, VirtualTpm};
 
 /// A running swtpm; killed when dropped.

@@ -119,10 +119,11 @@ impl Mapping {
             libc::munmap(base, before);
             libc::munmap(start.wrapping_byte_add(size), HUGE_PAGE - before);
         }
-        for advice in [libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE] {
-            // SAFETY: exactly one live anonymous mapping; neither advice changes its contents. A refused
-            // advice (no huge pages in this kernel) changes nothing we rely on: the process is also
-            // marked undumpable.
+        // Whoever started the monitor may have asked for merging of all there is (systemd: MemoryKSM=yes).
+        for advice in [libc::MADV_DONTDUMP, libc::MADV_UNMERGEABLE, libc::MADV_HUGEPAGE] {
+            // SAFETY: exactly one live anonymous mapping; no advice changes its contents. A refused
+            // advice (no huge pages, or no merging, in this kernel) changes nothing we rely on: the
+            // process is also marked undumpable.
             unsafe { libc::madvise(start, size, advice) };
         }
         Ok(Self { start: start.cast(), size })

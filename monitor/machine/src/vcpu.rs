@@ -85,6 +85,12 @@ impl Vcpu {
             .map_err(|e| MachineError::kvm("the entry point", e))
     }
 
+    /// Tells the guest's clock that the time since is no fault of the guest's: its watchdogs stay calm. A guest that
+    /// has no such clock cannot be told.
+    pub fn was_paused(&self) {
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
     /// Runs until the next exit and serves it if it is an access to the bus.
     pub fn run(&mut self, bus: &impl Bus) -> Exit {
         match self.fd.run() {

@@ -24,13 +24,23 @@ impl VcpuThread {
             .map(Self)
     }
 
+    /// Calls the vCPU out of the guest. A call that comes just before the thread enters the guest is lost: whoever
+    /// waits for it calls again.
+    pub fn kick(&self) {
+        // SAFETY: the handle is not joined yet, so the thread id is valid even if the thread just ended;
+        // the signal has a handler that does nothing, installed before the thread was made.
+        unsafe { libc::pthread_kill(self.0.as_pthread_t(), kick_signal()) };
+    }
+
+    /// Wakes its thread if that is parked.
+    pub fn unpark(&self) {
+        self.0.thread().unpark();
+    }
+
     /// Calls the vCPU out of the guest until its thread has ended.
     pub fn stop(self) {
         while !self.0.is_finished() {
-            // SAFETY: the handle is not joined yet, so the thread id is valid even if the thread just ended;
-            // the signal has a handler that does nothing, installed before the thread was made.
-            unsafe { libc::pthread_kill(self.0.as_pthread_t(), kick_signal()) };
-            // A signal that lands just before the thread enters the guest is lost: hence the loop.
+            self.kick();
             thread::sleep(Duration::from_micros(200));
         }
         // A panicked vCPU thread has already been reported on standard error.

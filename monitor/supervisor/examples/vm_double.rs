@@ -19,9 +19,11 @@ fn main() {
     let double = Double { control, spec, fds };
     double.check_descriptors();
     if double.spec.cmdline == "frozen" {
-        // As a VM process that hangs before its guest runs: it hears and says nothing.
-        let me = rustix::process::getpid();
-        rustix::process::kill_process(me, rustix::process::Signal::STOP).unwrap();
+        // As a VM process that hangs before its guest runs: it hears and says nothing. It cannot stop itself, being
+        // the first of its processes.
+        loop {
+            std::thread::park();
+        }
     }
     double.tell(&Event::Running { setup_us: 1 });
     println!("guest says hello");
@@ -100,9 +102,13 @@ impl Double {
 
     /// Ignores stops, as a guest may, until it is killed.
     fn wait(&self) -> EndReason {
-        match wire::receive::<Command>(&self.control).unwrap() {
-            Some((Command::Kill, _)) => EndReason::Killed,
-            None => std::process::exit(0),
+        loop {
+            match wire::receive::<Command>(&self.control).unwrap() {
+                Some((Command::Kill, _)) => return EndReason::Killed,
+                Some((Command::Pause, _)) => self.tell(&Event::Paused),
+                Some((Command::Resume, _)) => self.tell(&Event::Resumed),
+                None => std::process::exit(0),
+            }
         }
     }
 

@@ -35,6 +35,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "busy", message)
     }
 
+    /// Only a VM that runs can do that.
+    pub fn not_running(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "not-running", message)
+    }
+
     /// A method that a path does not have.
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "this path has no such method")

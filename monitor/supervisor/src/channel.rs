@@ -103,11 +103,11 @@ impl Channels {
         nonce: &Nonce,
         report_data: Digest,
     ) -> Option<Answer> {
-        let Some(host_tpm) = &self.host_tpm else {
+        let (Some(host_tpm), Some(identity)) = (&self.host_tpm, &vm.identity) else {
             return Some(Answer::Refused("this host has no TPM".into()));
         };
         let wanted = || !vm.has_ended() && !hung_up(stream);
-        match evidence::host_part(&vm.identity, host_tpm, nonce, report_data, wanted) {
+        match evidence::host_part(identity, host_tpm, nonce, report_data, wanted) {
             Ok(part) => part.map(|part| Answer::Evidence(Box::new(part))),
             Err(error) => {
                 self.log.warn(&vm.name, &format!("no evidence: {error}"));

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use coffer_host_tpm::{HostTpmError, Tcti, event_log};
 
+use crate::tls::Tls;
+
 /// Who vouches for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
@@ -55,6 +57,18 @@ pub struct ServeArgs {
     /// What this host claims to be; a verifier believes the PCRs, not this.
     #[arg(long, value_enum, default_value = "developer")]
     pub profile: Profile,
+    /// Also serve the API on a TCP address, over TLS, to clients with a certificate.
+    #[arg(long, requires_all = ["tls_cert", "tls_key", "client_ca"])]
+    pub tls_listen: Option<SocketAddr>,
+    /// Certificate chain of the API, PEM.
+    #[arg(long, requires = "tls_listen")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, requires = "tls_listen")]
+    pub tls_key: Option<PathBuf>,
+    /// CA of those who may use the API, PEM: whoever has a certificate of it manages this host.
+    #[arg(long, requires = "tls_listen")]
+    pub client_ca: Option<PathBuf>,
     /// Also serve the API on a TCP address, without authentication: whoever reaches it manages this host.
     #[arg(long)]
     pub dangerously_listen_tcp: Option<SocketAddr>,
@@ -86,6 +100,9 @@ pub enum ConfigError {
     /// A device that was named and is not there: the TPM library would say so in no words at all.
     #[error("--tcti: there is no `{0}`")]
     NoTpm(String),
+    /// Certificates or a key that cannot be used.
+    #[error("--tls-listen: {0}")]
+    Tls(String),
     /// A sealed host without a hardware TPM is a contradiction.
     #[error("a sealed host cannot use a software TPM")]
     SoftwareTpm,
@@ -103,6 +120,7 @@ impl ConfigError {
             Self::Tcti(error) => error.hint(),
             Self::NoTpm(_) => "name the TPM's device, or leave --tcti out if the host has none",
             Self::NotAbsolute { .. } => "give the path from the root",
+            Self::Tls(_) => "name PEM files with a chain, its key, and the CA of the clients",
             Self::SoftwareTpm => "use --profile developer, or a TPM device",
         }
     }
@@ -131,6 +149,8 @@ pub struct Config {
     pub profile: Profile,
     /// TCP address.
     pub tcp: Option<SocketAddr>,
+    /// The same for whoever has a certificate.
+    pub tls: Option<Tls>,
 }
 
 impl ServeArgs {
@@ -165,6 +185,13 @@ impl ServeArgs {
         if self.profile == Profile::Sealed && tcti.as_ref().is_none_or(Tcti::is_software) {
             return Err(ConfigError::SoftwareTpm);
         }
+        let tls = match (self.tls_listen, &self.tls_cert, &self.tls_key, &self.client_ca) {
+            (Some(listen), Some(certificate), Some(key), Some(client_ca)) => {
+                let tls = Tls::load(listen, certificate, key, client_ca);
+                Some(tls.map_err(|e| ConfigError::Tls(e.to_string()))?)
+            }
+            _ => None,
+        };
         Ok(Config {
             socket: self.socket,
             state: self.state,
@@ -176,6 +203,7 @@ impl ServeArgs {
             host_event_log: self.host_event_log,
             profile: self.profile,
             tcp: self.dangerously_listen_tcp,
+            tls,
         })
     }
 }

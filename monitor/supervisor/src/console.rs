@@ -49,6 +49,11 @@ impl Console {
         self.changed.notify_waiters();
     }
 
+    /// Bytes ever written.
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
     /// The guest is gone.
     pub fn close(&self) {
         self.lock().closed = true;

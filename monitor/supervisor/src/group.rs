@@ -2,14 +2,17 @@
 //! feels, and end together, whatever one of them was turned into.
 //!
 //! The unified hierarchy (cgroup v2) with the controllers for memory, processes and CPU has to be there and ours to
-//! divide; where it is not, no VM starts. Files are named below the group the monitor found itself in, by names that
-//! it made up.
+//! divide, and the one for I/O too where images lie on a disk; where it is not, no VM starts. Files are named below the
+//! group the monitor found itself in, by names that it made up.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{major, minor};
 
 /// Where the hierarchy is mounted.
 const MOUNTED: &str = "/sys/fs/cgroup";
@@ -19,6 +22,11 @@ const OWN: &str = "monitor";
 const VMS: &str = "vms";
 /// What limits them.
 const CONTROLLERS: &str = "+memory +pids +cpu";
+/// And where there is a disk to protect.
+const DISK_CONTROLLER: &str = "+io";
+/// Most that a VM may have of that disk, each way and each second: what one SATA SSD gives, so that a guest that does
+/// nothing but read leaves something of anything better. Among those below it, disks are shared in equal parts.
+const DISK_MAX: &str = "rbps=536870912 wbps=536870912 riops=20000 wiops=20000";
 /// Memory beside the guest's: VM process, vTPM, network backend, and blocks of disks on their way.
 const OVERHEAD_MIB: u64 = 128;
 /// Part of the guest's memory that page tables may take: two of them, of 8 bytes for each 4 KiB.
@@ -45,7 +53,11 @@ impl GroupError {
 
 /// The part of the hierarchy that is ours.
 #[derive(Debug)]
-pub struct Groups(PathBuf);
+pub struct Groups {
+    vms: PathBuf,
+    /// Number of the disk that images lie on.
+    disk: Option<String>,
+}
 
 /// A VM's group. Dropped, it ends whatever is in it.
 #[derive(Debug)]
@@ -53,7 +65,7 @@ pub struct Group(PathBuf);
 
 impl Groups {
     /// Takes the group we are in, and ends what a monitor that died left running there.
-    pub fn open() -> Result<Self, GroupError> {
+    pub fn open(images: &Path) -> Result<Self, GroupError> {
         let own = Path::new("/proc/self/cgroup");
         let text = fs::read_to_string(own).map_err(|e| GroupError::new("cannot read", own, e))?;
         let ours = text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
@@ -66,26 +78,29 @@ impl Groups {
             make(&leaf)?;
             write(&leaf, "cgroup.procs", &std::process::id().to_string())?;
         }
-        Self::below(&base)
+        Self::below(&base, disk_below(images))
     }
 
-    fn below(base: &Path) -> Result<Self, GroupError> {
+    fn below(base: &Path, disk: Option<String>) -> Result<Self, GroupError> {
         let vms = base.join(VMS);
         make(&vms)?;
         for divided in [base, &vms] {
             write(divided, "cgroup.subtree_control", CONTROLLERS)?;
+            if disk.is_some() {
+                write(divided, "cgroup.subtree_control", DISK_CONTROLLER)?;
+            }
         }
         let left = fs::read_dir(&vms).map_err(|e| GroupError::new("cannot read", &vms, e))?;
         for group in left.filter_map(Result::ok).filter(|e| e.path().is_dir()) {
             tracing::warn!(group = ?group.file_name(), "ending what a monitor that died left");
             drop(Group(group.path()));
         }
-        Ok(Self(vms))
+        Ok(Self { vms, disk })
     }
 
     /// A group for one VM.
     pub fn create(&self, name: &str, vcpus: u8, memory_mib: u32) -> Result<Group, GroupError> {
-        let path = self.0.join(name);
+        let path = self.vms.join(name);
         fs::create_dir(&path).map_err(|e| GroupError::new("cannot make", &path, e))?;
         let group = Group(path);
         let guest = u64::from(memory_mib) << 20;
@@ -99,8 +114,27 @@ impl Groups {
         group.set("pids.max", &(THREADS + u32::from(vcpus)).to_string())?;
         // One CPU for each vCPU, and one for what serves them.
         group.set("cpu.max", &format!("{} 100000", (u32::from(vcpus) + 1) * 100_000))?;
+        if let Some(disk) = &self.disk {
+            group.set("io.max", &format!("{disk} {DISK_MAX}"))?;
+        }
         Ok(group)
     }
+
+    /// A number that the kernel tells of a VM's group: in the line of `file` that begins with `key`.
+    pub fn figure(&self, name: &str, file: &str, key: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.vms.join(name).join(file)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+    }
+}
+
+/// The disk that a folder lies on, by its number; none if it lies in memory, or not on one disk.
+fn disk_below(folder: &Path) -> Option<String> {
+    let device = fs::metadata(folder).ok()?.dev();
+    let device = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    let device = fs::canonicalize(device).ok()?;
+    // Limits are a whole disk's.
+    let disk = if device.join("partition").exists() { device.parent()? } else { &device };
+    fs::read_to_string(disk.join("dev")).ok().map(|number| number.trim().to_owned())
 }
 
 /// The group to divide: our own, or the one above where an earlier run of the monitor went.
@@ -226,13 +260,32 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_on_the_disk_it_is_on() {
+        assert_eq!(disk_below(Path::new("/dev/shm")), None, "in memory");
+        assert_eq!(disk_below(Path::new("/nowhere")), None);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        // Beside the lines of what is mounted here, so that it cannot agree with itself.
+        for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
+            let [_, _, number, _, place, ..] = mount[..] else { continue };
+            let number = Path::new("/sys/dev/block").join(number);
+            let (Some(disk), true) = (disk_below(Path::new(place)), number.exists()) else {
+                continue;
+            };
+            let own = fs::read_to_string(number.join("dev")).unwrap();
+            let whole = fs::read_to_string(number.join("../dev")).unwrap_or_default();
+            assert!([own.trim(), whole.trim()].contains(&disk.as_str()), "{place}: {disk}");
+            assert!(!Path::new("/sys/dev/block").join(&disk).join("partition").exists());
+        }
+    }
+
+    #[test]
     fn a_hierarchy_without_the_controllers_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent");
-        assert!(Groups::below(&absent).unwrap_err().to_string().contains("cannot make"));
+        assert!(Groups::below(&absent, None).unwrap_err().to_string().contains("cannot make"));
         // A group to which nobody has given controllers to divide.
         let bare = group("bare");
-        let error = Groups::below(&bare.0).unwrap_err().to_string();
+        let error = Groups::below(&bare.0, None).unwrap_err().to_string();
         fs::remove_dir(bare.0.join(VMS)).unwrap();
         assert!(error.contains("cgroup.subtree_control"), "{error}");
     }

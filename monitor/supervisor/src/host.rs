@@ -10,7 +10,9 @@ use crate::boot_files::BootFiles;
 use crate::config::Config;
 use crate::ek_certificate::VtpmAuthority;
 use crate::group::{GroupError, Groups};
+use crate::history::History;
 use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
+use crate::process::spawn_apart;
 use crate::registry::Registry;
 use crate::state::{StateDir, StateError};
 use crate::uid;
@@ -39,6 +41,9 @@ pub enum HostError {
     /// State directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What an earlier monitor kept.
+    #[error("cannot read what is kept of VMs: {0}")]
+    History(std::io::Error),
     /// swtpm does not run.
     #[error("`{0}` does not run: {1}")]
     Swtpm(String, std::io::Error),
@@ -60,7 +65,8 @@ impl Host {
         let swtpm_version = coffer_vtpm::version(&config.swtpm)
             .map_err(|e| HostError::Swtpm(config.swtpm.display().to_string(), e))?;
         let facts = HostFacts::gather(config.profile.as_str(), swtpm_version);
-        let registry = Arc::<Registry>::default();
+        let (history, known) = History::open(&config.state).map_err(HostError::History)?;
+        let registry = Arc::new(Registry::open(history, known));
         let tpm = match &config.tcti {
             None => None,
             Some(tcti) => {
@@ -75,14 +81,15 @@ impl Host {
         let maker = Maker {
             program: config.swtpm.clone(),
             walls: Box::new(move || {
-                Ok(Walls::Around { confiner: confiner.clone(), uid: uid::next()? })
+                let (confiner, uid) = (confiner.clone(), uid::next()?);
+                Ok(Walls::Around { confiner, uid, spawn: spawn_apart })
             }),
             state,
             authority: VtpmAuthority::new()?,
         };
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
-        let groups = Groups::open();
+        let groups = Groups::open(&config.images);
         Ok(Arc::new(Self {
             config,
             registry,

@@ -23,6 +23,12 @@ pub const PROGRAM: &str = "/usr/bin/coffer-monitor";
 pub const MODULES: &str = "/etc/coffer/modules";
 /// Where the image disk is mounted: the image store.
 pub const IMAGES: &str = "/var/lib/coffer/images";
+/// Certificate chain of the API over TLS.
+pub const TLS_CERTIFICATE: &str = "/etc/coffer/tls.pem";
+/// Its key.
+pub const TLS_KEY: &str = "/etc/coffer/tls.key";
+/// CA of those who may manage this host.
+pub const CLIENT_CA: &str = "/etc/coffer/client-ca.pem";
 /// Longest wait for a device: probing on an emulated CPU is slow.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(60);
 /// Directories of the initramfs that the running host keeps.
@@ -41,8 +47,11 @@ pub struct HostConfig {
     pub network: Option<HostNetwork>,
     /// Block device with an erofs image store.
     pub images_disk: Option<PathBuf>,
-    /// TCP address of the API.
-    pub listen: Option<SocketAddr>,
+    /// TCP address of the API over TLS, with [`TLS_CERTIFICATE`], [`TLS_KEY`] and [`CLIENT_CA`]. The key is as secret
+    /// as this initrd: whoever reads that can pass for this host to a client, and manage nothing.
+    pub tls_listen: Option<SocketAddr>,
+    /// TCP address of the API without authentication: whoever reaches it manages this host.
+    pub dangerously_listen_tcp: Option<SocketAddr>,
     /// Host TPM; `device:/dev/tpmrm0` if absent.
     pub tcti: Option<String>,
 }
@@ -136,7 +145,13 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti]
             .map(str::to_owned)
             .into();
-    if let Some(address) = config.listen {
+    if let Some(address) = config.tls_listen {
+        let address = address.to_string();
+        let (certificate, key, ca) = (TLS_CERTIFICATE, TLS_KEY, CLIENT_CA);
+        let files = ["--tls-cert", certificate, "--tls-key", key, "--client-ca", ca];
+        command.extend(["--tls-listen", &address].into_iter().chain(files).map(str::to_owned));
+    }
+    if let Some(address) = config.dangerously_listen_tcp {
         command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
     }
     command

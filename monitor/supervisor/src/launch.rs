@@ -15,13 +15,14 @@ use coffer_formats::event_log::{VmLog, vm_launch_log};
 use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
 use coffer_image::descriptor::Descriptor;
-use coffer_monitor_wire::api::{CreateVm, VmState};
+use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
 use coffer_vtpm::Vtpm;
 
 use crate::channel::Channels;
 use crate::evidence::VmIdentity;
 use crate::group::Group;
+use crate::history::Kept;
 use crate::host::Host;
 use crate::host_claims::{self, MONITOR_VERSION};
 use crate::image::Image;
@@ -32,9 +33,10 @@ use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
 use crate::plan::Plan;
 use crate::registry::{Registry, Reservation};
+use crate::restart;
 use crate::state::VmDir;
 use crate::uid;
-use crate::vm::{LaunchClock, NETWORK_FAILED, Vm, VmParts};
+use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
 use crate::vtpm_pool::Ready;
 
@@ -43,12 +45,17 @@ const GUEST_CID: u32 = 3;
 /// How long a VM process may take to load a kernel and run, on an emulated CPU.
 const RUN_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Launches a VM. Blocks until its vCPUs run.
-pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
+/// Launches a VM, in the place of `before` if there was one. Blocks until its vCPUs run.
+pub fn launch(
+    host: &Arc<Host>,
+    request: &CreateVm,
+    before: Option<&Arc<Vm>>,
+) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
     let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?)?;
-    let reservation = host.registry.reserve(plan.name.as_deref(), &plan.image, &plan.publish)?;
+    let (registry, asked) = (&host.registry, plan.name.as_deref());
+    let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 
     let Image { layout, files } = image;
@@ -73,34 +80,51 @@ pub fn launch(host: &Host, request: &CreateVm) -> Result<Arc<Vm>, LaunchError> {
     let (vtpm, tpm_channel) = vtpm.measure(&events, &record)?.seal()?;
     clock.mark("measure");
 
-    let vm = Arc::new(Vm::new(VmParts {
-        name: reservation.name.clone(),
+    clock.mark("spawn");
+    let name = reservation.name.clone();
+    let (restarts, last_reason) = before.and_then(|vm| vm.successor()).unzip();
+    let info = VmInfo {
+        id: plan.id,
+        name: name.clone(),
+        image_id: plan.record.image_id,
         image: plan.image.clone(),
+        box_kind: plan.record.box_kind,
+        state: VmState::Launching,
+        reason: None,
+        reported_by: None,
+        detail: None,
+        vcpus: plan.record.vcpus,
+        memory_mib: plan.record.memory_mib,
         publish: plan.publish.clone(),
-        measurements: measurements::describe(&log, &record),
-        identity: VmIdentity {
-            vak_name: vtpm.ak_name(),
-            vek_name: vtpm.ek_name(),
-            record: plan.record.clone(),
-            record_bytes: record,
-            descriptor: layout.descriptor_bytes().to_vec(),
-        },
+        restarts: restarts.unwrap_or_default(),
+        last_reason,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        clock: {
-            clock.mark("spawn");
-            clock
-        },
-    }));
+        timings: clock.timings(),
+    };
+    let kept = Kept {
+        info,
+        request: CreateVm { name: Some(name), ..request.clone() },
+        measurements: measurements::describe(&log, &record),
+    };
+    let identity = VmIdentity {
+        vak_name: vtpm.ak_name(),
+        vek_name: vtpm.ek_name(),
+        record: plan.record.clone(),
+        record_bytes: record,
+        descriptor: layout.descriptor_bytes().to_vec(),
+    };
+    let vm = Arc::new(Vm::new(kept, Some(identity), clock, Arc::clone(&registry.history)));
     let control = processes.vmm.control();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
         start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
     })?;
-    tracing::info!(vm = %plan.id, name = %vm.name, image = %vm.identity.record.image_id, "launched");
+    tracing::info!(vm = %plan.id, name = %vm.name, image = %plan.record.image_id, "launched");
+    restart::watch(host, &vm);
     Ok(vm)
 }
 
-/// Enters the VM, has it started, and waits until it runs. One that does not is ended and taken out again; in the
-/// launch log it stays, as a launch that was tried.
+/// Enters the VM, has it started, and waits until it runs. One that does not is ended and taken out again, what was in its
+/// place put back; in the launch log it stays, as a launch that was tried.
 pub fn enter_and_run(
     registry: &Registry,
     reservation: Reservation,
@@ -109,7 +133,7 @@ pub fn enter_and_run(
     patience: Duration,
     start: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<(), LaunchError> {
-    reservation.enter(Arc::clone(vm), control.clone())?;
+    let before = reservation.enter(Arc::clone(vm), control.clone())?;
     let result = match start() {
         Ok(()) => {
             vm.wait_for_launch(patience);
@@ -125,7 +149,7 @@ pub fn enter_and_run(
         vm.note_kill();
         control.end(vm);
         // One that even a signal did not end keeps its name, its ports and its place among the live.
-        registry.remove(vm);
+        registry.take_out(vm, before);
     }
     result
 }
@@ -306,7 +330,7 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
     let info = vm.info();
     match info.state {
         VmState::Launching => Err(LaunchError::Vmm("it did not start to run".into())),
-        VmState::Failed | VmState::Stopped => {
+        VmState::Failed | VmState::Stopped | VmState::Restarting => {
             let detail = info.detail.unwrap_or_else(|| "it ended before it ran".into());
             let reason = info.reason.unwrap_or_default();
             Err(match Reject::from_code(&reason) {

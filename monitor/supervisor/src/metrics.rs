@@ -13,7 +13,7 @@ pub fn text(registry: &Registry) -> String {
     let mut text = format!("# TYPE coffer_live_vms gauge\ncoffer_live_vms {}\n", registry.live());
     text.push_str("# TYPE coffer_guest_refusals_total counter\n");
     for entry in registry.list() {
-        let (vm, name) = (entry.vm.identity.record.instance_id, &entry.vm.name);
+        let (vm, name) = (entry.vm.id, &entry.vm.name);
         for (refusal, count) in entry.vm.refusals() {
             // Writing to a string cannot fail.
             let _ = writeln!(

@@ -1,11 +1,13 @@
-//! Children: each has an owner, and dropping the owner ends the child. What a child says on standard error
-//! is kept to its last lines: its volume may be in a guest's hands.
+//! Children: each has an owner, and dropping the owner ends the child; each is alone in a namespace of process numbers.
+//! What a child says on standard error is kept to its last lines: its volume may be in a guest's hands.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
 
 /// A child that ends with its owner.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ impl Owned {
     /// Starts it. It sees none of our environment and, every descriptor of ours being close-on-exec, nothing
     /// but its standard streams.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        command.env_clear().current_dir("/").spawn().map(Self)
+        spawn_apart(command.env_clear().current_dir("/")).map(Self)
     }
 
     /// Process id.
@@ -53,6 +55,20 @@ impl Drop for Owned {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Starts a child as the first process of a namespace of process numbers (SPEC 6.3.1): it can name, and so signal, none
+/// but those it starts, and they end with it. Whoever unshares that namespace stays in its own, and so may start no
+/// thread any more: therefore it is a thread that ends with this.
+pub fn spawn_apart(command: &mut Command) -> io::Result<Child> {
+    thread::scope(|scope| {
+        let apart = || {
+            unshare(CloneFlags::CLONE_NEWPID)?;
+            command.spawn()
+        };
+        let thread = thread::Builder::new().name("spawn".into()).spawn_scoped(scope, apart)?;
+        thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    })
 }
 
 /// Closes every descriptor but the standard streams. For the first moment of a process, before it opens any:
@@ -139,6 +155,8 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
@@ -149,6 +167,24 @@ mod tests {
         receive.recv().unwrap();
         assert_eq!(tail.last_line().as_deref(), Some("the reason?[2J"));
         assert!(tail.lock().bytes.len() <= TAIL_MAX);
+    }
+
+    #[test]
+    fn a_child_is_the_first_of_its_processes_and_ours_go_on() {
+        let numbers = |child: &mut Owned| {
+            let mut text = String::new();
+            child.child().stdout.take().unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        let mut script = Command::new("/bin/sh");
+        let script = script.args(["-c", "echo $$; kill -0 $0 || echo none"]);
+        let mut child =
+            Owned::spawn(script.arg(std::process::id().to_string()).stdout(Stdio::piped()))
+                .unwrap();
+        assert_eq!(numbers(&mut child), "1\nnone\n");
+        // Neither this thread nor its children have moved.
+        let own = Command::new("/bin/sh").args(["-c", "kill -0 $PPID"]).status().unwrap();
+        assert!(own.success() && thread::spawn(|| true).join().unwrap());
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The VMs of this host, by name and id, and the names and ports promised to launches under way.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use coffer_formats::Digest;
-use coffer_monitor_wire::api::Publish;
+use coffer_monitor_wire::api::{CreateVm, Publish};
 
+use crate::history::{History, Kept};
 use crate::launch_error::LaunchError;
 use crate::plan::check_name;
-use crate::vm::Vm;
+use crate::vm::{LaunchClock, Vm};
 use crate::vm_process::Control;
 
 /// Most VMs kept, ended ones included, and launches under way: each ended one keeps its console.
@@ -19,13 +21,35 @@ const VMS_MAX: usize = 512;
 pub struct Entry {
     /// The VM.
     pub vm: Arc<Vm>,
-    /// Its process.
-    pub control: Control,
+    /// Its process; none if an earlier monitor had it.
+    pub control: Option<Control>,
+}
+
+impl Entry {
+    /// Asks, waits, kills. True if it is gone. One that is paused has to go on to hear it.
+    pub fn stop(&self, grace: Duration) -> bool {
+        let (vm, Some(control)) = (&self.vm, &self.control) else {
+            self.vm.ask_to_stop();
+            return true;
+        };
+        vm.ask_to_stop();
+        if !grace.is_zero() && control.pause(vm, false) && vm.wait_for_end(grace) {
+            return true;
+        }
+        vm.note_kill();
+        control.end(vm)
+    }
 }
 
 /// All of them.
 #[derive(Default)]
-pub struct Registry(Mutex<Inner>);
+pub struct Registry {
+    inner: Mutex<Inner>,
+    /// A launch under way is decided.
+    decided: Condvar,
+    /// What happens to them.
+    pub history: Arc<History>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -42,6 +66,8 @@ pub struct Reservation {
     /// Name.
     pub name: String,
     ports: Vec<u16>,
+    /// The VM in whose place it comes.
+    before: Option<Arc<Vm>>,
 }
 
 /// Why no VM was found.
@@ -54,12 +80,35 @@ pub enum NotFound {
 }
 
 impl Registry {
-    /// Promises a name, the one asked for or one like `image`, and ports.
+    /// With the VMs that an earlier monitor had.
+    pub fn open(history: History, known: Vec<Kept>) -> Self {
+        let registry = Self { history: Arc::new(history), ..Self::default() };
+        let past = known.into_iter().map(|kept| Entry {
+            vm: Arc::new(Vm::new(kept, None, LaunchClock::start(), Arc::clone(&registry.history))),
+            control: None,
+        });
+        registry.lock().vms.extend(past);
+        registry
+    }
+
+    /// The VM that lives under the name of `request` and was made by the same. A launch under way is waited for.
+    pub fn made_by(&self, request: &CreateVm) -> Option<Arc<Vm>> {
+        let name = request.name.as_ref()?;
+        let under_way = |inner: &mut Inner| inner.names.contains(name);
+        let inner = self.decided.wait_while(self.lock(), under_way);
+        let inner = inner.unwrap_or_else(PoisonError::into_inner);
+        let same =
+            |vm: &Vm| vm.request == *request && (!vm.has_ended() || vm.successor().is_some());
+        inner.vms.iter().map(|entry| &entry.vm).find(|vm| same(vm)).cloned()
+    }
+
+    /// Promises a name, the one asked for or one like `image`, and ports: those of `before`, if it comes in its place.
     pub fn reserve(
         self: &Arc<Self>,
         asked: Option<&str>,
         image: &str,
         publish: &[Publish],
+        before: Option<&Arc<Vm>>,
     ) -> Result<Reservation, LaunchError> {
         let mut inner = self.lock();
         if inner.closed {
@@ -77,16 +126,17 @@ impl Registry {
             }
             None => inner.free_name(image),
         };
-        if inner.has_name(&name) {
+        let before = before.cloned();
+        if inner.has_name(&name, before.as_ref()) {
             return Err(LaunchError::NameTaken(name));
         }
         let ports: Vec<u16> = publish.iter().map(|p| p.host).collect();
-        if let Some(port) = ports.iter().find(|port| inner.has_port(**port)) {
+        if let Some(port) = ports.iter().find(|port| inner.has_port(**port, before.as_ref())) {
             return Err(LaunchError::PortInUse(*port));
         }
         inner.names.insert(name.clone());
         inner.ports.extend(&ports);
-        Ok(Reservation { registry: Arc::clone(self), name, ports })
+        Ok(Reservation { registry: Arc::clone(self), name, ports, before })
     }
 
     /// All VMs, oldest first.
@@ -101,10 +151,7 @@ impl Registry {
             return Ok(entry.clone());
         }
         let id_like = !key.is_empty() && key.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut fitting = inner
-            .vms
-            .iter()
-            .filter(|e| id_like && e.vm.identity.record.instance_id.to_hex().starts_with(key));
+        let mut fitting = inner.vms.iter().filter(|e| id_like && e.vm.id.to_hex().starts_with(key));
         match (fitting.next(), fitting.next()) {
             (Some(entry), None) => Ok(entry.clone()),
             (Some(_), Some(_)) => Err(NotFound::Ambiguous),
@@ -112,12 +159,27 @@ impl Registry {
         }
     }
 
-    /// Forgets an ended VM. False if it has not ended.
+    /// Forgets an ended VM. False if it has not ended, or comes again.
     pub fn remove(&self, vm: &Arc<Vm>) -> bool {
         if !vm.has_ended() {
             return false;
         }
-        self.lock().vms.retain(|e| !Arc::ptr_eq(&e.vm, vm));
+        vm.ask_to_stop();
+        self.take_out(vm, None)
+    }
+
+    /// Takes out an ended VM, and puts back what was in its place: its file is then that one's to write.
+    pub fn take_out(&self, vm: &Arc<Vm>, before: Option<Entry>) -> bool {
+        let mut inner = self.lock();
+        if !vm.has_ended() || inner.names.contains(&vm.name) {
+            return false;
+        }
+        if let Some(at) = inner.vms.iter().position(|e| Arc::ptr_eq(&e.vm, vm)) {
+            if before.is_none() {
+                self.history.forget(&vm.info());
+            }
+            inner.vms.splice(at..=at, before);
+        }
         true
     }
 
@@ -136,31 +198,40 @@ impl Registry {
     pub fn close(&self) -> Vec<Entry> {
         let mut inner = self.lock();
         inner.closed = true;
+        self.history.close();
         inner.vms.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reservation {
     /// Enters the VM under the name promised and its launch into the launch log: before it runs, so that no
-    /// evidence speaks of a host without it.
-    pub fn enter(self, vm: Arc<Vm>, control: Control) -> Result<(), LaunchError> {
+    /// evidence speaks of a host without it. What was in its place is given out.
+    pub fn enter(self, vm: Arc<Vm>, control: Control) -> Result<Option<Entry>, LaunchError> {
         let registry = Arc::clone(&self.registry);
         let mut inner = registry.lock();
         if inner.closed {
-            drop(inner);
             return Err(LaunchError::ShuttingDown);
         }
+        if self.before.as_ref().is_some_and(|before| before.successor().is_none()) {
+            return Err(LaunchError::Vmm("it was stopped before it ran again".into()));
+        }
+        registry.history.keep(&vm.kept()).map_err(LaunchError::system("keeping the VM's state"))?;
         let digest = vm.measurements.launch_digest;
         let head = inner.launch_log_head.unwrap_or(Digest::ZERO);
         inner.launch_log_head = Some(head.extend(&digest));
-        inner.vms.push(Entry { vm, control });
-        drop(inner);
-        // Dropping `self` gives the promise back; name and ports are the VM's now.
-        Ok(())
+        vm.note();
+        let of_before = |e: &Entry| self.before.as_ref().is_some_and(|b| Arc::ptr_eq(&e.vm, b));
+        let at = inner.vms.iter().position(of_before);
+        let entry = Entry { vm, control: Some(control) };
+        let end = inner.vms.len();
+        let place = at.map_or(end..end, |at| at..at + 1);
+        let before = inner.vms.splice(place, [entry]).next();
+        // Dropping `self`, after the lock, gives the promise back; name and ports are the VM's now.
+        Ok(before)
     }
 }
 
@@ -171,18 +242,24 @@ impl Drop for Reservation {
         for port in &self.ports {
             inner.ports.remove(port);
         }
+        drop(inner);
+        self.registry.decided.notify_all();
     }
 }
 
 impl Inner {
-    fn has_name(&self, name: &str) -> bool {
-        self.names.contains(name) || self.vms.iter().any(|e| e.vm.name == name)
+    fn has_name(&self, name: &str, but: Option<&Arc<Vm>>) -> bool {
+        self.names.contains(name) || self.others(but).any(|vm| vm.name == name)
     }
 
-    fn has_port(&self, port: u16) -> bool {
-        let published =
-            |e: &Entry| !e.vm.has_ended() && e.vm.publish.iter().any(|p| p.host == port);
-        self.ports.contains(&port) || self.vms.iter().any(published)
+    fn has_port(&self, port: u16, but: Option<&Arc<Vm>>) -> bool {
+        let published = |vm: &Arc<Vm>| vm.ports().iter().any(|p| p.host == port);
+        self.ports.contains(&port) || self.others(but).any(published)
+    }
+
+    fn others(&self, but: Option<&Arc<Vm>>) -> impl Iterator<Item = &Arc<Vm>> {
+        let other = move |vm: &&Arc<Vm>| !but.is_some_and(|but| Arc::ptr_eq(vm, but));
+        self.vms.iter().map(|entry| &entry.vm).filter(other)
     }
 
     /// `image`, `image-2`, ... A name has at most 63 characters.
@@ -191,34 +268,83 @@ impl Inner {
         let numbered = (2..).map(|n| format!("{stem}-{n}"));
         std::iter::once(image.to_owned())
             .chain(numbered)
-            .find(|name| !self.has_name(name))
+            .find(|name| !self.has_name(name, None))
             .unwrap_or(stem)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use coffer_monitor_wire::api::{Restart, RestartPolicy, VmState};
+
     use super::*;
+    use crate::vm::tests::kept;
 
     #[test]
     fn promises_a_name_and_a_port_once() {
         let registry = Arc::new(Registry::default());
         let publish = [Publish { host: 8443, guest: 443 }];
-        let first = registry.reserve(None, "nginx", &publish).unwrap();
+        let first = registry.reserve(None, "nginx", &publish, None).unwrap();
         assert_eq!(first.name, "nginx");
-        assert_eq!(registry.reserve(None, "nginx", &[]).unwrap().name, "nginx-2");
+        assert_eq!(registry.reserve(None, "nginx", &[], None).unwrap().name, "nginx-2");
         assert!(matches!(
-            registry.reserve(Some("nginx"), "x", &[]),
+            registry.reserve(Some("nginx"), "x", &[], None),
             Err(LaunchError::NameTaken(_))
         ));
-        assert!(matches!(registry.reserve(None, "x", &publish), Err(LaunchError::PortInUse(8443))));
         assert!(matches!(
-            registry.reserve(Some("../x"), "x", &[]),
+            registry.reserve(None, "x", &publish, None),
+            Err(LaunchError::PortInUse(8443))
+        ));
+        assert!(matches!(
+            registry.reserve(Some("../x"), "x", &[], None),
             Err(LaunchError::BadRequest(_))
         ));
         drop(first);
-        assert!(registry.reserve(Some("nginx"), "x", &publish).is_ok());
+        assert!(registry.reserve(Some("nginx"), "x", &publish, None).is_ok());
         registry.close();
-        assert!(matches!(registry.reserve(None, "x", &[]), Err(LaunchError::ShuttingDown)));
+        assert!(matches!(registry.reserve(None, "x", &[], None), Err(LaunchError::ShuttingDown)));
+    }
+
+    #[test]
+    fn a_vm_that_comes_again_keeps_its_name_and_ports_and_its_request_finds_it() {
+        let always = Restart { policy: RestartPolicy::Always, max: None };
+        let mut kept = kept("a", always);
+        kept.info.state = VmState::Failed;
+        kept.info.reason = Some("monitor-ended".into());
+        let registry = Arc::new(Registry::open(History::default(), vec![kept.clone()]));
+        let Entry { vm, control } = registry.find("a").unwrap();
+        assert!(control.is_none() && vm.info().state == VmState::Restarting);
+        let (name, publish) = (Some("a"), &kept.request.publish);
+        assert!(matches!(registry.reserve(name, "x", &[], None), Err(LaunchError::NameTaken(_))));
+        assert!(matches!(
+            registry.reserve(None, "x", publish, None),
+            Err(LaunchError::PortInUse(8443))
+        ));
+        let same = |request: &CreateVm| registry.made_by(request).is_some();
+        assert!(same(&kept.request));
+        assert!(!same(&CreateVm { vcpus: Some(2), ..kept.request.clone() }));
+        assert!(!same(&CreateVm { name: None, ..kept.request.clone() }));
+        let again = registry.reserve(name, "x", publish, Some(&vm)).unwrap();
+        // While it is being launched it can neither be removed nor be launched twice.
+        assert!(registry.reserve(name, "x", publish, Some(&vm)).is_err());
+        assert!(!registry.remove(&vm));
+        drop(again);
+        assert_eq!(vm.info().state, VmState::Failed, "whoever removes it wants no other");
+        assert!(!same(&kept.request));
+        assert!(registry.reserve(None, "x", publish, None).is_ok());
+        assert!(registry.remove(&vm));
+        assert!(registry.reserve(name, "x", publish, None).is_ok());
+    }
+
+    #[test]
+    fn the_same_request_waits_for_the_launch_under_way() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.reserve(Some("a"), "x", &[], None).unwrap();
+        let (waiting, request) = (Arc::clone(&registry), kept("a", Restart::default()).request);
+        let thread = std::thread::spawn(move || waiting.made_by(&request).is_none());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!thread.is_finished());
+        drop(first);
+        assert!(thread.join().unwrap());
     }
 }

@@ -13,17 +13,22 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HostIdentity};
 use coffer_host_tpm::{HostTpm, HostTpmError, event_log};
-use coffer_monitor_wire::api::{CreateVm, HostInfo, Measurements, StopVm, VmInfo};
+use coffer_monitor_wire::api::{
+    CreateVm, HostInfo, Measurements, OPENAPI, StopVm, VmEvent, VmInfo, VmState, VmStats,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::mpsc;
 
 use crate::api_error::ApiError;
 use crate::config::Profile;
 use crate::console::{Chunk, Console};
 use crate::enroll;
+use crate::history;
 use crate::host::Host;
 use crate::launch;
+use crate::launch_error::LaunchError;
 use crate::metrics;
 use crate::registry::{Entry, NotFound};
 use crate::serve::Shutdown;
@@ -54,11 +59,17 @@ pub fn router(app: App) -> Router {
         .route("/v1/host/activate", post(host_activate))
         .route("/v1/host/event-log", get(host_event_log))
         .route("/v1/host/power-off", post(host_power_off))
+        .route("/v1/openapi.json", get(openapi))
+        .route("/v1/events", get(events))
         .route("/v1/vms", get(list_vms).post(create_vm))
         .route("/v1/vms/{id}", get(show_vm).delete(delete_vm))
         .route("/v1/vms/{id}/logs", get(vm_logs))
         .route("/v1/vms/{id}/measurements", get(vm_measurements))
+        .route("/v1/vms/{id}/stats", get(vm_stats))
         .route("/v1/vms/{id}/stop", post(stop_vm))
+        .route("/v1/vms/{id}/pause", post(async |app, id| set_paused(app, id, true).await))
+        .route("/v1/vms/{id}/resume", post(async |app, id| set_paused(app, id, false).await))
+        .route("/v1/vms/{id}/reset", post(reset_vm))
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
@@ -103,8 +114,45 @@ async fn host_power_off(State(app): State<App>) -> Answer<StatusCode> {
 
 async fn create_vm(State(app): State<App>, body: Bytes) -> Answer<(StatusCode, Json<VmInfo>)> {
     let request: CreateVm = parse(&body)?;
-    let vm = blocking(move || launch::launch(&app.host, &request)).await??;
-    Ok((StatusCode::CREATED, Json(vm.info())))
+    let create = move || match launch::launch(&app.host, &request, None) {
+        Err(error @ LaunchError::NameTaken(_)) => {
+            app.host.registry.made_by(&request).map(|vm| (StatusCode::OK, vm)).ok_or(error)
+        }
+        launched => launched.map(|vm| (StatusCode::CREATED, vm)),
+    };
+    let (status, vm) = blocking(create).await??;
+    Ok((status, Json(vm.info())))
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+async fn events(State(app): State<App>) -> Response {
+    let (send, receive) = mpsc::channel(1);
+    tokio::spawn(copy_events(app.host.registry.history.listen(), send));
+    let body = Body::from_stream(Follow(receive));
+    ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+}
+
+/// One line for each event, until the reader leaves. One that reads too slowly is told how many it missed.
+async fn copy_events(mut events: Receiver<VmEvent>, to: mpsc::Sender<Vec<u8>>) {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = to.closed() => return,
+        };
+        let event = match event {
+            Ok(event) => event,
+            Err(RecvError::Lagged(count)) => history::lost(count),
+            Err(RecvError::Closed) => return,
+        };
+        let Ok(mut line) = serde_json::to_vec(&event) else { return };
+        line.push(b'\n');
+        if to.send(line).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn list_vms(State(app): State<App>) -> Json<Vec<VmInfo>> {
@@ -115,7 +163,11 @@ async fn show_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<
     Ok(Json(find(&app, &id)?.vm.info()))
 }
 
+/// One that is not there need not be removed (RFC 9110 9.2.2).
 async fn delete_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<StatusCode> {
+    if app.host.registry.find(&id).err() == Some(NotFound::None) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let vm = find(&app, &id)?.vm;
     if !app.host.registry.remove(&vm) {
         return Err(ApiError::busy(format!("`{}` is running", vm.name)).hint("stop it first"));
@@ -135,24 +187,69 @@ async fn stop_vm(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer<Json<VmInfo>> {
-    let StopVm { grace_s } = parse(&body)?;
     let entry = find(&app, &id)?;
-    let grace = Duration::from_secs(grace_s.min(GRACE_MAX_S).into());
     let vm = Arc::clone(&entry.vm);
-    if !blocking(move || stop(&entry, grace)).await? {
-        return Err(ApiError::internal(format!("`{}` does not end", vm.name)));
-    }
+    blocking(move || stop(&entry, &body)).await??;
     Ok(Json(vm.info()))
 }
 
-/// Asks, waits, kills. True if it is gone.
-pub fn stop(entry: &Entry, grace: Duration) -> bool {
-    entry.vm.ask_to_stop();
-    if !grace.is_zero() && entry.vm.wait_for_end(grace) {
-        return true;
+fn stop(entry: &Entry, body: &[u8]) -> Answer<()> {
+    let StopVm { grace_s } = parse(body)?;
+    match entry.stop(Duration::from_secs(grace_s.min(GRACE_MAX_S).into())) {
+        true => Ok(()),
+        false => Err(ApiError::internal(format!("`{}` does not end", entry.vm.name))),
     }
-    entry.vm.note_kill();
-    entry.control.end(&entry.vm)
+}
+
+/// Ends it, if it has not ended, and launches it again.
+async fn reset_vm(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Json<VmInfo>> {
+    let entry = find(&app, &id)?;
+    let reset = move || {
+        stop(&entry, &body)?;
+        entry.vm.ask_again();
+        let again = launch::launch(&app.host, &entry.vm.request, Some(&entry.vm));
+        again.inspect_err(|error| entry.vm.not_launched_again(error)).map_err(ApiError::from)
+    };
+    Ok(Json(blocking(reset).await??.info()))
+}
+
+async fn set_paused(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    paused: bool,
+) -> Answer<Json<VmInfo>> {
+    let Entry { vm, control } = find(&app, &id)?;
+    let Some(control) = control.filter(|_| vm.info().state != VmState::Launching) else {
+        return Err(ApiError::not_running(format!("`{}` does not run", vm.name)));
+    };
+    let of_thread = Arc::clone(&vm);
+    match blocking(move || control.pause(&of_thread, paused)).await? {
+        true => Ok(Json(vm.info())),
+        false if vm.has_ended() => Err(ApiError::not_running(format!("`{}` has ended", vm.name))),
+        false => Err(ApiError::internal(format!("`{}` does not obey", vm.name))),
+    }
+}
+
+async fn vm_stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<VmStats>> {
+    let vm = find(&app, &id)?.vm;
+    let (info, group) = (vm.info(), vm.id.to_hex());
+    let figure = |file: &str, key: &str| app.host.groups.as_ref().ok()?.figure(&group, file, key);
+    Ok(Json(VmStats {
+        id: vm.id,
+        name: info.name,
+        state: info.state,
+        cpu_us: figure("cpu.stat", "usage_usec "),
+        memory_bytes: figure("memory.current", ""),
+        tasks: figure("pids.current", ""),
+        uptime_ms: u64::try_from(vm.uptime().as_millis()).unwrap_or(u64::MAX),
+        restarts: info.restarts,
+        console_bytes: vm.console.written(),
+        refusals: vm.refusals(),
+    }))
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,7 @@ use crate::config::{Config, Profile};
 use crate::host::{Host, HostError};
 use crate::kvm;
 use crate::process::close_inherited;
+use crate::restart;
 use crate::routes::{self, App};
 
 /// Time guests get when the monitor ends.
@@ -89,6 +90,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     if kvm::open().is_ok() {
         host.vtpms.fill().map_err(|e| ServeError::System("cannot start a thread", e))?;
     }
+    // Those of an earlier monitor that are due.
+    host.registry.list().iter().for_each(|entry| restart::watch(&host, &entry.vm));
     let result = runtime.block_on(serve(Arc::clone(&host)));
     end_vms(&host);
     host.vtpms.close();
@@ -108,16 +111,31 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     };
     let shutdown = Shutdown::default();
     let router = routes::router(App { host: Arc::clone(&host), shutdown: shutdown.clone() });
+    let tls = match host.config.tls.clone() {
+        Some(tls) => {
+            let address = tls.listen;
+            let bound = std::net::TcpListener::bind(address);
+            Some((tls, bound.map_err(|e| ServeError::Listen(address.to_string(), e))?))
+        }
+        None => None,
+    };
     tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
     let unix = axum::serve(socket.listener, router.clone());
     let over_tcp = async {
         match tcp {
-            Some(listener) => axum::serve(listener, router).await,
+            Some(listener) => axum::serve(listener, router.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let over_tls = async {
+        match tls {
+            Some((tls, listener)) => tls.serve(listener, router.clone()).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         result = unix => result.map_err(|e| ServeError::System("serving", e)),
+        result = over_tls => result.map_err(|e| ServeError::System("serving", e)),
         result = over_tcp => result.map_err(|e| ServeError::System("serving", e)),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -129,7 +147,7 @@ fn end_vms(host: &Host) {
     let entries = host.registry.close();
     std::thread::scope(|scope| {
         for entry in entries.iter().filter(|entry| !entry.vm.has_ended()) {
-            scope.spawn(|| routes::stop(entry, END_GRACE));
+            scope.spawn(|| entry.stop(END_GRACE));
         }
     });
 }

@@ -1,51 +1,54 @@
 //! One VM as the supervisor sees it: what it is (fixed at launch) and how far it is.
 //!
 //! ```text
-//!  Launching --vCPUs run--> Booting --status--> Started --> Attested --> Running
+//!  Launching --vCPUs run--> Booting --status--> Started --> Attested --> Running      (any of them <--> Paused)
 //!      |                       |                   |           |           |
-//!      +-----------------------+--------- end -----+-----------+-----------+--> Stopped | Failed
+//!      +-----------------------+--------- end -----+-----------+-----------+--> Stopped | Failed | Restarting
 //! ```
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
-//! word and the VM process's account.
+//! word and the VM process's account. One that is launched again is another VM in its place.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use coffer_formats::Reject;
 use coffer_formats::channel::Phase;
-use coffer_monitor_wire::api::{Measurements, Publish, Reporter, Timing, VmInfo, VmState};
+use coffer_formats::launch::BoxKind;
+use coffer_formats::{InstanceId, Reject};
+use coffer_monitor_wire::api::{
+    CreateVm, Measurements, Publish, Reporter, RestartPolicy, Timing, VmInfo, VmState,
+};
 use coffer_monitor_wire::{EndReason, Refusal};
 
 use crate::console::Console;
 use crate::evidence::VmIdentity;
+use crate::history::{History, Kept};
+use crate::launch_error::LaunchError;
 use crate::process::printable;
 
 /// A VM.
 pub struct Vm {
+    /// Instance id.
+    pub id: InstanceId,
     /// Name.
     pub name: String,
-    /// Name of its image.
-    pub image: String,
-    /// Published ports.
-    pub publish: Vec<Publish>,
-    /// What was launched.
-    pub identity: VmIdentity,
+    /// What was asked for, its name included.
+    pub request: CreateVm,
+    /// What was launched; absent if an earlier monitor did.
+    pub identity: Option<VmIdentity>,
     /// What was measured.
     pub measurements: Measurements,
-    /// Unix seconds.
-    pub created: u64,
     /// What it printed.
     pub console: Arc<Console>,
     clock: LaunchClock,
+    history: Arc<History>,
     life: Mutex<Life>,
     changed: Condvar,
 }
 
 struct Life {
-    state: VmState,
-    failure: Option<Failure>,
-    timings: Vec<Timing>,
+    /// As it is, apart from what `ended`, `paused` and `next` say.
+    info: VmInfo,
     /// The guest's own account of why it gave up.
     guest_failure: Option<String>,
     /// Last words of a network backend that ended before the VM.
@@ -53,7 +56,17 @@ struct Life {
     refusals: BTreeMap<Refusal, u64>,
     stop_asked: bool,
     kill_asked: bool,
+    paused: bool,
     ended: bool,
+    next: Next,
+}
+
+/// Whether there will be another launch in its place, and on whose word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    Policy,
+    Request,
 }
 
 /// Counts from the request.
@@ -74,6 +87,11 @@ impl LaunchClock {
         self.timings.push(self.timing(step));
     }
 
+    /// Steps so far.
+    pub fn timings(&self) -> Vec<Timing> {
+        self.timings.clone()
+    }
+
     fn timing(&self, step: &str) -> Timing {
         let micros = u32::try_from(self.start.elapsed().as_micros()).unwrap_or(u32::MAX);
         Timing { step: step.into(), at_ms: f64::from(micros) / 1000.0 }
@@ -83,72 +101,65 @@ impl LaunchClock {
 /// Reason of a VM whose network backend failed.
 pub const NETWORK_FAILED: &str = "network-failed";
 
-/// What a VM is made of, apart from how it fares.
-pub struct VmParts {
-    /// Name.
-    pub name: String,
-    /// Name of its image.
-    pub image: String,
-    /// Published ports.
-    pub publish: Vec<Publish>,
-    /// What was launched.
-    pub identity: VmIdentity,
-    /// What was measured.
-    pub measurements: Measurements,
-    /// Unix seconds.
-    pub created: u64,
-    /// Steps so far.
-    pub clock: LaunchClock,
-}
-
 impl Vm {
-    /// A VM that is being launched.
-    pub fn new(parts: VmParts) -> Self {
+    /// A VM that is being launched; without an identity, one that an earlier monitor launched and that has ended.
+    pub fn new(
+        kept: Kept,
+        identity: Option<VmIdentity>,
+        clock: LaunchClock,
+        history: Arc<History>,
+    ) -> Self {
+        let ended = identity.is_none();
+        let next = if ended && kept.is_due() { Next::Policy } else { Next::Nothing };
+        let Kept { info, request, measurements } = kept;
+        let (id, name) = (info.id, info.name.clone());
         let life = Life {
-            state: VmState::Launching,
-            failure: None,
-            timings: parts.clock.timings.clone(),
+            info,
             guest_failure: None,
             network_failure: None,
             refusals: BTreeMap::new(),
             stop_asked: false,
             kill_asked: false,
-            ended: false,
+            paused: false,
+            ended,
+            next,
         };
-        Self {
-            name: parts.name,
-            image: parts.image,
-            publish: parts.publish,
-            identity: parts.identity,
-            measurements: parts.measurements,
-            created: parts.created,
+        let vm = Self {
+            id,
+            name,
+            request,
+            identity,
+            measurements,
             console: Arc::default(),
-            clock: parts.clock,
+            clock,
+            history,
             life: Mutex::new(life),
             changed: Condvar::new(),
+        };
+        if ended {
+            vm.console.close();
         }
+        vm
     }
 
     /// For the API.
     pub fn info(&self) -> VmInfo {
+        self.lock().info()
+    }
+
+    /// Ports it holds on the host: also while it waits to be launched again.
+    pub fn ports(&self) -> &[Publish] {
         let life = self.lock();
-        let record = &self.identity.record;
-        VmInfo {
-            id: record.instance_id,
-            name: self.name.clone(),
-            image_id: record.image_id,
-            image: self.image.clone(),
-            box_kind: record.box_kind,
-            state: life.state,
-            reason: life.failure.as_ref().map(|failure| failure.code.clone()),
-            reported_by: life.failure.as_ref().map(|failure| failure.reporter),
-            detail: life.failure.as_ref().map(|failure| failure.detail.clone()),
-            vcpus: record.vcpus,
-            memory_mib: record.memory_mib,
-            publish: self.publish.clone(),
-            created: self.created,
-            timings: life.timings.clone(),
-        }
+        if life.ended && life.next == Next::Nothing { &[] } else { &self.request.publish }
+    }
+
+    /// All that is kept of it.
+    pub fn kept(&self) -> Kept {
+        self.kept_as(self.info())
+    }
+
+    fn kept_as(&self, info: VmInfo) -> Kept {
+        Kept { info, request: self.request.clone(), measurements: self.measurements.clone() }
     }
 
     /// The vCPUs run.
@@ -181,6 +192,12 @@ impl Vm {
         self.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
     }
 
+    /// The VM process says whether it stands still.
+    pub fn is_paused(&self, paused: bool) {
+        self.lock().paused = paused;
+        self.note();
+    }
+
     /// The VM is gone, for `reason`.
     pub fn end(&self, reason: &EndReason) {
         let mut life = self.lock();
@@ -194,13 +211,80 @@ impl Vm {
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        tracing::info!(vm = %self.identity.record.instance_id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), detail = ?failure.as_ref().map(|f| f.detail.as_str()), "ended");
-        life.state = state;
-        life.failure = failure;
+        tracing::info!(vm = %self.id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), detail = ?failure.as_ref().map(|f| f.detail.as_str()), "ended");
+        let due = !asked && self.is_due(reason, state, life.info.restarts);
+        life.fail(state, failure);
+        life.next = if due { Next::Policy } else { Next::Nothing };
         life.ended = true;
+        // What is kept is never behind what is told.
+        self.keep(&life);
         drop(life);
         self.console.close();
+        self.note();
+    }
+
+    /// True if its end asks for another launch.
+    fn is_due(&self, reason: &EndReason, state: VmState, restarts: u32) -> bool {
+        let wanted = match (reason, self.request.restart.policy) {
+            // A broken promise stays broken.
+            (EndReason::Refused { .. }, _) => false,
+            // As any machine that its owner reboots.
+            (EndReason::Reset, _) if self.request.box_kind == BoxKind::Open => return true,
+            (_, RestartPolicy::No) => false,
+            (_, RestartPolicy::OnFailure) => state == VmState::Failed,
+            (_, RestartPolicy::Always) => true,
+        };
+        wanted && self.may_try(restarts)
+    }
+
+    fn may_try(&self, restarts: u32) -> bool {
+        self.request.restart.max.is_none_or(|max| restarts < max)
+    }
+
+    /// True if some end of it may ask for another launch.
+    pub fn may_restart(&self) -> bool {
+        let request = &self.request;
+        request.box_kind == BoxKind::Open || request.restart.policy != RestartPolicy::No
+    }
+
+    /// Number of restarts and last reason of the launch that takes its place; none if there shall be none.
+    pub fn successor(&self) -> Option<(u32, String)> {
+        let life = self.lock();
+        let reason = life.info.reason.clone().unwrap_or_else(|| "stopped".into());
+        match life.next {
+            Next::Nothing => None,
+            Next::Policy => Some((life.info.restarts.saturating_add(1), reason)),
+            Next::Request => Some((life.info.restarts, reason)),
+        }
+    }
+
+    /// Asks for another launch in its place, now that it has ended.
+    pub fn ask_again(&self) {
+        self.lock().next = Next::Request;
         self.changed.notify_all();
+    }
+
+    /// The launch in its place failed. Another is tried if the policy still says so and it may go better.
+    pub fn not_launched_again(&self, error: &LaunchError) {
+        if matches!(error, LaunchError::NameTaken(_)) {
+            // Another is being launched in its place.
+            return;
+        }
+        let mut life = self.lock();
+        let by_policy = life.next == Next::Policy;
+        if life.next != Next::Nothing {
+            let failed = Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string());
+            life.fail(failed.state, failed.failure);
+            life.info.restarts = life.info.restarts.saturating_add(by_policy.into());
+        }
+        let lasting = matches!(error, LaunchError::Refused { .. } | LaunchError::ShuttingDown);
+        if !by_policy || lasting || !self.may_try(life.info.restarts) {
+            life.next = Next::Nothing;
+        }
+        // What was tried in its place may have been kept there.
+        self.keep(&life);
+        drop(life);
+        self.note();
     }
 
     /// True once it is gone.
@@ -208,10 +292,19 @@ impl Vm {
         self.lock().ended
     }
 
-    /// Asks the guest to stop; whoever waits in [`Vm::wait_for_stop`] hears it.
+    /// Asks the guest to stop; whoever waits in [`Vm::wait_for_stop`] hears it. It will not be launched again.
     pub fn ask_to_stop(&self) {
-        self.lock().stop_asked = true;
+        let mut life = self.lock();
+        life.stop_asked = true;
+        let waited = std::mem::replace(&mut life.next, Next::Nothing) != Next::Nothing;
+        if waited {
+            self.keep(&life);
+        }
+        drop(life);
         self.changed.notify_all();
+        if waited {
+            self.note();
+        }
     }
 
     /// Notes that it is being killed on request, so that its end is no failure.
@@ -234,14 +327,35 @@ impl Vm {
         life.stop_asked && !life.ended
     }
 
+    /// Blocks until it is gone; for how long it was there.
+    pub fn outlast(&self) -> Duration {
+        drop(self.changed.wait_while(self.lock(), |life| !life.ended));
+        self.uptime()
+    }
+
+    /// Time since the request; for one of an earlier monitor, since that was found.
+    pub fn uptime(&self) -> Duration {
+        self.clock.start.elapsed()
+    }
+
+    /// Blocks for `pause`. True if its policy wants another launch then; false as soon as it does not.
+    pub fn rest(&self, pause: Duration) -> bool {
+        !self.wait(pause, |life| life.next != Next::Policy)
+    }
+
     /// Blocks until it is gone, at most for `patience`. True if it is.
     pub fn wait_for_end(&self, patience: Duration) -> bool {
         self.wait(patience, |life| life.ended)
     }
 
+    /// Blocks until it stands still, or does not, at most for `patience`. True if it is so.
+    pub fn wait_for_pause(&self, paused: bool, patience: Duration) -> bool {
+        self.wait(patience, |life| life.ended || life.paused == paused) && !self.has_ended()
+    }
+
     /// Blocks until the vCPUs run or it is gone, at most for `patience`.
     pub fn wait_for_launch(&self, patience: Duration) {
-        self.wait(patience, |life| life.ended || life.state != VmState::Launching);
+        self.wait(patience, |life| life.ended || life.info.state != VmState::Launching);
     }
 
     fn wait(&self, patience: Duration, until: impl Fn(&Life) -> bool) -> bool {
@@ -255,18 +369,48 @@ impl Vm {
 
     fn advance(&self, state: VmState, step: &str) {
         let mut life = self.lock();
-        let repeated = life.timings.iter().any(|timing| timing.step == step);
-        if life.ended || repeated || rank(state) < rank(life.state) {
+        let repeated = life.info.timings.iter().any(|timing| timing.step == step);
+        if life.ended || repeated || rank(state) < rank(life.info.state) {
             return;
         }
-        life.state = state;
-        life.timings.push(self.clock.timing(step));
+        life.info.state = state;
+        life.info.timings.push(self.clock.timing(step));
         drop(life);
+        self.note();
+    }
+
+    /// Tells everybody how it is now.
+    pub fn note(&self) {
+        self.history.tell_state(&self.info());
         self.changed.notify_all();
+    }
+
+    fn keep(&self, life: &Life) {
+        if let Err(error) = self.history.keep(&self.kept_as(life.info())) {
+            tracing::warn!(vm = %self.id, name = %self.name, %error, "its end cannot be kept");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    fn info(&self) -> VmInfo {
+        let state = match (self.ended, self.next) {
+            (true, Next::Policy | Next::Request) => VmState::Restarting,
+            (false, _) if self.paused => VmState::Paused,
+            _ => self.info.state,
+        };
+        VmInfo { state, ..self.info.clone() }
+    }
+
+    fn fail(&mut self, state: VmState, failure: Option<Failure>) {
+        self.info.state = state;
+        self.info.reason = failure.as_ref().map(|failure| failure.code.clone());
+        self.info.reported_by = failure.as_ref().map(|failure| failure.reporter);
+        self.info.detail = failure.map(|failure| failure.detail);
     }
 }
 
@@ -277,7 +421,7 @@ fn rank(state: VmState) -> u8 {
         VmState::Started => 2,
         VmState::Attested => 3,
         VmState::Running => 4,
-        VmState::Stopped | VmState::Failed => 5,
+        _ => 5,
     }
 }
 
@@ -341,8 +485,151 @@ fn is_the_monitors(reject: Reject) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use coffer_formats::Digest;
+    use coffer_monitor_wire::api::Restart;
+
     use super::*;
+
+    /// What is kept of a VM of this name that runs.
+    pub(crate) fn kept(name: &str, restart: Restart) -> Kept {
+        let request = CreateVm {
+            image: "x".into(),
+            name: Some(name.into()),
+            box_kind: BoxKind::Closed,
+            vcpus: None,
+            memory_mib: None,
+            publish: vec![Publish { host: 8443, guest: 443 }],
+            restart,
+        };
+        let info = VmInfo {
+            id: InstanceId([7; 16]),
+            name: name.into(),
+            image_id: Digest::ZERO,
+            image: "x".into(),
+            box_kind: BoxKind::Closed,
+            state: VmState::Launching,
+            reason: None,
+            reported_by: None,
+            detail: None,
+            vcpus: 1,
+            memory_mib: 256,
+            publish: request.publish.clone(),
+            restarts: 0,
+            last_reason: None,
+            created: 0,
+            timings: Vec::new(),
+        };
+        let measurements = Measurements {
+            events: Vec::new(),
+            launch_record: String::new(),
+            launch_digest: Digest::ZERO,
+        };
+        Kept { info, request, measurements }
+    }
+
+    /// A VM that runs, as far as anybody is told.
+    pub(crate) fn vm(kept: Kept) -> Vm {
+        let vm = Vm::new(kept, None, LaunchClock::start(), Arc::default());
+        vm.lock().ended = false;
+        vm
+    }
+
+    fn restart(policy: RestartPolicy, max: Option<u32>) -> Restart {
+        Restart { policy, max }
+    }
+
+    /// Whether it is launched again after this end.
+    #[track_caller]
+    fn again(kept: Kept, reason: &EndReason, guest: Option<&str>, expected: bool) {
+        let vm = vm(kept);
+        vm.running();
+        if let Some(said) = guest {
+            vm.reported(Phase::Failed, said);
+        }
+        vm.end(reason);
+        let info = vm.info();
+        assert_eq!(info.state == VmState::Restarting, expected, "{info:?}");
+        assert_eq!(vm.successor().is_some(), expected);
+        // As long as it comes again its ports are its own.
+        assert_eq!(vm.ports().is_empty(), !expected);
+    }
+
+    #[test]
+    fn a_policy_says_which_ends_are_followed_by_a_launch() {
+        use RestartPolicy::{Always, No, OnFailure};
+        let of = |policy, max| kept("a", restart(policy, max));
+        let crash = EndReason::Failed { detail: "x".into() };
+        let refused =
+            EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() };
+        again(of(No, None), &crash, None, false);
+        again(of(OnFailure, None), &crash, None, true);
+        again(of(OnFailure, None), &EndReason::PowerOff, None, false);
+        again(of(OnFailure, None), &EndReason::PowerOff, Some("workload-failed"), true);
+        again(of(OnFailure, None), &EndReason::Reset, None, true);
+        again(of(Always, None), &EndReason::PowerOff, None, true);
+        again(of(Always, Some(0)), &EndReason::PowerOff, None, false);
+        // A promise that was broken stays broken.
+        again(of(Always, None), &refused, None, false);
+        again(of(No, None), &EndReason::Reset, None, false);
+        // An open box is rebooted by whoever is in it; a broken promise is one there too.
+        let mut open = of(No, None);
+        open.request.box_kind = BoxKind::Open;
+        again(open.clone(), &EndReason::Reset, None, true);
+        again(open.clone(), &refused, None, false);
+        again(open, &EndReason::PowerOff, None, false);
+    }
+
+    #[test]
+    fn a_stop_is_the_last_word_before_and_after_the_end() {
+        let always = restart(RestartPolicy::Always, None);
+        let stopped = vm(kept("a", always));
+        stopped.ask_to_stop();
+        stopped.end(&EndReason::PowerOff);
+        assert_eq!(stopped.info().state, VmState::Stopped);
+        let resting = Arc::new(vm(kept("a", always)));
+        resting.end(&EndReason::Failed { detail: "x".into() });
+        assert_eq!(resting.info().state, VmState::Restarting);
+        let waiting = Arc::clone(&resting);
+        let thread = std::thread::spawn(move || waiting.rest(Duration::from_secs(60)));
+        resting.ask_to_stop();
+        assert!(!thread.join().unwrap(), "a stop ends the wait");
+        assert_eq!(resting.info().state, VmState::Failed);
+        // Its twin is launched when its time has come.
+        let resting = vm(kept("a", always));
+        resting.end(&EndReason::PowerOff);
+        assert!(resting.rest(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn launches_that_fail_count_until_there_were_enough() {
+        let vm = vm(kept("a", restart(RestartPolicy::OnFailure, Some(2))));
+        vm.end(&EndReason::Failed { detail: "x".into() });
+        let failed = LaunchError::Vmm("no luck".into());
+        assert_eq!(vm.successor(), Some((1, "vmm-failed".into())));
+        vm.not_launched_again(&failed);
+        assert_eq!((vm.info().state, vm.info().restarts), (VmState::Restarting, 1));
+        // Somebody else launches in its place at this moment.
+        vm.not_launched_again(&LaunchError::NameTaken("a".into()));
+        assert_eq!((vm.info().state, vm.info().restarts), (VmState::Restarting, 1));
+        vm.not_launched_again(&failed);
+        assert_eq!((vm.info().state, vm.info().restarts), (VmState::Failed, 2));
+        // A reset needs no policy, and counts for none.
+        vm.ask_again();
+        assert_eq!(vm.successor(), Some((2, "vmm-failed".into())));
+        vm.not_launched_again(&failed);
+        assert_eq!((vm.info().state, vm.info().restarts), (VmState::Failed, 2));
+    }
+
+    #[test]
+    fn an_image_that_broke_its_promise_is_not_launched_again() {
+        let vm = vm(kept("a", restart(RestartPolicy::Always, None)));
+        vm.end(&EndReason::PowerOff);
+        let reject = Reject::KernelDigest;
+        vm.not_launched_again(&LaunchError::Refused { reject, detail: "x".into(), hint: "" });
+        let info = vm.info();
+        assert_eq!((info.state, info.reason.as_deref()), (VmState::Failed, Some("kernel-digest")));
+    }
 
     #[track_caller]
     fn check(

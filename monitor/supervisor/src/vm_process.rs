@@ -29,6 +29,8 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long it may take to obey before it is killed.
 const OBEY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to stand still: a command of its vTPM is waited for.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the kernel may take to end a killed one that holds gigabytes.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -64,6 +66,14 @@ struct Reins {
 }
 
 impl Control {
+    /// Has it stand still, or go on. True if it does; false if it ended or does not obey.
+    pub fn pause(&self, vm: &Vm, paused: bool) -> bool {
+        let word = if paused { wire::Command::Pause } else { wire::Command::Resume };
+        vm.wait_for_pause(paused, Duration::ZERO)
+            || wire::send(self.0.socket.as_fd(), &word, &[]).is_ok()
+                && vm.wait_for_pause(paused, PAUSE_PATIENCE)
+    }
+
     /// Tells it to end, and kills it if it does not. True once nothing of the VM is left.
     pub fn end(&self, vm: &Vm) -> bool {
         // A VM process that is gone needs no telling.
@@ -186,6 +196,8 @@ impl Supervision {
                 }
                 Ok(Some((Event::Channel { port }, fds))) => self.open_channel(port, fds),
                 Ok(Some((Event::Refused { counts }, _))) => self.vm.refused(counts),
+                Ok(Some((Event::Paused, _))) => self.vm.is_paused(true),
+                Ok(Some((Event::Resumed, _))) => self.vm.is_paused(false),
                 Ok(Some((Event::Ended { reason }, _))) => return Some(reason),
                 Ok(None) => return None,
                 Err(error) => {

@@ -11,30 +11,31 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffer_attestation::merkle;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
-use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor, merkle};
+use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::group::Group;
+use coffer_monitor::history::Kept;
 use coffer_monitor::launch::enter_and_run;
 use coffer_monitor::launch_error::LaunchError;
 use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
 use coffer_monitor::metrics;
 use coffer_monitor::registry::{Entry, Registry};
-use coffer_monitor::routes::stop;
 use coffer_monitor::state::StateDir;
-use coffer_monitor::vm::{LaunchClock, Vm, VmParts};
-use coffer_monitor::vm_process::{Companions, VmProcess};
-use coffer_monitor_wire::api::VmState;
+use coffer_monitor::vm::{LaunchClock, Vm};
+use coffer_monitor::vm_process::{Companions, Control, VmProcess};
+use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState};
 use coffer_monitor_wire::{FdRole, VmSpec};
 use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
@@ -117,21 +118,21 @@ fn launch_watched(
     let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
     let measured = keyed.certify(&certificate).unwrap().measure(&events, &record_bytes).unwrap();
     let (vtpm, tpm_channel) = measured.seal().unwrap();
-    let vm = Arc::new(Vm::new(VmParts {
-        name: "test".into(),
-        image: "test".into(),
-        publish: Vec::new(),
+    let registry = Arc::new(Registry::default());
+    let kept = Kept {
+        info: info(&record),
+        request: request(),
         measurements: measurements::describe(&log, &record_bytes),
-        identity: VmIdentity {
-            vak_name: vtpm.ak_name(),
-            vek_name: vtpm.ek_name(),
-            record,
-            record_bytes,
-            descriptor: b"descriptor".to_vec(),
-        },
-        created: 0,
-        clock: LaunchClock::start(),
-    }));
+    };
+    let identity = VmIdentity {
+        vak_name: vtpm.ak_name(),
+        vek_name: vtpm.ek_name(),
+        record,
+        record_bytes,
+        descriptor: b"descriptor".to_vec(),
+    };
+    let history = Arc::clone(&registry.history);
+    let vm = Arc::new(Vm::new(kept, Some(identity), LaunchClock::start(), history));
     let disk_path = dir.path().join("disk");
     std::fs::write(&disk_path, [0; 4096]).unwrap();
     let disk = File::open(disk_path).unwrap();
@@ -157,8 +158,7 @@ fn launch_watched(
             .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
     );
     let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
-    let registry = Arc::new(Registry::default());
-    let reservation = registry.reserve(Some("test"), "test", &[]).unwrap();
+    let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
     let (pid, control) = (process.id(), process.control());
     let result = std::thread::scope(|scope| {
@@ -170,11 +170,48 @@ fn launch_watched(
             process.start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
         })
     });
-    let entry = Entry { vm, control };
+    let entry = Entry { vm, control: Some(control) };
     Launched { entry, result, registry, pid, vtpm_state, _state: state, dir }
 }
 
+fn request() -> CreateVm {
+    CreateVm {
+        image: "test".into(),
+        name: Some("test".into()),
+        box_kind: BoxKind::Closed,
+        vcpus: None,
+        memory_mib: None,
+        publish: Vec::new(),
+        restart: Restart::default(),
+    }
+}
+
+fn info(record: &LaunchRecord) -> VmInfo {
+    VmInfo {
+        id: record.instance_id,
+        name: "test".into(),
+        image_id: record.image_id,
+        image: "test".into(),
+        box_kind: record.box_kind,
+        state: VmState::Launching,
+        reason: None,
+        reported_by: None,
+        detail: None,
+        vcpus: 1,
+        memory_mib: 256,
+        publish: Vec::new(),
+        restarts: 0,
+        last_reason: None,
+        created: 0,
+        timings: Vec::new(),
+    }
+}
+
 impl Launched {
+    fn control(&self) -> &Control {
+        self.entry.control.as_ref().unwrap()
+    }
+
     fn console(&self) -> String {
         match self.entry.vm.console.read(0) {
             Chunk::Bytes(bytes, _) => String::from_utf8(bytes).unwrap(),
@@ -214,7 +251,7 @@ fn gives_evidence_for_its_own_vm_and_stops_in_order() {
     let part: HostPart = cbor::decode(&hex::decode(part).unwrap(), 1 << 20).unwrap();
 
     let claims = VmClaims::decode(&part.vm_claims).unwrap();
-    let identity = &vm.entry.vm.identity;
+    let identity = vm.entry.vm.identity.as_ref().unwrap();
     assert_eq!(
         (claims.vak_name, claims.instance_id),
         (identity.vak_name, identity.record.instance_id)
@@ -231,7 +268,7 @@ fn gives_evidence_for_its_own_vm_and_stops_in_order() {
 
     let steps: Vec<String> = vm.entry.vm.info().timings.into_iter().map(|t| t.step).collect();
     assert_eq!(steps, ["run", "init", "attested", "running"]);
-    assert!(stop(&vm.entry, LONG));
+    assert!(vm.entry.stop(LONG));
     vm.ended(VmState::Stopped, None);
 }
 
@@ -251,8 +288,53 @@ fn refuses_evidence_without_a_host_tpm() {
 fn kills_a_guest_that_will_not_stop() {
     let vm = launch("wait", None);
     vm.wait_for(|vm| vm.info().state == VmState::Booting);
-    assert!(stop(&vm.entry, Duration::from_millis(300)));
+    assert!(vm.entry.stop(Duration::from_millis(300)));
     vm.ended(VmState::Stopped, None);
+}
+
+/// States told since `events` began.
+fn told(events: &mut tokio::sync::broadcast::Receiver<VmEvent>) -> Vec<String> {
+    std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.event).collect()
+}
+
+#[test]
+fn a_paused_vm_says_so_goes_on_and_can_be_ended_while_it_is_paused() {
+    let vm = launch("wait", None);
+    let mut events = vm.registry.history.listen();
+    let state = || vm.entry.vm.info().state;
+    assert_eq!(state(), VmState::Booting);
+    // Whatever is so already needs no word.
+    assert!(vm.control().pause(&vm.entry.vm, false));
+    for _ in 0..2 {
+        assert!(vm.control().pause(&vm.entry.vm, true));
+        assert!(vm.control().pause(&vm.entry.vm, true));
+        assert_eq!(state(), VmState::Paused);
+        assert!(vm.control().pause(&vm.entry.vm, false));
+        assert_eq!(state(), VmState::Booting);
+    }
+    assert!(vm.control().pause(&vm.entry.vm, true));
+    assert!(vm.entry.stop(Duration::ZERO));
+    assert_eq!(told(&mut events), ["paused", "booting", "paused", "booting", "paused", "stopped"]);
+    assert!(!vm.control().pause(&vm.entry.vm, true), "it has ended");
+    vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn a_paused_vm_goes_on_to_stop_in_order() {
+    let vm = launch("wait", None);
+    let mut events = vm.registry.history.listen();
+    assert!(vm.control().pause(&vm.entry.vm, true));
+    assert!(vm.entry.stop(Duration::from_millis(300)));
+    assert_eq!(told(&mut events), ["paused", "booting", "stopped"]);
+    vm.ended(VmState::Stopped, None);
+}
+
+#[test]
+fn a_vm_that_has_ended_is_not_called_paused() {
+    let vm = launch("tampered", None);
+    assert!(vm.entry.vm.wait_for_end(LONG));
+    assert!(!vm.control().pause(&vm.entry.vm, true));
+    vm.ended(VmState::Failed, Some("disk-integrity"));
 }
 
 #[test]
@@ -261,7 +343,7 @@ fn kills_a_vm_process_that_hears_nothing() {
     vm.wait_for(|vm| vm.info().state == VmState::Booting);
     let pid = Pid::from_raw(vm.pid.try_into().unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    assert!(stop(&vm.entry, Duration::ZERO));
+    assert!(vm.entry.stop(Duration::ZERO));
     assert!(!Path::new(&format!("/proc/{}", vm.pid)).exists());
     vm.ended(VmState::Stopped, None);
 }
@@ -281,7 +363,7 @@ fn a_launch_that_hangs_is_live_until_it_is_killed() {
     assert_eq!((vm.registry.live(), vm.registry.list().len()), (0, 0));
     let digest = vm.entry.vm.measurements.launch_digest;
     assert_eq!(vm.registry.launch_log_head(), Digest::ZERO.extend(&digest));
-    assert!(vm.registry.reserve(Some("test"), "test", &[]).is_ok());
+    assert!(vm.registry.reserve(Some("test"), "test", &[], None).is_ok());
 }
 
 #[test]
@@ -289,7 +371,7 @@ fn a_launch_that_runs_stays_entered() {
     let vm = launch("wait", None);
     assert!(vm.result.is_ok());
     assert_eq!(vm.registry.live(), 1);
-    assert!(stop(&vm.entry, Duration::ZERO));
+    assert!(vm.entry.stop(Duration::ZERO));
     assert_eq!((vm.registry.live(), vm.registry.list().len()), (0, 1));
 }
 
@@ -332,7 +414,7 @@ fn a_polite_guest_was_refused_nothing() {
     let vm = launch("wait", None);
     assert!(vm.entry.vm.refusals().is_empty());
     assert!(!metrics::text(&vm.registry).contains("refusal="));
-    assert!(stop(&vm.entry, Duration::ZERO));
+    assert!(vm.entry.stop(Duration::ZERO));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 pub mod acpi;
 pub mod boot;
 pub mod devices;
+pub mod gate;
 pub mod jail;
 pub mod layout;
 pub mod plan;

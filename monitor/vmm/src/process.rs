@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use coffer_monitor_wire::{EndReason, Event, VmSpec};
+use coffer_monitor_wire::{Command, EndReason, Event, VmSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
@@ -127,11 +127,24 @@ impl Control {
 
     /// What the supervisor wants, if anything: `None` while there is nothing to read.
     pub fn orders(&self) -> Option<Orders> {
-        match coffer_monitor_wire::receive::<coffer_monitor_wire::Command>(&*self.0) {
-            Ok(Some((coffer_monitor_wire::Command::Kill, _))) => Some(Orders::Kill),
+        match coffer_monitor_wire::receive::<Command>(&*self.0) {
+            Ok(Some((Command::Kill, _))) => Some(Orders::Kill),
+            Ok(Some((Command::Pause, _))) => Some(Orders::Pause),
+            Ok(Some((Command::Resume, _))) => Some(Orders::Resume),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             // Gone, or speaking gibberish: either way nobody answers for this VM any more.
             Ok(None) | Err(_) => Some(Orders::Gone),
+        }
+    }
+
+    /// Waits for an order, and for nothing else.
+    pub fn next_order(&self) -> Orders {
+        loop {
+            if let Some(order) = self.orders() {
+                return order;
+            }
+            // Whatever interrupts the wait, the look above tells what came.
+            let _ = poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], None);
         }
     }
 
@@ -152,6 +165,10 @@ impl AsFd for Control {
 pub enum Orders {
     /// Stop and exit.
     Kill,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
     /// The supervisor is gone.
     Gone,
 }

@@ -15,6 +15,7 @@ use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
 use crate::devices::tpm_crb::TpmCrb;
+use crate::gate::Gate;
 use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
@@ -105,23 +106,24 @@ impl Vm {
         let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
-        let mut threads = Vec::new();
+        let (mut threads, gate) = (Vec::new(), Arc::new(Gate::default()));
         // No vCPU runs before every thread is confined.
         let confined = Arc::new(Barrier::new(vcpus.len() + 1));
         for vcpu in vcpus {
             let (bus, stop, confined) = (bus.clone(), stop.clone(), confined.clone());
+            let gate = gate.clone();
             threads.push(VcpuThread::spawn(vcpu, move |vcpu| {
                 if let Err(error) = jail::confine(jail::Role::Vcpu) {
                     stop.now(EndReason::Failed { detail: error.to_string() });
                 }
                 confined.wait();
-                run_vcpu(vcpu, &bus, &stop);
+                run_vcpu(vcpu, &bus, &stop, &gate);
             })?);
         }
         jail::confine(jail::Role::Devices)?;
         confined.wait();
-        let reason = device_loop
-            .run(|| control.orders().map(|(Orders::Kill | Orders::Gone)| EndReason::Killed))?;
+        let hands = Hands { control, stop, gate: &gate, threads: &threads, devices: &devices };
+        let reason = device_loop.run(|| hands.obey(control.orders()?))?;
         let counts = refusals.sums();
         if !counts.is_empty() {
             // A supervisor that is gone cannot be told.
@@ -137,8 +139,64 @@ impl Vm {
     }
 }
 
-fn run_vcpu(mut vcpu: Vcpu, bus: &DeviceBus, stop: &Stop) {
+/// What the supervisor's words act on.
+struct Hands<'a> {
+    control: &'a Control,
+    stop: &'a Stop,
+    gate: &'a Gate,
+    threads: &'a [VcpuThread],
+    devices: &'a [Arc<dyn Lifecycle>],
+}
+
+impl Hands<'_> {
+    /// Does as told; the reason if that is to end.
+    fn obey(&self, order: Orders) -> Option<EndReason> {
+        match order {
+            Orders::Kill | Orders::Gone => Some(EndReason::Killed),
+            Orders::Pause => self.stand_still(),
+            Orders::Resume => self.tell(&Event::Resumed),
+        }
+    }
+
+    /// Until told otherwise. vCPUs come out first, then devices finish what they hold; back in reverse. The device loop,
+    /// from which this is called, stands still with the rest.
+    fn stand_still(&self) -> Option<EndReason> {
+        let stand = self.gate.close(self.threads.len(), || {
+            self.threads.iter().for_each(VcpuThread::kick);
+            self.stop.reason().is_none()
+        });
+        if !stand {
+            // It ends by itself at this moment.
+            self.go_on();
+            return None;
+        }
+        self.devices.iter().rev().for_each(|device| device.pause());
+        self.tell(&Event::Paused);
+        let order = self.control.next_order();
+        if order == Orders::Resume {
+            self.devices.iter().for_each(|device| device.start());
+            self.go_on();
+        }
+        self.obey(order)
+    }
+
+    fn go_on(&self) {
+        self.gate.open();
+        self.threads.iter().for_each(VcpuThread::unpark);
+    }
+
+    /// A supervisor that is gone is noticed by the end of its socket.
+    fn tell(&self, event: &Event) -> Option<EndReason> {
+        let _ = self.control.send(event, &[]);
+        None
+    }
+}
+
+fn run_vcpu(mut vcpu: Vcpu, bus: &DeviceBus, stop: &Stop, gate: &Gate) {
     while stop.reason().is_none() {
+        if gate.pass() {
+            vcpu.was_paused();
+        }
         match vcpu.run(bus) {
             Exit::Again => {}
             Exit::Reset => stop.now(EndReason::Reset),

@@ -40,6 +40,8 @@ pub enum Walls {
         confiner: PathBuf,
         /// Its uid.
         uid: u32,
+        /// Starts it where it sees no other process.
+        spawn: fn(&mut Command) -> io::Result<Child>,
     },
     /// None: for tests of swtpm alone.
     DangerouslyNone,
@@ -49,12 +51,19 @@ impl SwtpmConfig {
     /// The command, and what its state directory is called where it runs.
     fn command(&self) -> (Command, &Path) {
         match &self.walls {
-            Walls::Around { confiner, uid } => {
+            Walls::Around { confiner, uid, .. } => {
                 let mut command = Command::new(confiner);
                 command.arg("confine").arg(uid.to_string()).arg(&self.state).arg(&self.program);
                 (command, Path::new("/state"))
             }
             Walls::DangerouslyNone => (Command::new(&self.program), &self.state),
+        }
+    }
+
+    fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        match &self.walls {
+            Walls::Around { spawn, .. } => spawn(command),
+            Walls::DangerouslyNone => command.spawn(),
         }
     }
 }
@@ -73,7 +82,7 @@ impl Swtpm {
             |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
         let (mut command, folder) = config.command();
-        let mut child = command
+        command
             .args([
                 "socket",
                 "--tpm2",
@@ -87,9 +96,8 @@ impl Swtpm {
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(spawn_failed)?;
+            .stderr(Stdio::piped());
+        let mut child = config.spawn(&mut command).map_err(spawn_failed)?;
         let errors = child.stderr.take();
         let mut process = Process { child, errors: None, state };
         process.errors = errors.map(follow).transpose().map_err(spawn_failed)?;

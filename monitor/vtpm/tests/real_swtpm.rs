@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
+use coffer_exchange::tpm::command::{self, Hierarchy};
+use coffer_exchange::tpm::response::{self, TpmError};
 use coffer_formats::Digest;
-use coffer_formats::tpm::command::{self, Hierarchy};
-use coffer_formats::tpm::response::{self, TpmError};
 use coffer_formats::tpm::{pcr, template};
 use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError, Walls};
 

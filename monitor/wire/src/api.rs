@@ -1,4 +1,5 @@
-//! JSON of the monitor's management API (SPEC 6.4): HTTP over a Unix socket.
+//! JSON of the monitor's management API (SPEC 6.4): HTTP over a Unix socket, or over TLS with a client's certificate.
+//! `cargo xtask openapi` makes `openapi.json` of this file; [`OPENAPI`] is that.
 //!
 //! The caller is the management role: it may create, start, stop and connect, and can never look into a
 //! closed box or change what it is.
@@ -11,20 +12,31 @@
 //! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |
 //! | `GET /v1/host/event-log` | | the raw TCG log |
 //! | `POST /v1/host/power-off` | | 202; sealed hosts only: ends every VM, then the machine |
-//! | `POST /v1/vms` | [`CreateVm`] | 201 [`VmInfo`] |
+//! | `GET /v1/openapi.json` | | this table and its types as OpenAPI 3.1 |
+//! | `GET /v1/events` | | lines of [`VmEvent`], from now on and without end |
+//! | `POST /v1/vms` | [`CreateVm`] | 201 [`VmInfo`]; 200 if the same request made the VM that lives under its name |
 //! | `GET /v1/vms` | | list of [`VmInfo`] |
 //! | `GET /v1/vms/{id}` | | [`VmInfo`] |
 //! | `GET /v1/vms/{id}/logs` | `?follow=true` streams | text |
 //! | `GET /v1/vms/{id}/measurements` | | [`Measurements`] |
-//! | `POST /v1/vms/{id}/stop` | [`StopVm`] | [`VmInfo`] |
-//! | `DELETE /v1/vms/{id}` | | 204; refused with `busy` while it runs |
+//! | `GET /v1/vms/{id}/stats` | | [`VmStats`] |
+//! | `POST /v1/vms/{id}/stop` | [`StopVm`] | [`VmInfo`]; the same if it had ended |
+//! | `POST /v1/vms/{id}/pause` | | [`VmInfo`]; the same if it was paused |
+//! | `POST /v1/vms/{id}/resume` | | [`VmInfo`]; the same if it was not paused |
+//! | `POST /v1/vms/{id}/reset` | [`StopVm`] | [`VmInfo`]: ended, or ended before, and launched again |
+//! | `DELETE /v1/vms/{id}` | | 204, also if there is none; refused with `busy` while it runs |
 //!
 //! `{id}` is a VM's name, or its instance id, or an unambiguous prefix of that. Errors are
 //! `coffer_formats::protocol::ErrorBody`.
 
+use std::collections::BTreeMap;
+
 use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId};
 use serde::{Deserialize, Serialize};
+
+/// The API as OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// A published port: `host` on the host's addresses goes to `guest` in the VM, TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +48,31 @@ pub struct Publish {
     pub guest: u16,
 }
 
+/// After which ends a VM is launched again. Never after a stop, and never after a promise of the image was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// None.
+    #[default]
+    No,
+    /// Those that are failures.
+    OnFailure,
+    /// All, the monitor's own included.
+    Always,
+}
+
+/// When a VM that ended is launched again: measured again from the beginning, under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// After which ends.
+    pub policy: RestartPolicy,
+    /// Most restarts; any number if absent.
+    pub max: Option<u32>,
+}
+
 /// Asks for a VM. Creating starts it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVm {
     /// Absolute path of an OCI layout on the host, or a name below the monitor's image store.
@@ -54,6 +89,9 @@ pub struct CreateVm {
     /// Published ports.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// What happens when it ends; nothing if absent.
+    #[serde(default)]
+    pub restart: Restart,
 }
 
 /// How far a VM is.
@@ -70,6 +108,10 @@ pub enum VmState {
     Attested,
     /// The workload runs.
     Running,
+    /// Its vCPUs stand still until it is resumed.
+    Paused,
+    /// It ended, for the reason that `VmInfo::reason` names, and will be launched again.
+    Restarting,
     /// Ended in order.
     Stopped,
     /// Ended for a reason that `VmInfo::reason` names.
@@ -103,7 +145,8 @@ pub struct VmInfo {
     pub box_kind: BoxKind,
     /// State.
     pub state: VmState,
-    /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`, `network-failed`.
+    /// Why it failed: a reject code (`disk-integrity`, `policy-denied`, ...) or `guest-failed`, `vmm-failed`,
+    /// `network-failed`, `monitor-ended`.
     pub reason: Option<String>,
     /// Whose word the reason is; absent when there is no reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +159,12 @@ pub struct VmInfo {
     pub memory_mib: u32,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// How often it was launched again by its restart policy.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Why the launch before this one ended: a reason, or `stopped`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reason: Option<String>,
     /// Unix seconds of creation.
     pub created: u64,
     /// Milliseconds from the request, by step, in order: `open`, `hash`, `vtpm`, `measure`, `spawn`, `run`, `init`, `mounted`, `attested`, `running`.
@@ -130,6 +179,49 @@ pub struct Timing {
     pub step: String,
     /// Milliseconds since the request.
     pub at_ms: f64,
+}
+
+/// What happened to a VM; one line of `GET /v1/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmEvent {
+    /// Unix time, milliseconds.
+    pub time_ms: u64,
+    /// Instance id of the VM.
+    pub id: Option<InstanceId>,
+    /// Its name.
+    pub name: Option<String>,
+    /// The state it has now, by its name in `VmState`; or `removed`; or `lost`, where this reader was too slow.
+    pub event: String,
+    /// Why, in a reason's code and a clause; the number of events `lost`.
+    pub detail: Option<String>,
+}
+
+/// What a VM uses. What is counted by its control group is absent once that is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmStats {
+    /// Instance id.
+    pub id: InstanceId,
+    /// Name.
+    pub name: String,
+    /// State.
+    pub state: VmState,
+    /// Microseconds of CPU time of all its processes.
+    pub cpu_us: Option<u64>,
+    /// Bytes of memory of all its processes, the guest's included.
+    pub memory_bytes: Option<u64>,
+    /// Threads of all its processes.
+    pub tasks: Option<u64>,
+    /// Milliseconds since the launch was asked for.
+    pub uptime_ms: u64,
+    /// How often it was launched again by its restart policy.
+    pub restarts: u32,
+    /// Bytes that it printed; the last of them are kept.
+    pub console_bytes: u64,
+    /// What was refused to the guest, by name, and how often.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// Asks a VM to stop.

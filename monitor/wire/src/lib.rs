@@ -122,6 +122,10 @@ pub struct VmSpec {
 pub enum Command {
     /// Stop the vCPUs and exit.
     Kill,
+    /// Stop the vCPUs and devices until told to resume.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// VM process to supervisor.
@@ -143,6 +147,10 @@ pub enum Event {
         /// How often which.
         counts: BTreeMap<Refusal, u64>,
     },
+    /// Nothing of the guest moves any more.
+    Paused,
+    /// It goes on.
+    Resumed,
     /// The VM ended; the process exits after this.
     Ended {
         /// Why.
@@ -156,7 +164,7 @@ pub enum Event {
 pub enum EndReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest reset; first light does not restart it.
+    /// The guest reset.
     Reset,
     /// The supervisor asked.
     Killed,

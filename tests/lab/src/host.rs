@@ -14,7 +14,7 @@ use crate::host_tpm::HostTpm;
 use crate::initrd::{self, API_PORT, Extras};
 use crate::machine::{Machine, MachineSpec};
 use crate::needle::Needle;
-use crate::{probe, process, wait, workspace};
+use crate::{crash, probe, process, wait, workspace};
 
 /// Longest from power to the API's first answer: four times what an idle machine takes.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -62,7 +62,7 @@ impl LabHost {
             disks.push(store);
         }
         let ports: Vec<u16> =
-            [API_PORT, probe::PORT].iter().chain(&config.publish).copied().collect();
+            [API_PORT, probe::PORT, crash::PORT].iter().chain(&config.publish).copied().collect();
         let memory_mib = config.memory_mib.unwrap_or(MEMORY_MIB);
         let started = Instant::now();
         let machine = Machine::power_on(

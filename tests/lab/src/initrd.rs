@@ -86,7 +86,7 @@ fn host_configuration(modules: &[&str]) -> serde_json::Value {
         // The one guest address of QEMU's user network.
         "network": { "interface": null, "address": ADDRESS, "prefix": 24, "gateway": "10.0.2.2" },
         "images_disk": "/dev/vda",
-        "listen": format!("0.0.0.0:{API_PORT}"),
+        "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),
         "tcti": null,
     })
 }

@@ -21,6 +21,7 @@ pub mod appliance;
 pub mod bench;
 pub mod coffer;
 pub mod collapse;
+pub mod crash;
 pub mod demo;
 pub mod forward;
 pub mod guard;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer_lab::record::{self, BootPath};
-use coffer_lab::{bench, collapse, demo, forward, guard, probe, recording};
+use coffer_lab::{bench, collapse, crash, demo, forward, guard, probe, recording};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -61,6 +61,9 @@ enum Command {
     /// Show every file of a lab host; runs on the host
     #[command(hide = true)]
     Probe,
+    /// Become a second monitor; runs on the host
+    #[command(hide = true)]
+    SecondMonitor,
 }
 
 fn main() -> ExitCode {
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Collapse => collapse::run(),
         Command::Forward { port } => forward::run(port),
         Command::Probe => probe::serve(),
+        Command::SecondMonitor => crash::become_second(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::bench::agent;
+use crate::crash;
 use crate::initrd;
 use crate::needle::Needle;
 
@@ -66,6 +67,7 @@ pub fn serve() -> Result<()> {
     if Path::new(agent::MARKER).exists() {
         std::thread::spawn(agent::serve);
     }
+    std::thread::spawn(crash::serve);
     // Held for as long as this process runs: a search must find it in both.
     let _planted = plant().context("cannot plant the decoy")?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
@@ -144,8 +146,8 @@ fn gone(error: &io::Error) -> bool {
 }
 
 /// Files of a control group that limit it.
-pub const LIMITS: [&str; 5] =
-    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max"];
+pub const LIMITS: [&str; 6] =
+    ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "io.max"];
 
 struct Dump<W: Write> {
     out: W,

@@ -23,7 +23,7 @@ pub mod secure_boot;
 mod separator;
 mod show;
 
-pub use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR, VmLog, vm_launch_log};
+pub use coffer_exchange::event_log::{EventType, LogBuilder, SEPARATOR, VmLog, vm_launch_log};
 pub use content::{Backed, Content, Subject, subject};
 pub use explain::{Booted, Explanation, Found, Judged, Note, Verdict, explain};
 pub use log::{Event, EventLog, Format, Log};

@@ -3,7 +3,7 @@
 //! The grammar is in one place; a [`Judge`] says what becomes of the irregular. The strict one, here, refuses
 //! by [`Quirk::refusal`]; the one of [`super::show`] takes notes.
 
-use coffer_formats::event_log::SPEC_ID;
+use coffer_exchange::event_log::SPEC_ID;
 
 use super::{Event, EventLog, EventType, Format, Log, Quirk, STARTUP_LOCALITY};
 use crate::Reject;

@@ -13,4 +13,4 @@ pub mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use coffer_formats::tpm::*;
+pub use coffer_exchange::tpm::*;

@@ -232,4 +232,8 @@ impl Peer for BlockPeer {
     fn may_rest(&self, waiting: &[usize]) -> bool {
         waiting[0] == 0
     }
+
+    fn renew(&mut self, _: bool) -> Box<dyn VirtioDevice> {
+        self.device()
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use coffer_monitor_wire::{NetBackend, NetSpec};
@@ -30,10 +31,11 @@ enum Cable {
 /// virtio-net: out go whole frames the guest sent, in order, that may leave (SPEC 6.6), and nothing else; in come frames
 /// the backend sent, in order, whole or not at all, behind a header that says nothing.
 pub struct NetPeer {
+    how: u8,
     cable: Cable,
     /// The device's end, until it is plugged in.
     theirs: Option<NetSpec>,
-    descriptor: Option<std::os::fd::OwnedFd>,
+    descriptor: Option<OwnedFd>,
     /// Frames that should arrive here, in order.
     outgoing: VecDeque<Vec<u8>>,
     /// True while every frame has to: the backend always read, and the link is whole.
@@ -58,23 +60,11 @@ pub struct NetPeer {
 impl NetPeer {
     /// A backend, of which the lowest bits say how it is.
     pub fn new(how: u8) -> Self {
-        let spec = |backend| NetSpec { mac: MAC, backend, deny: vec![DENIED.into()] };
-        let (cable, backend, descriptor) = if how & 1 == 0 {
-            let (ours, theirs) = UnixStream::pair().expect("a pair");
-            if how & 2 != 0 {
-                // The smallest there is: frames leave in pieces.
-                set_socket_send_buffer_size(&theirs, 1).expect("a socket");
-            }
-            ours.set_nonblocking(true).expect("a socket");
-            (Cable::Passt(ours), NetBackend::Passt, theirs.into())
-        } else {
-            let (ours, theirs) = UnixDatagram::pair().expect("a pair");
-            ours.set_nonblocking(true).expect("a socket");
-            (Cable::Tap(ours), NetBackend::Tap, theirs.into())
-        };
+        let (cable, spec, descriptor) = cable(how);
         Self {
+            how,
             cable,
-            theirs: Some(spec(backend)),
+            theirs: Some(spec),
             descriptor: Some(descriptor),
             outgoing: VecDeque::new(),
             lossless: how & 7 == 0,
@@ -172,6 +162,24 @@ impl NetPeer {
                 assert!(!self.lossless, "a frame was lost");
             }
         }
+    }
+}
+
+/// A cable that is as the lowest bits of `how` say, and its other end.
+fn cable(how: u8) -> (Cable, NetSpec, OwnedFd) {
+    let spec = |backend| NetSpec { mac: MAC, backend, deny: vec![DENIED.into()] };
+    if how & 1 == 0 {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        if how & 2 != 0 {
+            // The smallest there is: frames leave in pieces.
+            set_socket_send_buffer_size(&theirs, 1).expect("a socket");
+        }
+        ours.set_nonblocking(true).expect("a socket");
+        (Cable::Passt(ours), spec(NetBackend::Passt), theirs.into())
+    } else {
+        let (ours, theirs) = UnixDatagram::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("a socket");
+        (Cable::Tap(ours), spec(NetBackend::Tap), theirs.into())
     }
 }
 
@@ -322,5 +330,18 @@ impl Peer for NetPeer {
         if std::mem::take(&mut self.waiting) {
             self.incoming.pop_front();
         }
+    }
+
+    /// Another cable. What was on its way on the old one is lost, both ways.
+    fn renew(&mut self, _: bool) -> Box<dyn VirtioDevice> {
+        self.receive();
+        let (cable, spec, descriptor) = cable(self.how);
+        (self.cable, self.theirs, self.descriptor) = (cable, Some(spec), Some(descriptor));
+        self.outgoing.clear();
+        self.incoming.clear();
+        self.partial.clear();
+        self.stream.clear();
+        (self.waiting, self.broken) = (false, false);
+        self.device()
     }
 }

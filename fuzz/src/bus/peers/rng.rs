@@ -42,4 +42,8 @@ impl Peer for RngPeer {
     fn may_rest(&self, waiting: &[usize]) -> bool {
         waiting[0] == 0
     }
+
+    fn renew(&mut self, _: bool) -> Box<dyn VirtioDevice> {
+        self.device()
+    }
 }

@@ -27,7 +27,8 @@ const DATA: u16 = 5;
 const CREDIT_UPDATE: u16 = 6;
 
 /// virtio-vsock: streams to the one port there is, at most 16 at a time; each passes bytes on as they were sent, both ways,
-/// and to the guest never more than it said it can take; what the guest gets is addressed to it.
+/// and to the guest never more than it said it can take; what the guest gets is addressed to it. After a restore it is told
+/// once that its streams are cut, and they are.
 pub struct VsockPeer {
     opened: Arc<Mutex<Opened>>,
     streams: Vec<Stream>,
@@ -37,6 +38,8 @@ pub struct VsockPeer {
     ports: BTreeMap<u32, Port>,
     requests: usize,
     known: bool,
+    /// Streams were cut, and the guest does not know yet.
+    cut: bool,
 }
 
 #[derive(Default)]
@@ -97,6 +100,7 @@ impl Default for VsockPeer {
             ports: BTreeMap::new(),
             requests: 0,
             known: true,
+            cut: false,
         }
     }
 }
@@ -321,7 +325,15 @@ impl Peer for VsockPeer {
                     self.outgoing(&readable.read(done.before, HEADER + PAYLOAD_MAX));
                 }
             }
-            _ => panic!("an event, and there is none"),
+            _ => {
+                assert!(std::mem::take(&mut self.cut), "an event, and there is none");
+                let fits = !writable.astray && writable.len >= 4;
+                assert_eq!(done.used, if fits { 4 } else { 0 });
+                if fits {
+                    // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.
+                    writable.write(expected, 0, &[0; 4]);
+                }
+            }
         }
     }
 
@@ -334,10 +346,17 @@ impl Peer for VsockPeer {
 
     fn may_rest(&self, waiting: &[usize]) -> bool {
         // Packets may wait for answers to be taken.
-        waiting[1] == 0 || waiting[0] == 0
+        (waiting[1] == 0 || waiting[0] == 0) && (!self.cut || waiting[2] == 0)
+    }
+
+    fn renew(&mut self, running: bool) -> Box<dyn VirtioDevice> {
+        self.reset();
+        self.cut = running;
+        self.device()
     }
 
     fn reset(&mut self) {
+        self.cut = false;
         self.take_new();
         self.answered = self.streams.len();
         self.ports.values_mut().for_each(|port| port.stream = None);

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use coffer_formats::Digest;
@@ -36,7 +37,7 @@ mount --rbind "$0" /dev && exec "$@""#;
 
 /// A `coffer-monitor serve` in a folder of its own.
 pub struct Monitor {
-    pub dir: tempfile::TempDir,
+    pub dir: Rc<tempfile::TempDir>,
     child: Child,
 }
 
@@ -44,7 +45,26 @@ impl Monitor {
     pub fn start(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let child = serve(dir.path(), more).spawn().unwrap();
-        Self::up(dir, child)
+        Self::up(dir.into(), child)
+    }
+
+    /// In a folder that holds something already.
+    pub fn start_in(dir: tempfile::TempDir) -> Self {
+        let child = serve(dir.path(), &[]).spawn().unwrap();
+        Self::up(dir.into(), child)
+    }
+
+    /// As by a crash: it has no time for a word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The next one in the same folder.
+    pub fn killed_and_started_again(mut self) -> Self {
+        self.kill();
+        let child = serve(self.dir.path(), &[]).spawn().unwrap();
+        Self::up(Rc::clone(&self.dir), child)
     }
 
     /// On a machine that has neither KVM nor a TPM, whatever this one has.
@@ -62,10 +82,10 @@ impl Monitor {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self::up(dir, child)
+        Self::up(dir.into(), child)
     }
 
-    fn up(dir: tempfile::TempDir, child: Child) -> Self {
+    fn up(dir: Rc<tempfile::TempDir>, child: Child) -> Self {
         let mut monitor = Self { dir, child };
         monitor.wait_until_up();
         monitor

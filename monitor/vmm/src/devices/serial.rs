@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coffer_machine::Doorbell;
-use vm_superio::Trigger;
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::{NoEvents, Serial};
+use vm_superio::{SerialState, Trigger};
 
 use crate::devices::bus::Registers;
-use crate::devices::lifecycle::Lifecycle;
+use crate::devices::lifecycle::{Lifecycle, Quiet, State, StateRefused};
 
 /// Registers of a 16550.
 pub const PORTS: u16 = 8;
@@ -69,6 +70,20 @@ impl Lifecycle for SerialPort {
             *uart = (self.make)();
         });
     }
+
+    fn save(&self, _: Quiet) -> Vec<u8> {
+        self.with(|uart| Saved(uart.state()).encode())
+    }
+
+    fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
+        let Saved(state) = Saved::decode(state)?;
+        self.with(|uart| {
+            let (line, output) = (uart.interrupt_evt().clone(), uart.writer().empty());
+            let refused = StateRefused::Impossible("in_buffer");
+            *uart = Serial::from_state(&state, line, NoEvents, output).map_err(|_| refused)?;
+            Ok(())
+        })
+    }
 }
 
 /// The interrupt of the port.
@@ -90,6 +105,11 @@ struct LineBuffer {
 }
 
 impl LineBuffer {
+    /// The same output, with nothing held for it.
+    fn empty(&self) -> Self {
+        Self { pending: Vec::new(), output: self.output.clone() }
+    }
+
     fn send(&mut self) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = output.write_all(&self.pending).and_then(|()| output.flush());
@@ -112,10 +132,36 @@ impl Write for LineBuffer {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Saved(#[serde(with = "Uart16550")] SerialState);
+
+impl State for Saved {
+    const FORMAT: &'static str = "serial/1";
+}
+
+/// What there is to write down. Any byte is one that a guest can have written or the port have shown; only what was
+/// received has a limit.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState", deny_unknown_fields)]
+struct Uart16550 {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::devices::bus::harness;
+    use crate::devices::lifecycle::Paused;
+    use crate::devices::lifecycle::harness::{altered, takes_only_its_own_state};
     use proptest::prelude::*;
 
     #[derive(Clone, Default)]
@@ -146,10 +192,75 @@ mod tests {
         assert_eq!(*seen.0.lock().unwrap(), b"one\ntwo");
     }
 
+    #[test]
+    fn another_port_goes_on_in_the_middle_of_a_line() {
+        let ((old, said), (new, heard)) = (port(), port());
+        for (register, value) in [(3, 0x80), (0, 1), (1, 0), (3, 3), (7, 0x5A), (4, 0x1B)] {
+            old.write(register, &[value]);
+        }
+        // Looped back, and not read yet.
+        old.write(0, b"loop");
+        old.write(4, &[8]);
+        old.write(0, b"half a l");
+        Paused::new(&new).restore(&Paused::new(&old).save()).unwrap();
+        new.start();
+        for register in 1..8 {
+            let (mut before, mut after) = ([0], [0]);
+            old.read(register, &mut before);
+            new.read(register, &mut after);
+            assert_eq!(after, before, "{register}");
+        }
+        let mut received = [0; 5];
+        new.read(0, &mut received);
+        assert_eq!(&received, b"loop\0");
+        new.write(0, b"ine\n");
+        assert_eq!(*said.0.lock().unwrap(), b"half a l");
+        assert_eq!(*heard.0.lock().unwrap(), b"ine\n");
+    }
+
+    #[test]
+    fn an_interrupt_nobody_took_is_rung_again() {
+        let (old, _) = port();
+        old.write(1, &[2]);
+        let line = Doorbell::new().unwrap();
+        let rung = line.try_clone().unwrap();
+        let new = SerialPort::new(line, Box::new(io::sink()));
+        Paused::new(&new).restore(&Paused::new(&old).save()).unwrap();
+        assert!(rung.clear());
+    }
+
+    #[test]
+    fn a_state_is_taken_as_it_was_written_and_not_otherwise() {
+        let (port, _) = port();
+        takes_only_its_own_state(&port);
+        port.write(4, &[0x10]);
+        port.write(0, b"loop");
+        takes_only_its_own_state(&port);
+        let long = format!("\"in_buffer\":[{}108,", "0,".repeat(61));
+        let refused = altered(&port, &port, "\"in_buffer\":[108,", &long);
+        assert_eq!(refused, Err(StateRefused::Impossible("in_buffer")));
+        let byte = altered(&port, &port, "\"scratch\":0", "\"scratch\":256");
+        assert!(matches!(byte, Err(StateRefused::Form(_))));
+    }
+
     proptest! {
         #[test]
         fn any_access_is_answered(accesses in harness::accesses(u64::from(PORTS))) {
             harness::perform(&port().0, &accesses);
+        }
+
+        #[test]
+        fn any_registers_are_answered_from(
+            registers in any::<[u8; 9]>(),
+            in_buffer in proptest::collection::vec(any::<u8>(), 0..70),
+            accesses in harness::accesses(u64::from(PORTS)),
+        ) {
+            let [baud_divisor_low, baud_divisor_high, interrupt_enable, interrupt_identification, line_control, line_status, modem_control, modem_status, scratch] = registers;
+            let fits = in_buffer.len() <= 64;
+            let state = SerialState { baud_divisor_low, baud_divisor_high, interrupt_enable, interrupt_identification, line_control, line_status, modem_control, modem_status, scratch, in_buffer };
+            let (port, _) = port();
+            prop_assert_eq!(Paused::new(&port).restore(&Saved(state).encode()).is_ok(), fits);
+            harness::perform(&port, &accesses);
         }
     }
 }

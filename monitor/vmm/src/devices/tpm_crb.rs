@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use coffer_machine::GuestRam;
 use coffer_monitor_wire::Refusal;
+use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::devices::bus::Registers;
-use crate::devices::lifecycle::Lifecycle;
+use crate::devices::lifecycle::{self, Lifecycle, Quiet, StateRefused};
 use crate::layout;
 use crate::refusals::Refusals;
 
@@ -62,17 +63,21 @@ struct Shared {
     done: Condvar,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct State {
     phase: Phase,
     /// Guest asked for locality 0 and did not give it back.
     granted: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Phase {
     Idle,
     Ready,
-    /// Waits for the answer to the command of this number.
+    /// Waits for the answer to the command of this number. Never saved: pausing waited for it, or gave the TPM up.
+    #[serde(skip)]
     Busy(u64),
     Fatal,
 }
@@ -279,6 +284,21 @@ impl Lifecycle for TpmCrb {
         // Where it cannot be written, START finds that out.
         let _ = self.shared.memory.view().write_slice(&[0; BUFFER_SIZE], BUFFER);
     }
+
+    fn save(&self, _: Quiet) -> Vec<u8> {
+        lifecycle::State::encode(&*self.shared.lock())
+    }
+
+    fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
+        // The buffer is guest memory and has come back with it.
+        *self.shared.lock() = lifecycle::State::decode(state)?;
+        Ok(())
+    }
+}
+
+/// The TPM's own state is swtpm's, and the supervisor's to move.
+impl lifecycle::State for State {
+    const FORMAT: &'static str = "tpm-crb/1";
 }
 
 const BUFFER: GuestAddress = GuestAddress(layout::TPM_BUFFER);
@@ -298,6 +318,8 @@ const START: u8 = 1;
 mod tests {
     use super::*;
     use crate::devices::bus::harness;
+    use crate::devices::lifecycle::Paused;
+    use crate::devices::lifecycle::harness::{altered, takes_only_its_own_state};
     use coffer_machine::RamRange;
     use proptest::prelude::*;
 
@@ -431,6 +453,56 @@ mod tests {
         let mut answer = [0; GET_RANDOM.len()];
         crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
         assert_eq!(answer[11], 2);
+    }
+
+    #[test]
+    fn a_command_in_flight_is_finished_before_the_state_is_written() {
+        let (go, wait) = channel();
+        let crb = crb(Slow(wait, Arc::default()));
+        write32(&crb, 0x08, 1);
+        write32(&crb, 0x40, 1);
+        fill(&crb, &GET_RANDOM);
+        write32(&crb, 0x4C, 1);
+        let state = thread::scope(|scope| {
+            let paused = scope.spawn(|| Paused::new(&crb).save());
+            go.send(()).unwrap();
+            paused.join().unwrap()
+        });
+        // Over the same memory, and a TPM that goes on elsewhere.
+        let memory = crb.shared.memory.clone();
+        let after = TpmCrb::new(Box::new(Echo(Arc::default())), memory, || Ok(())).unwrap();
+        Paused::new(&after).restore(&state).unwrap();
+        for register in (0..0x70).step_by(4) {
+            assert_eq!(read32(&after, register), read32(&crb, register), "{register:#x}");
+        }
+        let mut answer = [0; GET_RANDOM.len()];
+        after.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
+        assert_eq!(answer, GET_RANDOM);
+        assert_eq!(send(&after, &GET_RANDOM), GET_RANDOM[..10]);
+    }
+
+    #[test]
+    fn a_state_is_taken_as_it_was_written_and_not_otherwise() {
+        let (crb, _) = echo();
+        takes_only_its_own_state(&crb);
+        write32(&crb, 0x08, 1);
+        write32(&crb, 0x40, 1);
+        takes_only_its_own_state(&crb);
+        // Nobody would ever answer.
+        for busy in ["{\"busy\":1}", "\"busy\"", "{\"Busy\":1}", "7"] {
+            let refused = altered(&crb, &echo().0, "\"ready\"", busy);
+            assert!(matches!(refused, Err(StateRefused::Form(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_tpm_that_was_given_up_stays_so_until_the_guest_resets() {
+        let (gone, back) = (crb(Dead), echo().0);
+        send(&gone, &GET_RANDOM);
+        altered(&gone, &back, "", "").unwrap();
+        assert_eq!((read32(&back, 0x44), read32(&back, 0x4C)), (1, 0));
+        back.reset();
+        assert_eq!(send(&back, &GET_RANDOM), GET_RANDOM[..10]);
     }
 
     #[test]

@@ -8,9 +8,8 @@ use rustix::mount::{
 
 use super::{JailError, system};
 
-/// Own mounts, network (not even loopback is up), System V and POSIX queues, host name and control groups. Process
-/// numbers stay the host's: a process that moved to others could make no thread. It sees none of them without
-/// `/proc`, and signals nobody under its own uid.
+/// Own mounts, network (not even loopback is up), System V and POSIX queues, host name and control groups. A process
+/// cannot move to other process numbers and still make threads: the supervisor starts it in some of its own.
 pub fn leave_namespaces() -> Result<(), JailError> {
     let own = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET

@@ -87,6 +87,8 @@ const DEVICES: &[c::c_long] = &[
 
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
+/// `_IO(KVMIO, 0xad)`: a vCPU that was paused tells the guest's clock.
+const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 
 /// Limits the calling thread for good.
 pub fn confine(role: Role) -> Result<(), JailError> {
@@ -109,7 +111,8 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     let argument = |index, value| SeccompRule::new(vec![is(index, value)?]);
     match role {
         Role::Vcpu => {
-            rules.insert(c::SYS_ioctl, vec![argument(1, KVM_RUN)?]);
+            let calls = vec![argument(1, KVM_RUN)?, argument(1, KVM_KVMCLOCK_CTRL)?];
+            rules.insert(c::SYS_ioctl, calls);
         }
         Role::Tpm => {}
         Role::Devices => {

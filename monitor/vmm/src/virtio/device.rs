@@ -34,6 +34,12 @@ pub trait VirtioDevice: Send {
     /// The driver is ready; queues are live from now until `reset`.
     fn activate(&mut self) {}
 
+    /// Takes the place of a device that was saved while its queues were live. Nothing else of it is left: a device that
+    /// had more to tell its driver tells it what was lost.
+    fn resume(&mut self) {
+        self.activate();
+    }
+
     /// The guest kicked `queue`. `Err` ends the VM.
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason>;
 
@@ -174,6 +180,11 @@ impl Interrupt {
         self.raise(Self::CONFIG);
     }
 
+    /// True if there are no reasons but these.
+    pub fn possible(reasons: u32) -> bool {
+        reasons & !(Self::USED_BUFFER | Self::CONFIG) == 0
+    }
+
     /// Reasons not yet acknowledged.
     pub fn status(&self) -> u32 {
         self.status.load(Ordering::SeqCst)
@@ -184,8 +195,11 @@ impl Interrupt {
         self.status.fetch_and(!seen, Ordering::SeqCst);
     }
 
-    fn raise(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
-        self.line.ring();
+    /// Raises reasons, if there are any.
+    pub fn raise(&self, reasons: u32) {
+        self.status.fetch_or(reasons, Ordering::SeqCst);
+        if reasons != 0 {
+            self.line.ring();
+        }
     }
 }

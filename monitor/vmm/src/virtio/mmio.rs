@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_machine::{Doorbell, GuestRam};
 use coffer_monitor_wire::{EndReason, Refusal};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 
 use crate::devices::bus::Registers;
-use crate::devices::lifecycle::Lifecycle;
+use crate::devices::lifecycle::{Lifecycle, Quiet, State, StateRefused};
 use crate::refusals::Refusals;
 use crate::virtio::device::{Interrupt, Pace, Queues, VirtioDevice};
 use crate::virtio::status::{self, Step};
@@ -283,6 +284,14 @@ impl Inner {
 
     /// Freezes the queues and starts the device, if every queue that is ready lies in guest memory.
     fn activate(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
+        if !self.freeze(memory) {
+            return false;
+        }
+        self.device.activate();
+        true
+    }
+
+    fn freeze(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let QueueState::Configuring(queues) = &mut self.queues else { return false };
         if queues.iter().any(|queue| queue.ready() && !queue.is_valid(memory)) {
             return false;
@@ -293,7 +302,6 @@ impl Inner {
             queue.ready().then_some(queue)
         });
         self.queues = QueueState::Active(live.collect());
-        self.device.activate();
         true
     }
 }
@@ -350,6 +358,145 @@ impl Lifecycle for VirtioMmio {
 
     fn reset(&self) {
         self.reset_inner(&mut self.lock());
+    }
+
+    fn save(&self, _: Quiet) -> Vec<u8> {
+        self.lock().saved(self.interrupt.status()).encode()
+    }
+
+    fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
+        let saved = Saved::decode(state)?;
+        let mut inner = self.lock();
+        self.reset_inner(&mut inner);
+        if let Err(refused) = inner.take_over(&saved, self.memory.view()) {
+            self.reset_inner(&mut inner);
+            return Err(refused);
+        }
+        // The driver may not have heard what was rung last.
+        self.interrupt.raise(saved.interrupt);
+        Ok(())
+    }
+}
+
+/// The transport, and where the device is in its queues. No device behind it keeps more.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    kind: u32,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    interrupt: u32,
+    /// None for one that the driver of a running device left out.
+    queues: Vec<Option<SavedQueue>>,
+}
+
+impl State for Saved {
+    const FORMAT: &'static str = "virtio-mmio/1";
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedQueue {
+    ready: bool,
+    size: u16,
+    next_avail: u16,
+    next_used: u16,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+}
+
+impl SavedQueue {
+    fn of(queue: &Queue) -> Self {
+        Self {
+            ready: queue.ready(),
+            size: queue.size(),
+            next_avail: queue.next_avail(),
+            next_used: queue.next_used(),
+            desc_table: queue.desc_table(),
+            avail_ring: queue.avail_ring(),
+            used_ring: queue.used_ring(),
+        }
+    }
+
+    /// The queue, if it can be one of a device that offers `max_size`. Where it lies is looked at when it is frozen.
+    fn queue(&self, max_size: u16, live: bool) -> Option<Queue> {
+        let begun = (self.next_avail, self.next_used) != (0, 0);
+        let state = virtio_queue::QueueState {
+            max_size,
+            next_avail: self.next_avail,
+            next_used: self.next_used,
+            event_idx_enabled: false,
+            size: self.size,
+            ready: self.ready,
+            desc_table: self.desc_table,
+            avail_ring: self.avail_ring,
+            used_ring: self.used_ring,
+        };
+        if live { self.ready } else { !begun }.then(|| state.try_into().ok())?
+    }
+}
+
+impl Inner {
+    fn saved(&self, interrupt: u32) -> Saved {
+        Saved {
+            kind: self.device.kind(),
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            interrupt,
+            queues: match &self.queues {
+                QueueState::Configuring(queues) => {
+                    queues.iter().map(|queue| Some(SavedQueue::of(queue))).collect()
+                }
+                QueueState::Active(queues) => {
+                    queues.iter().map(|queue| queue.as_ref().map(SavedQueue::of)).collect()
+                }
+            },
+        }
+    }
+
+    /// Takes what a driver can have written, and freezes live queues as they were frozen then.
+    fn take_over(
+        &mut self,
+        saved: &Saved,
+        memory: &vm_memory::GuestMemoryMmap,
+    ) -> Result<(), StateRefused> {
+        let live = status::activated(saved.status);
+        let sizes = self.device.queue_sizes();
+        self.driver_features = saved.driver_features;
+        let agreed = saved.status & status::FEATURES_OK != 0;
+        let queues = saved.queues.iter().zip(sizes).map(|(saved, size)| match saved {
+            Some(saved) => saved.queue(*size, live),
+            None => Queue::new(*size).ok().filter(|_| live),
+        });
+        let queues: Option<Vec<Queue>> = queues.collect();
+        let checks = [
+            ("kind", saved.kind == self.device.kind()),
+            ("status", status::reachable(saved.status)),
+            ("driver_features", !agreed || self.features_acceptable()),
+            ("interrupt", Interrupt::possible(saved.interrupt)),
+            ("queues", saved.queues.len() == sizes.len()),
+            ("queue", queues.is_some()),
+        ];
+        self.queues = QueueState::Configuring(queues.unwrap_or_default());
+        let frozen = ("place of a queue", !live || self.freeze(memory));
+        if let Some((what, _)) = checks.into_iter().chain([frozen]).find(|(_, holds)| !holds) {
+            return Err(StateRefused::Impossible(what));
+        }
+        self.status = saved.status;
+        self.device_features_select = saved.device_features_select;
+        self.driver_features_select = saved.driver_features_select;
+        self.queue_select = saved.queue_select;
+        if status::running(self.status) {
+            self.device.resume();
+        }
+        Ok(())
     }
 }
 

@@ -72,6 +72,17 @@ pub fn running(status: u32) -> bool {
     status == RUNNING
 }
 
+/// True if some driver can lead a device here.
+pub fn reachable(status: u32) -> bool {
+    let forward = |status| status == 0 || FORWARD.iter().any(|(_, next)| *next == status);
+    forward(status & !FAILED) || status == AGREED | NEEDS_RESET
+}
+
+/// True once queues are live, whether they are served or not.
+pub fn activated(status: u32) -> bool {
+    status & DRIVER_OK != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +103,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_is_reachable_is_what_steps_lead_to() {
+        let mut reached = std::collections::BTreeSet::from([0]);
+        for _ in 0..reached.len() + 8 {
+            for current in reached.clone() {
+                reached.extend((0..256).filter_map(|wanted| match step(current, wanted) {
+                    Step::Reset => Some(0),
+                    Step::GiveUp => Some(current | FAILED),
+                    Step::Advance(next) | Step::Agree(next) => Some(next),
+                    Step::Activate(next) => Some(next),
+                    Step::Refused => None,
+                }));
+            }
+        }
+        // Where queues are no memory.
+        reached.insert(AGREED | NEEDS_RESET);
+        let all = (0..0x1_0000).filter(|status| reachable(*status));
+        assert_eq!(all.collect::<std::collections::BTreeSet<_>>(), reached);
     }
 
     #[test]

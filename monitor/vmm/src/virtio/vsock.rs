@@ -4,6 +4,7 @@
 //! made, the supervisor gets one end as `Event::Channel`, and bytes are relayed with the protocol's credit.
 //! What it refuses, with RST: any other address, port or type, more than [`CONNECTIONS_MAX`] connections, and a
 //! guest that sends more than its credit. Packets that lie about their source are dropped.
+//! Streams end with the device: after a restore the guest is told with an event, and on streams it goes on with, RST.
 
 mod connection;
 mod packet;
@@ -27,6 +28,7 @@ use packet::{HEADER_SIZE, Header, Op};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const EVENT: usize = 2;
 const HOST_CID: u64 = 2;
 /// The agent needs two (evidence, stop); the rest is headroom. Each may hold [`connection::CREDIT`] bytes here.
 const CONNECTIONS_MAX: usize = 16;
@@ -58,6 +60,8 @@ pub struct Vsock {
     replies: VecDeque<Header>,
     /// There is something for the guest, and it has made no room for it.
     starved: bool,
+    /// The guest does not know yet that its streams are gone.
+    cut: bool,
 }
 
 impl Vsock {
@@ -70,11 +74,13 @@ impl Vsock {
             connections: BTreeMap::new(),
             replies: VecDeque::new(),
             starved: false,
+            cut: false,
         })
     }
 
     /// Takes packets from the guest, then gives it what there is for it.
     fn pump(&mut self, io: &mut Queues<'_>) -> Pace {
+        self.tell_of_cut(io);
         self.connections.values_mut().for_each(Connection::forward);
         let sent = self.take_packets(io);
         let full = self.replies.len() >= REPLIES_MAX;
@@ -83,6 +89,23 @@ impl Vsock {
         // Packets that waited for room among the replies, which there is now.
         let again = full && self.replies.len() < REPLIES_MAX;
         if again || sent == Pace::More || received == Pace::More { Pace::More } else { Pace::Idle }
+    }
+
+    /// Tells the guest that its streams are gone, once it has room for an event (section 5.10.6.7).
+    fn tell_of_cut(&mut self, io: &mut Queues<'_>) {
+        const TRANSPORT_RESET: [u8; 4] = [0; 4];
+        if self.cut
+            && let Some(chain) = io.pop_or_rearm(EVENT)
+        {
+            let head = chain.head_index();
+            let told = chain.writer(io.memory).is_ok_and(|mut event| {
+                event.available_bytes() >= TRANSPORT_RESET.len()
+                    && event.write_all(&TRANSPORT_RESET).is_ok()
+            });
+            io.complete(EVENT, head, if told { TRANSPORT_RESET.len() as u32 } else { 0 });
+            io.notify(EVENT);
+            self.cut = false;
+        }
     }
 
     fn take_packets(&mut self, io: &mut Queues<'_>) -> Pace {
@@ -287,7 +310,7 @@ impl VirtioDevice for Vsock {
         0
     }
 
-    /// Receive, transmit, event. No event is ever sent: they tell of migration.
+    /// Receive, transmit, event.
     fn queue_sizes(&self) -> &'static [u16] {
         &[128, 128, 16]
     }
@@ -310,10 +333,16 @@ impl VirtioDevice for Vsock {
         Ok(self.pump(io))
     }
 
+    /// No stream outlives its device: what is at its other end has gone on, or is on another host.
+    fn resume(&mut self) {
+        self.cut = true;
+    }
+
     fn reset(&mut self) {
         let ports: Vec<u32> = self.connections.keys().copied().collect();
         ports.into_iter().for_each(|port| self.forget(port, true));
         self.replies.clear();
+        self.cut = false;
     }
 }
 

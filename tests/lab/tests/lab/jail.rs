@@ -7,8 +7,8 @@ use crate::world::enter;
 
 type Thread = BTreeMap<String, String>;
 
-/// Namespaces that are a VM's own. Process numbers and clocks stay the host's.
-const OWN: [&str; 5] = ["ns/mnt", "ns/net", "ns/ipc", "ns/uts", "ns/cgroup"];
+/// Namespaces that are a VM's own. Clocks and users stay the host's.
+const OWN: [&str; 6] = ["ns/mnt", "ns/net", "ns/ipc", "ns/uts", "ns/cgroup", "ns/pid"];
 
 /// Each wall that the kernel shows, and whether it stands around a thread.
 fn walls(thread: &Thread) -> [(&'static str, bool); 6] {
@@ -62,6 +62,10 @@ fn every_thread_of_a_vm_is_behind_every_wall_and_the_monitor_is_not() {
         assert_ne!(monitor[0][*limit], *value, "{limit}");
     }
     assert!(["0", "none"].contains(&vmm[0]["memory.swap.max"].as_str()));
+    // Images lie on a disk there.
+    let disk = &vmm[0]["io.max"];
+    assert!(disk.ends_with(":0 rbps=536870912 wbps=536870912 riops=20000 wiops=20000"), "{disk}");
+    assert!(["", "none"].contains(&monitor[0]["io.max"].as_str()));
     let made_ahead = swtpm.iter().filter(|t| !groups.contains(t["cgroup"].as_str()));
     for (wall, stands) in made_ahead.flat_map(walls) {
         assert!(stands || wall == "a group of its own", "{wall}");
@@ -80,6 +84,10 @@ fn every_thread_of_a_vm_is_behind_every_wall_and_the_monitor_is_not() {
         assert!(all.iter().all(|of| of.len() == 1), "{namespace}: {all:?}");
         assert_eq!(all.iter().flatten().collect::<BTreeSet<_>>().len(), 3, "{namespace}: {all:?}");
     }
+    // Each is the first of its own processes, the network backend too.
+    let first = |thread: &Thread| thread["NSpid"].split_whitespace().count() == 2;
+    assert!(vmm.iter().chain(&used).chain(&passt).all(first) && !monitor.iter().any(first));
+    assert!(values(&passt, "ns/pid").is_disjoint(&values(&monitor, "ns/pid")));
     // The same look at a process that has no jail sees none.
     let open = walls(&monitor[0]);
     assert!(open.iter().all(|(wall, stands)| !stands || *wall == "no group of the host's"));

@@ -7,6 +7,7 @@ mod egress;
 mod hostile_guest;
 mod jail;
 mod key;
+mod lifecycle;
 mod refusals;
 mod tools;
 mod vcpus;

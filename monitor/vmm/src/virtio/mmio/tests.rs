@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::devices::bus::harness;
+use crate::devices::lifecycle::harness::{altered, takes_only_its_own_state};
 use coffer_machine::RamRange;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -220,7 +221,126 @@ fn interrupt_reasons_stay_until_acknowledged() {
     assert_eq!(read(&device, 0x60), 0);
 }
 
+#[test]
+fn a_state_is_taken_as_it_was_written_and_not_otherwise() {
+    let (device, _) = plugged();
+    takes_only_its_own_state(&device);
+    run(&device);
+    takes_only_its_own_state(&device);
+}
+
+#[test]
+fn no_state_leads_where_no_driver_could() {
+    let (running, _) = plugged();
+    run(&running);
+    let refused = |from: &str, to: &str, what| {
+        let (into, counts) = plugged();
+        let outcome = altered(&running, &into, from, to);
+        assert_eq!(outcome, Err(StateRefused::Impossible(what)), "{from} -> {to}");
+        assert_eq!(counts.activations.load(Ordering::SeqCst), 0);
+        assert_eq!((read(&into, 0x70), read(&into, 0x44)), (0, 0), "as after a reset");
+        run(&into);
+    };
+    refused("\"kind\":42", "\"kind\":2", "kind");
+    for status in ["7", "14", "16", "31", "79", "256", "4294967295"] {
+        refused("\"status\":15", &format!("\"status\":{status}"), "status");
+    }
+    // Queues that are begun, and nobody who has begun them.
+    let begun = "\"next_avail\":7";
+    let (used, _) = plugged();
+    run(&used);
+    let text = String::from_utf8(used.lock().saved(0).encode()).unwrap();
+    let state =
+        text.replacen("\"status\":15", "\"status\":11", 1).replacen("\"next_avail\":0", begun, 1);
+    let refusal = crate::devices::lifecycle::Paused::new(&plugged().0).restore(state.as_bytes());
+    assert_eq!(refusal, Err(StateRefused::Impossible("queue")));
+    for features in ["0", "4294967300", "18446744073709551615"] {
+        let to = format!("\"driver_features\":{features}");
+        refused("\"driver_features\":4294967296", &to, "driver_features");
+    }
+    refused("\"interrupt\":0", "\"interrupt\":4", "interrupt");
+    refused("\"queues\":[", "\"queues\":[null,", "queues");
+    refused("\"ready\":true", "\"ready\":false", "queue");
+    for size in ["0", "3", "32", "65535"] {
+        refused("\"size\":8", &format!("\"size\":{size}"), "queue");
+    }
+    refused("\"desc_table\":4096", "\"desc_table\":4097", "queue");
+    for ring in ["desc_table\":4096", "avail_ring\":5120", "used_ring\":6144"] {
+        let (name, _) = ring.split_once(':').unwrap();
+        // At the end of memory, beyond it, and around the end of addresses.
+        for place in [(1u64 << 20) - 16, 1 << 20, u64::MAX - 15] {
+            refused(ring, &format!("{name}:{place}"), "place of a queue");
+        }
+    }
+}
+
+#[test]
+fn a_restored_queue_is_as_frozen_as_the_one_that_was_saved() {
+    let (device, counts) = plugged();
+    let (old, _) = plugged();
+    run(&old);
+    altered(&old, &device, "", "").unwrap();
+    assert_eq!(counts.activations.load(Ordering::SeqCst), 1);
+    let before = format!("{:?}", live(&device));
+    describe(&device, 0, 0x4000);
+    assert_eq!(format!("{:?}", live(&device)), before);
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 0, "not before it is started");
+    device.start();
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(counts.kicks.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_device_its_driver_gave_up_on_stays_given_up() {
+    let (old, _) = plugged();
+    run(&old);
+    write(&old, 0x70, 15 | status::FAILED);
+    let (device, counts) = plugged();
+    altered(&old, &device, "", "").unwrap();
+    device.start();
+    device.serve(Signal::Kick(0)).unwrap();
+    assert_eq!(
+        (counts.activations.load(Ordering::SeqCst), counts.kicks.load(Ordering::SeqCst)),
+        (0, 0)
+    );
+    assert_eq!(read(&device, 0x70), 15 | status::FAILED);
+}
+
 proptest! {
+    /// Whatever is taken, the device that took it answers and serves, and writes the same again.
+    #[test]
+    fn any_state_that_is_taken_is_one_to_go_on_from(
+        status in prop_oneof![Just(0u32), Just(3), Just(11), Just(15), Just(15 | 128), any::<u32>()],
+        features in prop_oneof![Just(1u64 << 32), Just(1 << 32 | 1 << 29), any::<u64>()],
+        queues in proptest::collection::vec(proptest::option::of((
+            any::<bool>(),
+            prop_oneof![Just(8u16), any::<u16>()],
+            (any::<u16>(), any::<u16>()),
+            [prop_oneof![0u64..0x11_0000, any::<u64>()], prop_oneof![0u64..0x11_0000, any::<u64>()], prop_oneof![0u64..0x11_0000, any::<u64>()]],
+        )), 0..4),
+        ring in proptest::collection::vec(any::<u8>(), 0x900),
+    ) {
+        use crate::devices::lifecycle::Paused;
+        use vm_memory::{Bytes, GuestAddress};
+        let queues = queues.into_iter().map(|queue| queue.map(|(ready, size, (next_avail, next_used), [desc_table, avail_ring, used_ring])| {
+            let (desc_table, avail_ring, used_ring) = (desc_table & !15, avail_ring & !1, used_ring & !3);
+            SavedQueue { ready, size, next_avail, next_used, desc_table, avail_ring, used_ring }
+        })).collect();
+        let saved = Saved { kind: 42, status, device_features_select: 7, driver_features_select: 1, driver_features: features, queue_select: 1, interrupt: 1, queues };
+        let (device, _) = plugged();
+        device.memory.view().write_slice(&ring, GuestAddress(RING)).unwrap();
+        let paused = Paused::new(&device);
+        let state = saved.encode();
+        if paused.restore(&state).is_ok() {
+            prop_assert_eq!(paused.save(), state);
+        }
+        paused.start();
+        for signal in [Signal::Kick(0), Signal::Kick(1), Signal::Backend] {
+            device.serve(signal).unwrap();
+        }
+    }
+
     #[test]
     fn any_access_is_answered(accesses in harness::accesses(0x1000)) {
         let (device, _) = plugged();
