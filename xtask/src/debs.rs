@@ -31,17 +31,28 @@ pub const TREES: &[Tree] = &[
 const BOOT_LOADERS: [&str; 4] =
     ["shim-signed", "grub-efi-amd64-signed", "systemd-boot-efi", "mtools"];
 
-/// Meta package that names the newest guest and lab host kernel.
-const KERNEL_META: &str = "linux-image-cloud-amd64";
+/// A kernel package in a folder of the cache: `.coffer/cache/NAME/{boot,lib}`.
+pub struct Kernel {
+    /// Folder name.
+    name: &'static str,
+    /// Meta package that names the newest.
+    meta: &'static str,
+}
 
-/// Fetches and unpacks the guest kernel package: `.coffer/cache/kernel/{boot,lib}`.
-pub fn kernel(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
-    let target = workspace.cache().join("kernel");
-    progress.step("Guest kernel package", |step| {
+/// The kernel of lab hosts and guests, and another for guests that differ.
+pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "kernel", meta: "linux-image-cloud-amd64" },
+    Kernel { name: "other-kernel", meta: "linux-image-6.12-cloud-amd64" },
+];
+
+/// Fetches and unpacks a kernel package.
+pub fn kernel(workspace: &Workspace, progress: &mut Progress, kernel: &Kernel) -> Result<()> {
+    let target = workspace.cache().join(kernel.name);
+    progress.step(&format!("Kernel package `{}`", kernel.name), |step| {
         if let Some(found) = stamp(&target) {
             return Ok(((), format!("{} (cached)", found.trim())));
         }
-        let depends = command::output(Command::new("apt-cache").args(["depends", KERNEL_META]))?;
+        let depends = command::output(Command::new("apt-cache").args(["depends", kernel.meta]))?;
         let package = depends
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
@@ -172,7 +183,8 @@ fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Folders of the cache that are not complete, each with what belongs there.
 pub fn missing(cache: &Path) -> Vec<(&'static str, PathBuf)> {
     let trees = TREES.iter().map(|tree| (tree.name, cache.join("rootfs").join(tree.name)));
-    let all = [("guest kernel", cache.join("kernel"))].into_iter().chain(trees);
+    let kernels = KERNELS.iter().map(|kernel| (kernel.name, cache.join(kernel.name)));
+    let all = kernels.chain(trees);
     all.filter(|(_, folder)| stamp(folder).is_none()).collect()
 }
 
@@ -285,6 +297,6 @@ mod test {
         std::fs::write(cache.join("kernel").join(STAMP), "a kernel\n").expect("write");
         let names: Vec<_> = missing(&cache).into_iter().map(|(name, _)| name).collect();
         std::fs::remove_dir_all(&cache).expect("remove");
-        assert_eq!(names, ["nginx", "tools"]);
+        assert_eq!(names, ["other-kernel", "nginx", "tools"]);
     }
 }

@@ -171,8 +171,8 @@ impl Route {
 
     /// `get-vms-id-logs`.
     fn id(&self) -> String {
-        let path =
-            self.path.trim_start_matches("/v1").trim_start_matches('/').replace(['/', '.'], "-");
+        let path = self.path.trim_start_matches("/v1").trim_start_matches('/');
+        let path = path.replace(['/', '.'], "-");
         format!("{}-{}", self.method.to_lowercase(), path.replace(['{', '}'], ""))
     }
 

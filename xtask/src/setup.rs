@@ -40,7 +40,7 @@ pub fn machine(
     }
     packages::ensure(progress)?;
     packages::ensure_indexes(progress)?;
-    debs::kernel(workspace, progress)?;
+    debs::KERNELS.iter().try_for_each(|kernel| debs::kernel(workspace, progress, kernel))?;
     debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))?;
     match tests {
         Tests::All => stock_disk::make(workspace, progress),

@@ -6,7 +6,7 @@
 //!
 //! | method and path | body | answer |
 //! |---|---|---|
-//! | `GET /metrics` | | counters as Prometheus text |
+//! | `GET /metrics` | | text |
 //! | `GET /v1/host` | | [`HostInfo`] |
 //! | `GET /v1/host/identity` | | `coffer_formats::protocol::HostIdentity` |
 //! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |

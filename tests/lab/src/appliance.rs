@@ -134,13 +134,23 @@ pub fn of_this_program(
     build(&recipe, &root, layout)
 }
 
-/// Builds an image with `coffer image build`.
+/// Builds an image with `coffer image build`, on the kernel that most have.
 pub fn build(recipe: &serde_json::Value, rootfs: &Path, layout: &Path) -> Result<Image> {
+    build_on(&workspace::kernel_package()?, recipe, rootfs, layout)
+}
+
+/// The same on the kernel of this unpacked package.
+pub fn build_on(
+    kernel: &Path,
+    recipe: &serde_json::Value,
+    rootfs: &Path,
+    layout: &Path,
+) -> Result<Image> {
     let file = layout.with_extension("recipe.json");
     std::fs::write(&file, serde_json::to_vec_pretty(recipe)?)?;
     let built = Coffer::plain().run(["image", "build"], |c| {
         c.arg(&file).arg("--rootfs").arg(rootfs);
-        c.arg("--kernel").arg(workspace::kernel_package().unwrap_or_default());
+        c.arg("--kernel").arg(kernel);
         c.arg("--init").arg(workspace::static_init().unwrap_or_default());
         c.arg("-o").arg(layout)
     });

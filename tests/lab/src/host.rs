@@ -161,6 +161,24 @@ impl LabHost {
         self.coffer()?.run(["inspect", "--json", name], |c| c)?.json()
     }
 
+    /// How often a VM's guest was refused what, from the monitor's metrics.
+    pub fn refusals(&self, name: &str) -> Result<BTreeMap<String, u64>> {
+        let url = format!("{}/metrics", self.api()?);
+        let said = process::run(
+            Command::new("curl").args(["-sSf", "--max-time", "20"]).arg(&url),
+            Duration::from_secs(30),
+        )?;
+        ensure!(said.ok, "the metrics cannot be read: {}", said.err);
+        let of_vm = format!("name=\"{name}\",refusal=\"");
+        let lines = said.out.lines().filter_map(|line| line.split_once(&of_vm));
+        lines
+            .map(|(_, line)| {
+                let (refusal, count) = line.split_once("\"} ").context("a line without a count")?;
+                Ok((refusal.to_owned(), count.parse()?))
+            })
+            .collect()
+    }
+
     /// What a VM printed.
     pub fn logs(&self, name: &str) -> Result<String> {
         self.coffer()?.run(["logs", name], |c| c)?.must()

@@ -40,6 +40,7 @@ pub mod scene;
 pub mod story;
 pub mod usable;
 pub mod verifier;
+pub mod visitor;
 pub mod wait;
 pub mod workdir;
 pub mod workspace;

@@ -29,6 +29,11 @@ pub fn kernel_package() -> Result<PathBuf> {
     existing(root().join(".coffer/cache/kernel"))
 }
 
+/// Another one: Debian's next, for guests that differ.
+pub fn other_kernel_package() -> Result<PathBuf> {
+    existing(root().join(".coffer/cache/other-kernel"))
+}
+
 /// The kernel of lab host and guests.
 pub fn kernel() -> Result<PathBuf> {
     only_entry(kernel_package()?.join("boot"), "vmlinuz-")
