@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
 };
-use coffer_attestation::{Digest, Nonce, Reject, event_log};
-use coffer_exchange::evidence::Evidence;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::signature::Signature;
+use coffer_attestation::{Digest, Nonce, Reject, event_log};
+use coffer_exchange::evidence::Evidence;
 use coffer_fuzz::edited;
 use coffer_image::descriptor::Descriptor;
 use libfuzzer_sys::fuzz_target;

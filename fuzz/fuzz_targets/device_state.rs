@@ -11,9 +11,9 @@ use coffer_vmm::devices::bus::Registers;
 use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::serial::SerialPort;
 use coffer_vmm::devices::tpm_crb::{TpmBackend, TpmCrb};
+use coffer_vmm::refusals::Refusals;
 use coffer_vmm::virtio::device::VirtioDevice;
 use coffer_vmm::virtio::mmio::{Signal, Slot, VirtioMmio};
-use coffer_vmm::refusals::Refusals;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -78,7 +78,8 @@ fn set_up(device: &VirtioMmio, steps: u8) {
 fn plug(device: Box<dyn VirtioDevice>, memory: GuestRam) -> VirtioMmio {
     let bell = || Doorbell::new().expect("an eventfd");
     let kicks = device.queue_sizes().iter().map(|_| bell()).collect();
-    VirtioMmio::new(device, Slot { memory, line: bell(), kicks, refusals: Refusals::default() }).expect("a device")
+    VirtioMmio::new(device, Slot { memory, line: bell(), kicks, refusals: Refusals::default() })
+        .expect("a device")
 }
 
 struct Silent;

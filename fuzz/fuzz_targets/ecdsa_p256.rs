@@ -4,9 +4,9 @@
 
 use std::sync::LazyLock;
 
-use coffer_formats::tpm::hash::HashAlg;
 use coffer_attestation::tpm::public::{Key, Scheme};
 use coffer_attestation::tpm::signature::Signature;
+use coffer_formats::tpm::hash::HashAlg;
 use coffer_fuzz::{edited, one_in};
 use libfuzzer_sys::fuzz_target;
 use p256::Scalar;

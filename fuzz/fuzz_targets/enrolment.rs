@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 
 use coffer_attestation::enroll::verify_first_quote;
-use coffer_exchange::evidence::{PcrValue, QuotePart};
 use coffer_attestation::tpm::public::Public;
+use coffer_exchange::evidence::{PcrValue, QuotePart};
 use coffer_formats::{Digest, Nonce};
 use coffer_fuzz::{edited, one_in};
 use libfuzzer_sys::fuzz_target;

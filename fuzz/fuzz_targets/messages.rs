@@ -5,11 +5,11 @@
 use std::sync::LazyLock;
 
 use coffer_attestation::appraisal::HostReference;
-use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
 use coffer_exchange::evidence::Evidence;
 use coffer_exchange::protocol::{
     Challenge, EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, ErrorBody, HostIdentity,
 };
+use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
 use coffer_formats::{Digest, Nonce, cbor};
 use coffer_fuzz::edited;
 use libfuzzer_sys::fuzz_target;

@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 
 use coffer_attestation::Reject;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
-use coffer_formats::Digest;
-use coffer_exchange::evidence::PcrValue;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::signature::Signature;
+use coffer_exchange::evidence::PcrValue;
+use coffer_formats::Digest;
 use coffer_fuzz::{edited, one_in};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;

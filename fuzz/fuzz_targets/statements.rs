@@ -1,11 +1,11 @@
 //! Claims, launch records, runtime data and releases: deterministic CBOR is read back to itself or refused.
 #![no_main]
 
+use coffer_exchange::release::{Release, SignedRelease};
+use coffer_exchange::runtime::RuntimeData;
 use coffer_formats::cbor;
 use coffer_formats::claims::{HostClaims, VmClaims};
 use coffer_formats::launch::LaunchRecord;
-use coffer_exchange::release::{Release, SignedRelease};
-use coffer_exchange::runtime::RuntimeData;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

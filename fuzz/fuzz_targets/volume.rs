@@ -25,7 +25,10 @@ impl Entropy for Dice {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), DiskError> {
         for byte in bytes {
             // Knuth's MMIX generator.
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             *byte = (self.0 >> 56) as u8;
         }
         Ok(())
@@ -51,7 +54,8 @@ static KEPT: LazyLock<Kept> = LazyLock::new(|| {
 
 fn history(dice: &mut Dice, mark: u8) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64>) {
     let store = MemoryStore::zeroed(SHAPE.storage().unwrap());
-    let mut disk = Disk::create(store, DangerousMemoryAnchor::default(), &key(), SHAPE, dice).unwrap();
+    let mut disk =
+        Disk::create(store, DangerousMemoryAnchor::default(), &key(), SHAPE, dice).unwrap();
     let id = disk.info().id;
     let (mut storages, mut epochs) = (Vec::new(), Vec::new());
     let mut content = vec![0; SHAPE.blocks as usize * BLOCK];
@@ -113,7 +117,8 @@ fn apply(edit: &[u8], storage: &mut Vec<u8>) {
         }
         1 if blocks > 0 => {
             let source = &KEPT.storages[usize::from(value) % KEPT.storages.len()];
-            let (from, to) = (usize::from(high) % (source.len() / BLOCK), usize::from(low) % blocks);
+            let (from, to) =
+                (usize::from(high) % (source.len() / BLOCK), usize::from(low) % blocks);
             let from = if what & 4 == 0 { to } else { from };
             storage[to * BLOCK..][..BLOCK].copy_from_slice(&source[from * BLOCK..][..BLOCK]);
         }
@@ -144,7 +149,8 @@ fn use_it(mut disk: Volume, at_length: bool) {
     let written = disk.write(2, &[9; BLOCK]).and_then(|()| disk.flush());
     if written.is_ok() {
         let (store, anchor) = disk.close().expect("nothing is left to write");
-        let mut disk = Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was written");
+        let mut disk =
+            Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was written");
         held[2] = [9; BLOCK];
         for (block, held) in (0..).zip(held) {
             let mut buffer = [0; BLOCK];

@@ -18,6 +18,8 @@ use std::thread;
 use std::time::Duration;
 
 use coffer_formats::evidence::{Inclusion, QuotePart};
+use coffer_formats::tpm::made::MadeKey;
+use coffer_formats::tpm::template;
 use coffer_formats::{Digest, InstanceId, ObjectName, binding, merkle};
 
 use crate::desk::{Asker, Desk, Operation, Reply, Waiting};
@@ -101,7 +103,10 @@ impl HostTpm {
             Answer::AkPublic(public) => public,
             other => return Err(unexpected(&other)),
         };
-        let ak_name = ObjectName::of(&ak_public);
+        let made = MadeKey::new(&template::host_ak(), ak_public.clone()).map_err(|e| {
+            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
+        })?;
+        let ak_name = made.object_name();
         let desk = Arc::new(Desk::open());
         let owner =
             Owner { link, desk: Arc::clone(&desk), event_log: event_log.to_owned(), timing };

@@ -50,6 +50,7 @@ pub mod state;
 pub mod tap;
 pub mod tls;
 pub mod uid;
+mod verdict;
 pub mod vm;
 pub mod vm_process;
 pub mod vtpm_pool;

@@ -20,6 +20,7 @@ use crate::log;
 use crate::process::close_inherited;
 use crate::restart;
 use crate::routes::{self, App};
+use crate::state::StateError;
 
 /// Time guests get when the monitor ends.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -50,6 +51,9 @@ impl ServeError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Host(HostError::Tpm(e)) => e.hint(),
+            Self::Host(HostError::State(StateError::NotOurs(_))) => {
+                "name a directory with --state that only the monitor's user can change"
+            }
             Self::Host(HostError::State(_)) => {
                 "stop the other monitor, or name another directory with --state"
             }

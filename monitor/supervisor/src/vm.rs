@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use coffer_formats::InstanceId;
 use coffer_formats::channel::Phase;
 use coffer_formats::launch::BoxKind;
-use coffer_formats::{InstanceId, Reject};
 use coffer_monitor_wire::api::{
     CreateVm, Measurements, Publish, Reporter, RestartPolicy, Timing, VmInfo, VmState,
 };
@@ -26,6 +26,7 @@ use crate::evidence::VmIdentity;
 use crate::history::{History, Kept};
 use crate::launch_error::LaunchError;
 use crate::process::printable;
+use crate::verdict::{Failure, Verdict};
 
 /// A VM.
 pub struct Vm {
@@ -430,68 +431,9 @@ fn rank(state: VmState) -> u8 {
     }
 }
 
-/// How a VM ended.
-struct Verdict {
-    state: VmState,
-    failure: Option<Failure>,
-}
-
-/// Why a VM failed, and whose word that is.
-#[derive(Clone)]
-struct Failure {
-    reporter: Reporter,
-    code: String,
-    detail: String,
-}
-
-impl Verdict {
-    const STOPPED: Self = Self { state: VmState::Stopped, failure: None };
-
-    fn failed(reporter: Reporter, code: &str, detail: &str) -> Self {
-        let failure = Failure { reporter, code: code.to_owned(), detail: printable(detail) };
-        Self { state: VmState::Failed, failure: Some(failure) }
-    }
-
-    /// A broken promise outranks what the guest says of itself.
-    fn new(reason: &EndReason, guest_failure: Option<&str>, asked: bool) -> Self {
-        let seen = |code: &str, detail: &str| Self::failed(Reporter::Monitor, code, detail);
-        match (reason, guest_failure) {
-            (EndReason::Refused { reject, detail }, _) => seen(reject.code(), detail),
-            (EndReason::Failed { detail }, _) if !asked => seen("vmm-failed", detail),
-            (_, Some(said)) => Self::said(said),
-            (EndReason::Reset, None) if !asked => seen("guest-failed", "the guest reset itself"),
-            _ => Self::STOPPED,
-        }
-    }
-
-    /// What the guest says of itself: a code if it is one a guest can know.
-    fn said(line: &str) -> Self {
-        match Reject::from_code(line).filter(|reject| !is_the_monitors(*reject)) {
-            Some(reject) => Self::failed(Reporter::Guest, reject.code(), reject.message()),
-            None => Self::failed(Reporter::Guest, "guest-failed", line),
-        }
-    }
-}
-
-/// True for what only the monitor can find out: a guest that says so makes it up.
-fn is_the_monitors(reject: Reject) -> bool {
-    matches!(
-        reject,
-        Reject::BadDescriptor
-            | Reject::BlobMissing
-            | Reject::KernelDigest
-            | Reject::InitrdDigest
-            | Reject::CmdlineDigest
-            | Reject::DiskIntegrity
-            | Reject::ShapeNotAllowed
-            | Reject::VtpmFailed
-            | Reject::HostTpmFailed
-    )
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use coffer_formats::Digest;
+    use coffer_formats::{Digest, Reject};
     use coffer_monitor_wire::api::Restart;
 
     use super::*;
@@ -637,64 +579,5 @@ pub(crate) mod tests {
         vm.not_launched_again(&LaunchError::Refused { reject, detail: "x".into(), hint: "" });
         let info = vm.info();
         assert_eq!((info.state, info.reason.as_deref()), (VmState::Failed, Some("kernel-digest")));
-    }
-
-    #[track_caller]
-    fn check(
-        reason: &EndReason,
-        guest: Option<&str>,
-        asked: bool,
-        expected: (VmState, Option<&str>),
-    ) {
-        let Verdict { state, failure } = Verdict::new(reason, guest, asked);
-        assert_eq!((state, failure.as_ref().map(|f| f.code.as_str())), expected);
-    }
-
-    #[test]
-    fn names_the_reason_of_an_end() {
-        use VmState::{Failed, Stopped};
-        let refused =
-            EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() };
-        let crashed = EndReason::Failed { detail: "x".into() };
-        check(&EndReason::PowerOff, None, false, (Stopped, None));
-        check(&EndReason::PowerOff, Some("policy-denied"), false, (Failed, Some("policy-denied")));
-        check(
-            &EndReason::PowerOff,
-            Some("workload ended with status 1"),
-            false,
-            (Failed, Some("guest-failed")),
-        );
-        check(&refused, Some("policy-denied"), true, (Failed, Some("disk-integrity")));
-        check(&crashed, None, false, (Failed, Some("vmm-failed")));
-        check(&crashed, None, true, (Stopped, None));
-        check(&EndReason::Killed, None, true, (Stopped, None));
-        check(&EndReason::Reset, None, false, (Failed, Some("guest-failed")));
-    }
-
-    #[test]
-    fn a_guest_cannot_speak_for_the_monitor() {
-        let said = |line| Verdict::new(&EndReason::PowerOff, Some(line), false).failure.unwrap();
-        let monitors = [
-            "bad-descriptor",
-            "blob-missing",
-            "kernel-digest",
-            "initrd-digest",
-            "cmdline-digest",
-            "disk-integrity",
-            "shape-not-allowed",
-            "vtpm-failed",
-            "host-tpm-failed",
-        ];
-        for code in monitors {
-            assert!(Reject::from_code(code).is_some(), "{code}");
-            let failure = said(code);
-            assert_eq!((failure.code.as_str(), failure.detail.as_str()), ("guest-failed", code));
-            assert_eq!(failure.reporter, Reporter::Guest);
-        }
-        let failure = said("policy-denied");
-        assert_eq!((failure.code.as_str(), failure.reporter), ("policy-denied", Reporter::Guest));
-        let refused = EndReason::Refused { reject: Reject::DiskIntegrity, detail: "x".into() };
-        let failure = Verdict::new(&refused, Some("policy-denied"), false).failure.unwrap();
-        assert_eq!(failure.reporter, Reporter::Monitor);
     }
 }

@@ -312,7 +312,7 @@ fn a_state_folder_that_others_can_write_in_is_refused() {
     for spoil in spoilt {
         let said = try_with(spoil);
         assert!(said.contains("others than the monitor can change"), "{said}");
-        assert!(said.contains("hint: "), "{said}");
+        assert!(said.contains("hint: name a directory"), "{said}");
         assert!(victim.lives());
     }
     // In a folder of its own a monitor ends what is noted there.

@@ -52,6 +52,31 @@ fn each_attempt_succeeds_in_the_open_and_fails_behind_the_walls() {
     }
 }
 
+/// Behind the walls no core is written, and none is piped: to a program that takes cores a kernel gives none at a limit of
+/// one byte, and gives one at 0 (`fs/coredump.c`).
+#[test]
+fn cores_are_limited_to_one_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = |mut command: Command| {
+        let mut child = command.arg("20").spawn().unwrap();
+        let limits = format!("/proc/{}/limits", child.id());
+        let line = (0..500).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            let program = std::fs::read_link(format!("/proc/{}/exe", child.id())).ok()?;
+            let limits = std::fs::read_to_string(&limits).ok()?;
+            let line = limits.lines().find(|line| line.starts_with("Max core"))?.to_owned();
+            program.ends_with("sleep").then_some(line)
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        line.unwrap().split_whitespace().skip(4).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut behind = Command::new(env!("CARGO_BIN_EXE_coffer-vmm"));
+    behind.args(["confine", "1879048192"]).arg(folder.path()).arg("/usr/bin/sleep");
+    assert_eq!(limit(behind)[..2], ["1", "1"]);
+    assert_ne!(limit(Command::new("/usr/bin/sleep"))[1], "1");
+}
+
 #[test]
 fn its_work_it_can_do() {
     let folder = tempfile::tempdir().unwrap();
