@@ -116,7 +116,8 @@ async fn host_power_off(State(app): State<App>) -> Answer<StatusCode> {
 async fn create_vm(State(app): State<App>, body: Bytes) -> Answer<(StatusCode, Json<VmInfo>)> {
     let request: CreateVm = parse(&body)?;
     let create = move || match launch::launch(&app.host, &request, None) {
-        Err(error @ LaunchError::NameTaken(_)) => {
+        // Its disk is looked at before its name.
+        Err(error @ (LaunchError::NameTaken(_) | LaunchError::Disk("disk-in-use", ..))) => {
             app.host.registry.made_by(&request).map(|vm| (StatusCode::OK, vm)).ok_or(error)
         }
         launched => launched.map(|vm| (StatusCode::CREATED, vm)),
