@@ -16,6 +16,7 @@ use coffer_vmm::devices::bus::DeviceBus;
 use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::serial::{PORTS, SerialPort};
 use coffer_vmm::layout;
+use coffer_vmm::refusals::Refusals;
 use libfuzzer_sys::fuzz_target;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -286,7 +287,8 @@ fn port(reader: &Reader, input: &OwnedFd) -> Arc<SerialPort> {
     let line = Doorbell::new().expect("an eventfd");
     let input = input.try_clone().expect("a descriptor");
     let (out, clock) = (Box::new(reader.clone()), Box::new(|| Duration::ZERO));
-    Arc::new(SerialPort::new(line, out, clock, Some(input)).expect("a port"))
+    let port = SerialPort::new(line, out, clock, Some(input), Refusals::default());
+    Arc::new(port.expect("a port"))
 }
 
 /// After a reset: 9600 baud, 8 bits, and the outputs a PC connects.

@@ -99,7 +99,7 @@ fn tpm(memory: GuestRam) -> TpmCrb {
 fn serial() -> SerialPort {
     let (line, sink) = (Doorbell::new().expect("an eventfd"), Box::new(std::io::sink()));
     let clock = Box::new(|| Duration::ZERO);
-    SerialPort::new(line, sink, clock, None).expect("a port")
+    SerialPort::new(line, sink, clock, None, Refusals::default()).expect("a port")
 }
 
 fn go_on<T: Lifecycle + Registers>(

@@ -65,7 +65,7 @@ impl Vm {
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
         let line = machine.interrupt_line(layout::COM1_GSI)?;
-        let serial = Arc::new(serial_port(line, plan.console, plan.input)?);
+        let serial = Arc::new(serial_port(line, plan.console, plan.input, refusals.clone())?);
         let (bus, devices) = (DeviceBus::new(refusals.clone()), Vec::new());
         let mut vm = Self { machine, vcpus, bus, serial, virtio, devices, refusals };
         vm.map_fixed_devices(plan.tpm, stop)?;
@@ -137,13 +137,18 @@ impl Vm {
 }
 
 /// The serial port, to standard output where the host may read. Nobody waits for whoever does.
-fn serial_port(line: Doorbell, seen: bool, input: Option<OwnedFd>) -> io::Result<SerialPort> {
+fn serial_port(
+    line: Doorbell,
+    seen: bool,
+    input: Option<OwnedFd>,
+    refusals: Refusals,
+) -> io::Result<SerialPort> {
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     rustix::io::ioctl_fionbio(&output, true)?;
     let output: Box<dyn Write + Send> =
         if seen { Box::new(File::from(output)) } else { Box::new(io::sink()) };
     let start = Instant::now();
-    SerialPort::new(line, output, Box::new(move || start.elapsed()), input)
+    SerialPort::new(line, output, Box::new(move || start.elapsed()), input, refusals)
 }
 
 /// What the supervisor's words act on.

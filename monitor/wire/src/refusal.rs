@@ -56,6 +56,8 @@ pub enum Refusal {
     TpmCommand,
     /// A TPM control register written in a state or place where that means nothing.
     TpmControl,
+    /// A line to the serial port beyond its rate, or for which a reader that is behind left no room.
+    ConsoleOutput,
 }
 
 impl fmt::Display for Refusal {

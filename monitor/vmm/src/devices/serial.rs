@@ -11,10 +11,11 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coffer_machine::Doorbell;
+use coffer_monitor_wire::Refusal;
 use rustix::event::epoll::EventFlags;
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::{NoEvents, Serial};
@@ -22,6 +23,7 @@ use vm_superio::{SerialState, Trigger};
 
 use crate::devices::bus::Registers;
 use crate::devices::lifecycle::{Lifecycle, Quiet, State, StateRefused};
+use crate::refusals::Refusals;
 use crate::virtio::watch::Watch;
 
 /// Registers of a 16550.
@@ -60,10 +62,11 @@ impl SerialPort {
         output: Box<dyn Write + Send>,
         clock: Clock,
         input: Option<OwnedFd>,
+        refusals: Refusals,
     ) -> io::Result<Self> {
         let line = Line(Arc::new(line));
         let filled = clock();
-        let output = Output { to: output, clock, allowed: BURST, filled, dropped: 0 };
+        let output = Output { to: output, clock, allowed: BURST, filled, dropped: 0, refusals };
         let output = Arc::new(Mutex::new(output));
         let uart = Serial::new(line, LineBuffer { pending: Vec::new(), output });
         let watch = Watch::new()?;
@@ -140,12 +143,19 @@ impl Lifecycle for SerialPort {
     }
 
     fn save(&self, _: Quiet) -> Vec<u8> {
-        self.with(|uart| Saved(uart.state()).encode())
+        self.with(|uart| {
+            let dropped = uart.writer().output().dropped;
+            Saved { uart: uart.state(), dropped }.encode()
+        })
     }
 
     fn restore(&self, _: Quiet, state: &[u8]) -> Result<(), StateRefused> {
-        let Saved(state) = Saved::decode(state)?;
-        self.with(|uart| become_port(uart, &state))
+        let Saved { uart: state, dropped } = Saved::decode(state)?;
+        self.with(|uart| {
+            become_port(uart, &state)?;
+            uart.writer().output().dropped = dropped;
+            Ok(())
+        })
     }
 }
 
@@ -180,9 +190,13 @@ impl LineBuffer {
         Self { pending: Vec::new(), output: self.output.clone() }
     }
 
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send(&mut self) {
         if !self.pending.is_empty() {
-            self.output.lock().unwrap_or_else(PoisonError::into_inner).write(&self.pending);
+            self.output().write(&self.pending);
             self.pending.clear();
         }
     }
@@ -211,6 +225,7 @@ struct Output {
     allowed: u64,
     filled: Duration,
     dropped: u64,
+    refusals: Refusals,
 }
 
 impl Output {
@@ -233,13 +248,21 @@ impl Output {
         if written {
             (self.allowed, self.dropped) = (self.allowed - all.len() as u64, 0);
         } else {
-            self.dropped += bytes.len() as u64;
+            self.dropped = self.dropped.saturating_add(bytes.len() as u64);
+            self.refusals.count(Refusal::ConsoleOutput);
         }
     }
 }
 
+/// The 16550, and what the next mark has to tell. What the host allows begins anew; what was typed and not heard is in
+/// the pipe.
 #[derive(Serialize, Deserialize)]
-struct Saved(#[serde(with = "Uart16550")] SerialState);
+#[serde(deny_unknown_fields)]
+struct Saved {
+    #[serde(with = "Uart16550")]
+    uart: SerialState,
+    dropped: u64,
+}
 
 impl State for Saved {
     const FORMAT: &'static str = "serial/1";
@@ -305,7 +328,8 @@ mod tests {
         let time = now.clone();
         let clock = Box::new(move || Duration::from_millis(time.load(Ordering::Relaxed)));
         let line = Doorbell::new().unwrap();
-        let port = SerialPort::new(line, Box::new(seen.clone()), clock, Some(input)).unwrap();
+        let (out, refusals) = (Box::new(seen.clone()), Refusals::default());
+        let port = SerialPort::new(line, out, clock, Some(input), refusals).unwrap();
         port.start();
         (port, seen, now, mouth.into())
     }
@@ -417,8 +441,8 @@ mod tests {
     #[test]
     fn a_port_without_input_hears_nothing() {
         let clock = Box::new(|| Duration::ZERO);
-        let sink = Box::new(io::sink());
-        let port = SerialPort::new(Doorbell::new().unwrap(), sink, clock, None).unwrap();
+        let (line, sink) = (Doorbell::new().unwrap(), Box::new(io::sink()));
+        let port = SerialPort::new(line, sink, clock, None, Refusals::default()).unwrap();
         port.start();
         port.hear();
         assert!(port.input().is_none() && heard(&port).is_empty());
@@ -451,13 +475,26 @@ mod tests {
     }
 
     #[test]
+    fn another_port_tells_what_was_dropped_before_it() {
+        let ((old, said), (new, heard)) = (port(), port());
+        said.0.lock().unwrap().1 = true;
+        old.write(0, b"lost\n");
+        Paused::new(&new).restore(&Paused::new(&old).save()).unwrap();
+        new.write(0, b"heard\n");
+        assert_eq!(heard.text(), "\n[coffer: 5 bytes of output dropped]\nheard\n");
+        let counted = |port: &SerialPort| port.with(|uart| uart.writer().output().refusals.sums());
+        assert_eq!(counted(&old), [(Refusal::ConsoleOutput, 1)].into());
+        assert!(counted(&new).is_empty());
+    }
+
+    #[test]
     fn an_interrupt_nobody_took_is_rung_again() {
         let (old, _) = port();
         old.write(1, &[2]);
         let line = Doorbell::new().unwrap();
         let rung = line.try_clone().unwrap();
-        let clock = Box::new(|| Duration::ZERO);
-        let new = SerialPort::new(line, Box::new(io::sink()), clock, None).unwrap();
+        let (sink, clock) = (Box::new(io::sink()), Box::new(|| Duration::ZERO));
+        let new = SerialPort::new(line, sink, clock, None, Refusals::default()).unwrap();
         Paused::new(&new).restore(&Paused::new(&old).save()).unwrap();
         assert!(rung.clear());
     }
@@ -493,13 +530,14 @@ mod tests {
         fn any_registers_are_answered_from(
             registers in any::<[u8; 9]>(),
             in_buffer in proptest::collection::vec(any::<u8>(), 0..70),
+            dropped: u64,
             accesses in harness::accesses(u64::from(PORTS)),
         ) {
             let [baud_divisor_low, baud_divisor_high, interrupt_enable, interrupt_identification, line_control, line_status, modem_control, modem_status, scratch] = registers;
             let fits = in_buffer.len() <= 64;
             let state = SerialState { baud_divisor_low, baud_divisor_high, interrupt_enable, interrupt_identification, line_control, line_status, modem_control, modem_status, scratch, in_buffer };
             let (port, _) = port();
-            prop_assert_eq!(Paused::new(&port).restore(&Saved(state).encode()).is_ok(), fits);
+            prop_assert_eq!(Paused::new(&port).restore(&Saved { uart: state, dropped }.encode()).is_ok(), fits);
             harness::perform(&port, &accesses);
         }
     }
