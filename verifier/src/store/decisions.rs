@@ -7,6 +7,7 @@ use coffer_attestation::Digest;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::writing::Writing;
 use super::{Store, StoreError, int, uint};
 use crate::api::{Decision, LogState};
 
@@ -21,7 +22,7 @@ impl Store {
         decision: &Decision,
         evidence: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = Writing::begin(&self.pool).await?;
         append_row(&mut transaction, decision).await?;
         if let Some(bytes) = evidence {
             // The same bytes may come again, as a replay; what was kept as released stays so.

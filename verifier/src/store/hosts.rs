@@ -5,6 +5,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::decisions::append_row;
+use super::writing::Writing;
 use super::{PendingIdentity, Store, StoreError, int, uint};
 use crate::api::Decision;
 
@@ -62,7 +63,7 @@ impl Store {
         decision: &Decision,
     ) -> Result<(), StoreError> {
         let now = decision.at;
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = Writing::begin(&self.pool).await?;
         sqlx::query(
             "INSERT INTO hosts (name, ak_name, ak_public, ek_digest, ek_certificate, tpm_manufacturer,
              tpm_model, tpm_version, software_tpm, enrolled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -9,6 +9,7 @@ mod hosts;
 mod references;
 mod secrets;
 mod vms;
+mod writing;
 
 use std::path::Path;
 use std::time::Duration;

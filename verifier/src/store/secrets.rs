@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::decisions::append_row;
+use super::writing::Writing;
 use super::{Store, StoreError, int, uint};
 use crate::api::Decision;
 
@@ -37,7 +38,7 @@ impl Store {
     ) -> Result<u64, E> {
         let database = |e: sqlx::Error| E::from(e.into());
         let unlogged = |e: StoreError| E::from(StoreError::Unlogged(e.to_string()));
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut transaction = Writing::begin(&self.pool).await.map_err(database)?;
         let last = sqlx::query("SELECT version FROM secrets WHERE id = ?")
             .bind(id.as_str())
             .fetch_optional(&mut *transaction)

@@ -6,6 +6,7 @@ use coffer_attestation::{InstanceId, ObjectName};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::writing::Writing;
 use super::{Store, StoreError, int, uint};
 
 impl Store {
@@ -17,7 +18,7 @@ impl Store {
         now: u64,
     ) -> Result<Result<Current, Refusal>, StoreError> {
         let claimant = Entry::of(appraisal.facts());
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = Writing::begin(&self.pool).await?;
         let rows = sqlx::query(
             "SELECT instance_id, hak_name, vak_name, incarnation FROM vms
              WHERE instance_id = ? OR vak_name = ?",
