@@ -73,7 +73,7 @@ fn open_below(folder: &Path, path: &Path) -> Result<File, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coffer_monitor_wire::api::Restart;
+    use coffer_monitor_wire::api::{NetLimit, Restart};
     use rustix::fs::CWD;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -89,6 +89,8 @@ mod tests {
             memory_mib: None,
             publish: vec![],
             disks: vec![disk],
+            tap: None,
+            network_limit: NetLimit::default(),
             restart: Restart::default(),
         }
     }
