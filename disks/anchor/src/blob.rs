@@ -1,0 +1,121 @@
+//! A sealed key at rest (SPEC 11.13): what the TPM made, and what it takes to ask for it back. Hides nothing but the key.
+//!
+//! ```text
+//!  0   8  "COFFERSK"                     50  32    policy digest
+//!  8   4  version, 1                     82  2+n   TPM2B_PRIVATE
+//! 12   3  registers, SHA-256 bank            2+m   TPM2B_PUBLIC
+//! 15   1  zero                               32    SHA-256 of all before it
+//! 16  34  name of the storage key
+//! ```
+//! Integers are big-endian, as in the TPM structures. The digest finds accidents; what is altered on purpose the TPM finds.
+
+use coffer_formats::tpm::wire::{Reader, Writer};
+use coffer_formats::tpm::{alg, attributes};
+use coffer_formats::{Digest, ObjectName, Reject};
+
+use crate::error::SealError;
+use crate::registers::Registers;
+
+/// A key that one TPM can give back, while some of its registers have certain values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedKey {
+    pub(crate) registers: Registers,
+    pub(crate) storage: ObjectName,
+    pub(crate) policy: Digest,
+    pub(crate) private: Vec<u8>,
+    pub(crate) public: Vec<u8>,
+}
+
+impl SealedKey {
+    /// The registers it is sealed to.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// Name of the storage key it is sealed under.
+    pub fn storage(&self) -> ObjectName {
+        self.storage
+    }
+
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = Writer::new()
+            .bytes(MAGIC)
+            .u32(VERSION)
+            .bytes(&self.registers.bitmap())
+            .u8(0)
+            .bytes(self.storage.as_bytes())
+            .bytes(self.policy.as_bytes())
+            .tpm2b(&self.private)
+            .tpm2b(&self.public)
+            .finish();
+        let digest = Digest::of(&[&body]);
+        Writer::new().bytes(&body).bytes(digest.as_bytes()).finish()
+    }
+
+    /// Reads exactly what [`SealedKey::encode`] writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SealError> {
+        let mut r = Reader::new(bytes);
+        if r.array().ok().as_ref() != Some(MAGIC) {
+            return Err(SealError::Foreign);
+        }
+        match r.u32() {
+            Ok(VERSION) => {}
+            Ok(version) => return Err(SealError::UnsupportedVersion(version)),
+            Err(_) => return Err(SealError::Torn),
+        }
+        let (body, digest) = bytes.split_last_chunk::<{ Digest::LEN }>().ok_or(SealError::Torn)?;
+        if Digest::of(&[body]) != Digest(*digest) {
+            return Err(SealError::Torn);
+        }
+        Self::structure(body.get(HEAD..).unwrap_or_default())
+    }
+
+    /// What comes between version and digest: whole, so whatever is wrong in it was made so.
+    fn structure(body: &[u8]) -> Result<Self, SealError> {
+        let parts = |body| -> Result<_, Reject> {
+            let mut r = Reader::new(body);
+            let (bitmap, reserved) = (r.array()?, r.u8()?);
+            let (storage, policy) = (ObjectName(r.array()?), Digest(r.array()?));
+            let (private, public) = (r.tpm2b(PART_MAX)?.to_vec(), r.tpm2b(PART_MAX)?.to_vec());
+            r.finish()?;
+            Ok((bitmap, reserved, storage, policy, private, public))
+        };
+        let (bitmap, reserved, storage, policy, private, public) =
+            parts(body).map_err(|_| SealError::Altered)?;
+        let registers = Registers::from_bitmap(bitmap).map_err(|_| SealError::Altered)?;
+        if reserved != 0 || !is_sealed_to(&public, &policy) {
+            return Err(SealError::Altered);
+        }
+        Ok(Self { registers, storage, policy, private, public })
+    }
+}
+
+/// The public area of a key that is to be sealed, up to `unique`: data that leaves its TPM by this policy only.
+pub(crate) fn template(policy: &Digest) -> Writer {
+    let attributes = attributes::FIXED_TPM
+        | attributes::FIXED_PARENT
+        | attributes::ADMIN_WITH_POLICY
+        | attributes::NO_DA;
+    Writer::new()
+        .u16(KEYEDHASH)
+        .u16(alg::SHA256)
+        .u32(attributes)
+        .tpm2b(policy.as_bytes())
+        .u16(alg::NULL)
+}
+
+/// True if the public area is the template with a digest for `unique`.
+pub(crate) fn is_sealed_to(public: &[u8], policy: &Digest) -> bool {
+    let unique = public.strip_prefix(template(policy).finish().as_slice());
+    matches!(unique, Some([0, 32, digest @ ..]) if digest.len() == Digest::LEN)
+}
+
+const MAGIC: &[u8; 8] = b"COFFERSK";
+const VERSION: u32 = 1;
+/// Magic and version.
+const HEAD: usize = 12;
+/// TPM_ALG_KEYEDHASH.
+const KEYEDHASH: u16 = 0x0008;
+/// Most bytes of either part: a sealed key takes a tenth of that.
+const PART_MAX: usize = 1024;
