@@ -119,3 +119,58 @@ const HEAD: usize = 12;
 const KEYEDHASH: u16 = 0x0008;
 /// Most bytes of either part: a sealed key takes a tenth of that.
 const PART_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn blob(pcrs: &[u8], private: &[u8], fill: u8) -> SealedKey {
+        let policy = Digest([fill; 32]);
+        SealedKey {
+            registers: Registers::of(pcrs).unwrap(),
+            storage: ObjectName([fill; 34]),
+            policy,
+            private: private.to_vec(),
+            public: template(&policy).tpm2b(&[fill; 32]).finish(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_wrote(
+            pcrs in proptest::collection::btree_set(0u8..16, 1..16),
+            private in proptest::collection::vec(any::<u8>(), 0..300),
+            fill: u8,
+        ) {
+            let blob = blob(&pcrs.into_iter().collect::<Vec<_>>(), &private, fill);
+            prop_assert_eq!(SealedKey::decode(&blob.encode()).unwrap(), blob);
+        }
+
+        #[test]
+        fn takes_nothing_it_would_not_write(
+            at in 0usize..400, value: u8, cut in 0usize..8, digest: bool,
+        ) {
+            let mut bytes = blob(&[0, 7], &[3; 160], 9).encode();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if digest {
+                bytes.truncate(bytes.len() - 32 - cut);
+                let digest = Digest::of(&[&bytes]);
+                bytes.extend_from_slice(digest.as_bytes());
+            }
+            if let Ok(blob) = SealedKey::decode(&bytes) {
+                prop_assert_eq!(blob.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn stands_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let headed = [&MAGIC[..], &VERSION.to_be_bytes(), &bytes].concat();
+            let digest = Digest::of(&[&headed]);
+            for bytes in [&bytes[..], &headed, &[&headed[..], digest.as_bytes()].concat()] {
+                prop_assert!(SealedKey::decode(bytes).is_err());
+            }
+        }
+    }
+}

@@ -243,10 +243,14 @@ impl NvAnchor {
             }
         };
         match session.call(&mut self.tpm, call) {
-            Err(TpmError::SessionLost) => Err(TpmError::SessionLost),
-            done => {
+            Ok(answer) => {
                 self.session = Some(session);
-                Ok(done?.parameters)
+                Ok(answer.parameters)
+            }
+            // Whether the TPM is still in step with it nobody authenticated says: the next command has a new one.
+            Err(error) => {
+                self.tpm.flush(session.handle());
+                Err(error)
             }
         }
     }

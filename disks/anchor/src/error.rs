@@ -19,6 +19,9 @@ pub enum TpmError {
     /// Its storage key is not what the template says.
     #[error("the TPM made another storage key than it was asked for")]
     BadStorageKey,
+    /// Its storage key is another than the one remembered.
+    #[error("it is another TPM, or it was cleared")]
+    Other,
     /// The owner hierarchy has an auth value.
     #[error("the owner hierarchy of the TPM has an auth value")]
     OwnerAuth,
@@ -48,6 +51,41 @@ pub enum TpmError {
 }
 
 impl TpmError {
+    /// Stable kebab-case code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Gone(_) => "tpm-gone",
+            Self::Malformed => "tpm-malformed",
+            Self::Forged => "tpm-forged",
+            Self::BadStorageKey => "tpm-storage-key",
+            Self::Other => "tpm-other",
+            Self::OwnerAuth => "tpm-owner-auth",
+            Self::NvRate => "tpm-nv-rate",
+            Self::Lockout => "tpm-lockout",
+            Self::Busy => "tpm-busy",
+            Self::SessionLost => "tpm-restarted",
+            Self::Code { .. } => "tpm-refused",
+            Self::NoEntropy => "no-entropy",
+        }
+    }
+
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Gone(_) => "check that the TPM exists and that the monitor may open it",
+            Self::Malformed | Self::Forged => {
+                "something between the host and its TPM alters what they say"
+            }
+            Self::BadStorageKey => "the TPM does not do what it is asked: use another",
+            Self::Other => "use the host the disk belongs to, or restore a backup",
+            Self::OwnerAuth => "clear the owner auth value of the TPM",
+            Self::NvRate => "flush less often",
+            Self::Lockout => "wait for the lockout to end, or reset it with tpm2_dictionarylockout",
+            Self::Busy | Self::SessionLost | Self::NoEntropy => "try again in a few seconds",
+            Self::Code { .. } => "see the TPM's manual for the code",
+        }
+    }
+
     pub(crate) fn answered(doing: &'static str, code: u32) -> Self {
         match code {
             code::NV_RATE => Self::NvRate,
@@ -137,6 +175,46 @@ pub enum CounterError {
     Tpm(#[from] TpmError),
 }
 
+impl CounterError {
+    /// Stable kebab-case code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "counter-missing",
+            Self::Foreign { .. } => "counter-foreign",
+            Self::NotWritten { .. } => "counter-not-written",
+            Self::Redefined { .. } => "counter-redefined",
+            Self::Ahead { .. } => "counter-ahead",
+            Self::Behind { .. } => "counter-behind",
+            Self::Taken { .. } => "counter-taken",
+            Self::Full => "counter-full",
+            Self::Tpm(error) => error.code(),
+        }
+    }
+
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => {
+                "the TPM was cleared or is not the disk's: restore a backup under a new counter"
+            }
+            Self::Foreign { .. } => "check which index belongs to which disk",
+            Self::NotWritten { .. } => "if its making was cut off, remove it and make it again",
+            Self::Redefined { .. } => {
+                "check which counter belongs to which disk; if this one does, it was made again: restore a backup"
+            }
+            Self::Ahead { .. } => {
+                "give back the newest copy of the disk; an older one is not accepted"
+            }
+            Self::Behind { .. } => {
+                "the TPM is not the disk's: restore a backup under a new counter"
+            }
+            Self::Taken { .. } => "take another number",
+            Self::Full => "remove counters of disks that are gone, or use a ledger",
+            Self::Tpm(error) => error.hint(),
+        }
+    }
+}
+
 /// Why a key is not sealed, or not unsealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -169,13 +247,48 @@ pub enum SealError {
     NoBank,
 
     // --- the caller
-    /// No registers, one twice, or one there is not.
-    #[error("a key is sealed to registers 0 to 23, one at least")]
+    /// No registers, one twice, or one that is not there or not counted.
+    #[error("a key is sealed to registers 0 to 15 and 17 to 20, each once, one at least")]
     BadRegisters,
 
     /// The TPM fails.
     #[error(transparent)]
     Tpm(#[from] TpmError),
+}
+
+impl SealError {
+    /// Stable kebab-case code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Foreign => "seal-foreign",
+            Self::UnsupportedVersion(_) => "seal-version",
+            Self::Torn => "seal-torn",
+            Self::Altered => "seal-altered",
+            Self::OtherTpm => "seal-other-tpm",
+            Self::PcrsMoved => "seal-pcrs-moved",
+            Self::PcrsUnstable => "seal-pcrs-unstable",
+            Self::NoBank => "seal-no-bank",
+            Self::BadRegisters => "seal-registers",
+            Self::Tpm(error) => error.code(),
+        }
+    }
+
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Foreign => "name the file the key was sealed in",
+            Self::UnsupportedVersion(_) => "use the version of coffer that sealed it",
+            Self::Torn | Self::Altered => "restore the file from a backup",
+            Self::OtherTpm => "seal the key anew on this host",
+            Self::PcrsMoved => "boot what the key was sealed for, or seal it anew",
+            Self::PcrsUnstable => "try again once the host has booted",
+            Self::NoBank => "activate the TPM's SHA-256 bank",
+            Self::BadRegisters => {
+                "name registers that firmware and boot measure into, such as 0, 7 and 11"
+            }
+            Self::Tpm(error) => error.hint(),
+        }
+    }
 }
 
 /// TPM_RC values (Part 2, 6.6.3).

@@ -39,11 +39,12 @@ pub(crate) enum Way {
 /// AES-128-CFB over a first parameter: key and IV from the session and both nonces, the newer one first (21.3).
 pub(crate) fn cfb(way: Way, key: &[&[u8]], newer: &[u8], older: &[u8], data: &mut [u8]) {
     let both = kdfa(key, b"CFB", newer, older);
-    let (key, iv) = both.split_at(16);
     let mut halves = (Zeroizing::new([0; 16]), [0; 16]);
+    let (key, iv) = both.split_at(16);
     halves.0.copy_from_slice(key);
     halves.1.copy_from_slice(iv);
-    let (key, iv) = (&(*halves.0).into(), &halves.1.into());
+    // By reference: a copy would not be wiped.
+    let (key, iv) = ((&*halves.0).into(), (&halves.1).into());
     match way {
         Way::ToTpm => cfb_mode::Encryptor::<aes::Aes128>::new(key, iv).encrypt(data),
         Way::FromTpm => cfb_mode::Decryptor::<aes::Aes128>::new(key, iv).decrypt(data),

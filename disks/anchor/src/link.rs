@@ -68,3 +68,60 @@ fn alleged_size(answer: &[u8]) -> Option<usize> {
 
 /// Largest answer of a PC Client TPM (TPM2_MAX_RESPONSE_SIZE).
 const ANSWER_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what it has in these portions.
+    struct Portions(Vec<Vec<u8>>);
+
+    impl Read for Portions {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let portion = self.0.remove(0);
+            buffer[..portion.len()].copy_from_slice(&portion);
+            Ok(portion.len())
+        }
+    }
+
+    impl Write for Portions {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const ANSWER: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 0, 0, 7, 7];
+
+    #[test]
+    fn takes_an_answer_in_any_portions() {
+        for portion in 1..=ANSWER.len() {
+            let portions = ANSWER.chunks(portion).map(<[u8]>::to_vec).collect();
+            let mut stream = Stream::new(Portions(portions));
+            assert_eq!(stream.exchange(&[1]).unwrap(), ANSWER);
+        }
+    }
+
+    #[track_caller]
+    fn check(portions: &[&[u8]], expected: io::ErrorKind) {
+        let portions = portions.iter().map(|part| part.to_vec()).collect();
+        let mut stream = Stream::new(Portions(portions));
+        assert_eq!(stream.exchange(&[1]).unwrap_err().kind(), expected);
+        // Whatever comes now may be late, and another command's.
+        assert_eq!(stream.exchange(&[1]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn gives_nothing_more_after_an_answer_that_is_none() {
+        check(&[], io::ErrorKind::UnexpectedEof);
+        check(&[&ANSWER[..11]], io::ErrorKind::UnexpectedEof);
+        check(&[&ANSWER, &ANSWER].map(|_| &[0x80, 1, 0, 0, 0, 4][..]), io::ErrorKind::InvalidData);
+        check(&[&[&ANSWER[..], &[0]].concat()], io::ErrorKind::InvalidData);
+        check(&[&[0xff; ANSWER_MAX]], io::ErrorKind::InvalidData);
+    }
+}

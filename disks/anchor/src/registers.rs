@@ -9,6 +9,9 @@ use coffer_formats::tpm::wire::Writer;
 use crate::error::SealError;
 
 /// Registers of the SHA-256 bank: one at least, each once, ascending.
+///
+/// Not 16 and 23, which anything on a host can reset, nor 21 and 22: of these four a TPM does not count the changes (PTP
+/// 1.05, 4.6.2: TPM_PT_PCR_NO_INCREMENT), so one that moves between a policy and its use would not be noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registers(Vec<u8>);
 
@@ -20,7 +23,7 @@ impl Registers {
         sorted.dedup();
         let good = !sorted.is_empty()
             && sorted.len() == pcrs.len()
-            && sorted.iter().all(|pcr| *pcr < PCR_COUNT);
+            && sorted.iter().all(|pcr| *pcr < PCR_COUNT && !NOT_COUNTED.contains(pcr));
         good.then_some(Self(sorted)).ok_or(SealError::BadRegisters)
     }
 
@@ -62,5 +65,7 @@ impl Registers {
     }
 }
 
+/// Changes of these are not counted.
+const NOT_COUNTED: [u8; 4] = [16, 21, 22, 23];
 /// TPM_CC_PolicyPCR.
 pub(crate) const POLICY_PCR: u32 = 0x017f;

@@ -22,6 +22,8 @@ use crate::session::{Kind, Session};
 pub struct Tpm {
     link: Box<dyn Link>,
     entropy: Box<dyn Entropy + Send>,
+    /// Name of the storage key it is to have.
+    expected: Option<ObjectName>,
 }
 
 /// The storage key, loaded.
@@ -34,11 +36,19 @@ pub(crate) struct Storage {
 impl Tpm {
     /// Takes the way to it.
     pub fn new(link: Box<dyn Link>, entropy: Box<dyn Entropy + Send>) -> Self {
-        Self { link, entropy }
+        Self { link, entropy, expected: None }
     }
 
-    /// Name of the storage key: says which TPM this is, and whether its owner's seed is still the same. A caller
-    /// that remembers it from enrolment finds an impostor on the bus by it.
+    /// Holds it to the storage key it had before. A counter's secret is told to whoever has the storage key when the
+    /// counter is made: with a name remembered from enrolment no impostor on the bus is told.
+    #[must_use]
+    pub fn expecting(mut self, name: ObjectName) -> Self {
+        self.expected = Some(name);
+        self
+    }
+
+    /// Name of the storage key: says which TPM this is, and whether its owner's seed is still the same; see
+    /// [`Tpm::expecting`].
     pub fn storage_name(&mut self) -> Result<ObjectName, TpmError> {
         self.with_storage(|_, storage| Ok(storage.name))
     }
@@ -57,6 +67,10 @@ impl Tpm {
         let (handle, public) =
             response::create_primary(&answer).map_err(|_| TpmError::Malformed)?;
         let done = storage(&template, handle, public)
+            .and_then(|storage| match self.expected {
+                Some(expected) if expected != storage.name => Err(TpmError::Other),
+                _ => Ok(storage),
+            })
             .map_err(E::from)
             .and_then(|storage| work(self, &storage));
         self.flush(handle);

@@ -5,30 +5,22 @@ mod swtpm;
 
 use coffer_anchor::{CounterAuth, CounterError, CounterIndex, NvAnchor, TpmError};
 use coffer_disk::{Anchor as _, AnchorError};
-use coffer_formats::tpm::command;
 use coffer_formats::tpm::wire::Writer;
+use coffer_formats::tpm::{command, response};
 use swtpm::{COUNTER, Host, INDEX, OWNER, code, failure, secret};
 
-/// Name and value of the error's variant.
+/// Code of the refusal.
 #[track_caller]
-fn refused<T>(result: Result<T, CounterError>) -> String {
+fn refused<T>(result: Result<T, CounterError>) -> &'static str {
     let Err(error) = result else { panic!("it was not refused") };
-    format!("{error:?}").split([' ', '(']).take(1).collect()
+    error.code()
 }
 
-/// The counter's error behind an anchor's.
+/// Code of the counter's refusal behind an anchor's.
 #[track_caller]
-fn behind<T: std::fmt::Debug>(result: Result<T, AnchorError>) -> String {
+fn behind<T: std::fmt::Debug>(result: Result<T, AnchorError>) -> &'static str {
     match result {
-        Err(AnchorError::Failed(source)) => {
-            let error = source.downcast::<CounterError>().unwrap();
-            match *error {
-                CounterError::Tpm(error) => {
-                    format!("{error:?}").split([' ', '(']).take(1).collect()
-                }
-                error => refused::<()>(Err(error)),
-            }
-        }
+        Err(AnchorError::Failed(source)) => source.downcast::<CounterError>().unwrap().code(),
         other => panic!("{other:?}"),
     }
 }
@@ -52,7 +44,7 @@ fn moves_by_one_and_survives_restart_and_power_cut() {
 
     host.power_cut();
     assert_eq!(host.open(1).unwrap().read().unwrap(), start + 3);
-    assert_eq!(host.loaded(), [], "it left something in the TPM");
+    assert!(host.loaded().is_empty(), "it left something in the TPM");
 }
 
 #[test]
@@ -88,14 +80,14 @@ fn moves_from_where_it_is_and_from_nowhere_else() {
 fn a_counter_of_another_host_is_missing_here() {
     let (host, other) = (Host::fresh(), Host::fresh());
     drop(host.define(1).unwrap());
-    assert_eq!(refused(other.open(1)), "Missing");
+    assert_eq!(refused(other.open(1)), "counter-missing");
     assert!(host.open(1).is_ok());
 
     let mut held = host.open(1).unwrap();
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
-    assert_eq!(behind(held.read()), "Missing");
-    assert_eq!(refused(host.open(1)), "Missing");
-    assert_eq!(refused(NvAnchor::undefine(&mut host.tpm(), INDEX)), "Missing");
+    assert_eq!(behind(held.read()), "counter-missing");
+    assert_eq!(refused(host.open(1)), "counter-missing");
+    assert_eq!(refused(NvAnchor::undefine(&mut host.tpm(), INDEX)), "counter-missing");
 }
 
 #[test]
@@ -114,7 +106,7 @@ fn an_index_with_other_attributes_is_foreign() {
     let host = Host::fresh();
     for (what, attributes, size, moved) in cases {
         host.define_by_hand(attributes, size, &auth, moved);
-        assert_eq!(refused(host.open(1)), "Foreign", "{what}");
+        assert_eq!(refused(host.open(1)), "counter-foreign", "{what}");
         NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
     }
     host.define_by_hand(COUNTER, 8, &auth, 1);
@@ -125,7 +117,7 @@ fn an_index_with_other_attributes_is_foreign() {
 fn a_counter_that_was_never_moved_has_no_value() {
     let host = Host::fresh();
     host.define_by_hand(COUNTER, 8, &[1; 32], 0);
-    assert_eq!(refused(host.open(1)), "NotWritten");
+    assert_eq!(refused(host.open(1)), "counter-not-written");
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
     host.define_by_hand(COUNTER, 8, &[1; 32], 1);
     assert!(host.open(1).is_ok());
@@ -144,18 +136,18 @@ fn a_counter_made_again_is_refused_or_further() {
     // By an owner who does not have the secret: first not moved, then moved.
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
     host.define_by_hand(COUNTER, 8, &[9; 32], 0);
-    assert_eq!(refused(host.open(1)), "NotWritten");
-    assert_eq!(behind(held.read()), "NotWritten");
+    assert_eq!(refused(host.open(1)), "counter-not-written");
+    assert_eq!(behind(held.read()), "counter-not-written");
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
     host.define_by_hand(COUNTER, 8, &[9; 32], 1);
-    assert_eq!(refused(host.open(1)), "Redefined");
-    assert_eq!(behind(held.read()), "Redefined");
-    assert_eq!(behind(held.advance(at)), "Redefined");
+    assert_eq!(refused(host.open(1)), "counter-redefined");
+    assert_eq!(behind(held.read()), "counter-redefined");
+    assert_eq!(behind(held.advance(at)), "counter-redefined");
 
     // As something else.
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
     host.define_by_hand(COUNTER | 1 << 1, 8, &[1; 32], 1);
-    assert_eq!(behind(held.read()), "Foreign");
+    assert_eq!(behind(held.read()), "counter-foreign");
 
     // By one who does: the TPM goes on from the highest value there ever was.
     NvAnchor::undefine(&mut host.tpm(), INDEX).unwrap();
@@ -170,17 +162,17 @@ fn guessing_the_secret_locks_nobody_out() {
     let host = Host::fresh();
     drop(host.define(1).unwrap());
     for _ in 0..40 {
-        assert_eq!(refused(host.open(2)), "Redefined");
+        assert_eq!(refused(host.open(2)), "counter-redefined");
     }
     assert!(host.open(1).is_ok());
-    assert_eq!(host.loaded(), []);
+    assert!(host.loaded().is_empty());
 }
 
 #[test]
 fn a_second_counter_takes_no_index_that_is_taken() {
     let host = Host::fresh();
     drop(host.define(1).unwrap());
-    assert_eq!(refused(host.define(1)), "Taken");
+    assert_eq!(refused(host.define(1)), "counter-taken");
     let other = CounterIndex::new(4);
     let mut other = NvAnchor::define(host.tpm(), other, secret(1)).unwrap();
     let mut first = host.open(1).unwrap();
@@ -192,10 +184,21 @@ fn a_second_counter_takes_no_index_that_is_taken() {
 #[test]
 fn a_full_tpm_says_so() {
     let host = Host::fresh();
+    // Others' memory first: an emulator has room for more counters than the range holds.
+    for size in [2048, 256] {
+        let fill = |n: u32| {
+            let public =
+                Writer::new().u32(0x0150_0000 + size + n).u16(0x000b).u32(1 << 2 | 1 << 18);
+            let public = public.tpm2b(&[]).u16(size as u16).finish();
+            let body = Writer::new().tpm2b(&[]).tpm2b(&public);
+            response::ok(&host.raw(&command::authorised(0x012a, &[OWNER], body))).err()
+        };
+        assert_eq!((0..200).find_map(fill), Some(response::TpmError::Code(0x14b)));
+    }
     let ended = (0..=u8::MAX).find_map(|number| {
         NvAnchor::define(host.tpm(), CounterIndex::new(number), secret(1)).map(drop).err()
     });
-    assert_eq!(refused(Err::<(), _>(ended.expect("256 counters found room"))), "Full");
+    assert_eq!(refused(Err::<(), _>(ended.expect("256 counters found room"))), "counter-full");
     NvAnchor::undefine(&mut host.tpm(), CounterIndex::new(0)).unwrap();
     assert!(NvAnchor::define(host.tpm(), CounterIndex::new(0), secret(1)).is_ok());
 }
@@ -220,11 +223,11 @@ fn a_tpm_that_puts_off_is_waited_for_and_then_named() {
     }
     let at = at + 4;
     put_off(0x920, usize::MAX);
-    assert_eq!(behind(anchor.advance(at)), "NvRate");
+    assert_eq!(behind(anchor.advance(at)), "tpm-nv-rate");
     put_off(0x922, usize::MAX);
-    assert_eq!(behind(anchor.advance(at)), "Busy");
+    assert_eq!(behind(anchor.advance(at)), "tpm-busy");
     put_off(0x921, 1);
-    assert_eq!(behind(anchor.advance(at)), "Lockout");
+    assert_eq!(behind(anchor.advance(at)), "tpm-lockout");
     // None of these moved it.
     host.interpose(None);
     anchor.advance(at).unwrap();
@@ -253,8 +256,6 @@ fn a_value_is_taken_from_the_tpm_alone() {
         let read = anchor.read();
         assert!(read.is_err(), "byte {byte} of the answer was altered: {read:?}");
         host.interpose(None);
-        // A session that heard a false answer is out of step; a new holder is not.
-        anchor = host.open(1).unwrap();
         assert_eq!(anchor.read().unwrap(), at);
         byte += 1;
     }
@@ -267,30 +268,69 @@ fn a_value_is_taken_from_the_tpm_alone() {
         _ => ask(command),
     })));
     assert_eq!(anchor.read().unwrap(), at);
-    assert_eq!(behind(anchor.read()), "Forged");
+    assert_eq!(behind(anchor.read()), "tpm-forged");
     host.interpose(None);
 
     // An increment answered for, and not made.
-    let mut anchor = host.open(1).unwrap();
     host.interpose(Some(Box::new(|command, ask| match code(command) {
         0x0134 => Writer::new().u16(0x8001).u32(10).u32(0).finish(),
         _ => ask(command),
     })));
-    assert_eq!(behind(anchor.advance(at)), "Forged");
+    assert_eq!(behind(anchor.advance(at)), "tpm-forged");
     host.interpose(None);
     assert_eq!(host.open(1).unwrap().read().unwrap(), at);
+    anchor.advance(at).unwrap();
+
+    // An increment made, and said to have failed.
+    host.interpose(Some(Box::new(|command, ask| match code(command) {
+        0x0134 => {
+            ask(command);
+            failure(0x101)
+        }
+        _ => ask(command),
+    })));
+    assert_eq!(behind(anchor.advance(at + 1)), "tpm-refused");
+    host.interpose(None);
+    assert!(
+        matches!(anchor.advance(at + 1), Err(AnchorError::Moved { found, .. }) if found == at + 2)
+    );
+    // The same, said to be for a restart: it is not made a second time.
+    host.interpose(Some(Box::new(|command, ask| match code(command) {
+        0x0134 => {
+            ask(command);
+            failure(0x918)
+        }
+        _ => ask(command),
+    })));
+    let advanced = anchor.advance(at + 2);
+    assert!(matches!(advanced, Err(AnchorError::Moved { found, .. }) if found == at + 3));
+    host.interpose(None);
+    assert!(anchor.expect_at(at + 3).is_ok());
+    drop(anchor);
+    assert!(host.loaded().is_empty(), "it left something in the TPM");
 }
 
 #[test]
-fn an_impostor_with_another_storage_key_answers_for_nothing() {
+fn another_tpm_without_the_secret_answers_for_nothing() {
     let (host, other) = (Host::fresh(), Host::fresh());
     drop(host.define(1).unwrap());
     // The other TPM has a counter in the same place, without the secret.
     other.define_by_hand(COUNTER, 8, &[9; 32], 1);
-    assert_eq!(refused(other.open(1)), "Redefined");
+    assert_eq!(refused(other.open(1)), "counter-redefined");
     assert_ne!(host.tpm().storage_name().unwrap(), other.tpm().storage_name().unwrap());
     assert_eq!(host.tpm().storage_name().unwrap(), host.tpm().storage_name().unwrap());
     assert!(host.open(1).is_ok());
+}
+
+#[test]
+fn an_impostor_is_told_no_secret_once_the_storage_key_is_known() {
+    let (host, other) = (Host::fresh(), Host::fresh());
+    let known = host.tpm().storage_name().unwrap();
+    let define =
+        |at: &Host| NvAnchor::define(at.tpm().expecting(known), INDEX, secret(1)).map(drop);
+    assert_eq!(refused(define(&other)), "tpm-other");
+    assert!(define(&host).is_ok());
+    assert_eq!(refused(other.open(1)), "counter-missing");
 }
 
 #[test]
@@ -319,7 +359,7 @@ fn a_secret_may_end_in_zeros() {
         anchor.advance(at).unwrap();
         drop(anchor);
         assert_eq!(NvAnchor::open(host.tpm(), INDEX, auth()).unwrap().read().unwrap(), at + 1);
-        assert_eq!(refused(host.open(7)), "Redefined");
+        assert_eq!(refused(host.open(7)), "counter-redefined");
     }
 }
 
@@ -329,8 +369,8 @@ fn a_tpm_that_is_gone_is_named_and_stays_gone_on_its_link() {
     let mut anchor = host.define(1).unwrap();
     let at = anchor.read().unwrap();
     host.power_off();
-    assert_eq!(behind(anchor.advance(at)), "Gone");
-    assert_eq!(behind(anchor.read()), "Gone");
+    assert_eq!(behind(anchor.advance(at)), "tpm-gone");
+    assert_eq!(behind(anchor.read()), "tpm-gone");
     host.power_cut();
     assert_eq!(anchor.read().unwrap(), at);
 }

@@ -1,5 +1,5 @@
 //! The encrypted disk with a real TPM as its anchor, end to end: a file, a counter, a key.
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod swtpm;
 
