@@ -6,7 +6,7 @@
 //! a value read is that of an index made with this auth value, in this TPM, now.
 //!
 //! What somebody with owner auth can do is remove the index, and make it again. A counter begins, at its first increment,
-//! one above the highest value that any counter of the TPM ever had (Part 1, 37.2.6: NV Counters), removed ones included, so it is
+//! one above the highest value that any counter of the TPM ever had (Part 1, NV Counters), removed ones included, so it is
 //! never behind. Made again:
 //! - as something else: [`CounterError::Foreign`];
 //! - and not moved: [`CounterError::NotWritten`];
@@ -71,10 +71,10 @@ impl CounterAuth {
         Ok(Self::new(&mut bytes))
     }
 
-    /// As a TPM keeps it: without zeros at its end (Part 1, 19.6.4.3).
+    /// Zeros at its end, which a TPM drops, make no difference: with a session's key before it this is 64 bytes, and up
+    /// to there HMAC fills its key with zeros (RFC 2104).
     fn value(&self) -> &[u8] {
-        let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        self.0.get(..end).unwrap_or_default()
+        self.0.as_slice()
     }
 }
 

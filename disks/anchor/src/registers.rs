@@ -10,8 +10,8 @@ use crate::error::SealError;
 
 /// Registers of the SHA-256 bank: one at least, each once, ascending.
 ///
-/// Not 16 and 23, which anything on a host can reset, nor 21 and 22: of these four a TPM does not count the changes (PTP
-/// 1.05, 4.6.2: TPM_PT_PCR_NO_INCREMENT), so one that moves between a policy and its use would not be noticed.
+/// Not 16 and 23, which anything on a host can reset, nor 21 and 22: of these four a TPM does not count the
+/// changes (TPM_PT_PCR_NO_INCREMENT), so one that moves between a policy and its use would not be noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registers(Vec<u8>);
 

@@ -43,7 +43,7 @@ pub(crate) struct Call<'a> {
     pub code: u32,
     /// Handles and their names; the session authorises the first one that needs it.
     pub handles: &'a [(u32, &'a [u8])],
-    /// Auth value of that one, without zeros at its end; empty if there is none.
+    /// Auth value of that one; empty if there is none.
     pub auth: &'a [u8],
     /// Contents of a TPM2B in front of the parameters, to be encrypted.
     pub secret: Option<Zeroizing<Vec<u8>>>,
@@ -152,7 +152,7 @@ impl Session {
     }
 }
 
-/// A salt and its encryption to the storage key: ECDH with a key made for this, and KDFe (Part 1, C.6.3).
+/// A salt and its encryption to the storage key: ECDH with a key made for this, and KDFe (Part 1, annex C.6).
 fn salt(tpm: &mut Tpm, storage: &Storage) -> Result<(Key, Vec<u8>), TpmError> {
     let ephemeral = ephemeral(tpm)?;
     let z = p256::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), storage.key.as_affine());
@@ -182,7 +182,7 @@ fn coordinates(point: &[u8]) -> Result<(&[u8], &[u8]), TpmError> {
     }
 }
 
-/// As long as the caller's (Part 1, 19.6.3).
+/// As long as the caller's.
 fn nonce(r: &mut Reader<'_>) -> Result<Nonce, TpmError> {
     r.tpm2b(MAC)?.try_into().map_err(|_| TpmError::Malformed)
 }

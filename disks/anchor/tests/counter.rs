@@ -9,6 +9,9 @@ use coffer_formats::tpm::wire::Writer;
 use coffer_formats::tpm::{command, response};
 use swtpm::{COUNTER, Host, INDEX, OWNER, code, failure, secret};
 
+/// TPM_RH_LOCKOUT.
+const LOCKOUT: u32 = 0x4000_000a;
+
 /// Code of the refusal.
 #[track_caller]
 fn refused<T>(result: Result<T, CounterError>) -> &'static str {
@@ -155,6 +158,14 @@ fn a_counter_made_again_is_refused_or_further() {
     let mut again = host.open(1).unwrap();
     assert!(matches!(again.expect_at(at), Err(CounterError::Ahead { .. })));
     assert!(matches!(held.advance(at), Err(AnchorError::Moved { found, .. }) if found > at));
+
+    // TPM2_Clear, which takes away all of an owner's at once, is no way back either.
+    let further = again.read().unwrap();
+    host.done(&command::authorised(0x0126, &[LOCKOUT], Writer::new()));
+    assert_eq!(refused(host.open(1)), "counter-missing");
+    host.define_by_hand(COUNTER, 8, &[1; 32], 1);
+    let again = host.open(1).unwrap().read().unwrap();
+    assert!(again > further, "{again} after {further}");
 }
 
 #[test]

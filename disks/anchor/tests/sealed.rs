@@ -333,3 +333,19 @@ fn registers_are_known_ones_each_once() {
     }
     assert_eq!(Registers::of(&[20, 0]).unwrap().numbers(), [0, 20]);
 }
+
+#[test]
+fn registers_anybody_resets_or_the_tpm_does_not_count_are_none_of_them() {
+    let host = Host::fresh();
+    // TPM_CAP_PCR_PROPERTIES: TPM_PT_PCR_RESET_L0, TPM_PT_PCR_NO_INCREMENT.
+    for (property, expected) in [(0x02, &[16, 23][..]), (0x11, &[16, 21, 22, 23])] {
+        let body = Writer::new().u32(7).u32(property).u32(1);
+        let answer = host.raw(&command::plain(0x017a, body));
+        let bitmap = answer[answer.len() - 3..].to_vec();
+        let is_set = |pcr: &u8| bitmap[usize::from(pcr / 8)] >> (pcr % 8) & 1 == 1;
+        let these: Vec<u8> = (0..24).filter(is_set).collect();
+        assert_eq!(these, expected);
+        these.iter().for_each(|pcr| assert_eq!(refused(Registers::of(&[*pcr])), "seal-registers"));
+    }
+    (0..16).chain(17..21).for_each(|pcr| assert!(Registers::of(&[pcr]).is_ok()));
+}
