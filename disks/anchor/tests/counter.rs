@@ -51,6 +51,23 @@ fn moves_by_one_and_survives_restart_and_power_cut() {
 }
 
 #[test]
+fn tpm2_tools_see_and_move_the_same_counter() {
+    let host = Host::fresh();
+    let mut anchor = host.define(1).unwrap();
+    let at = anchor.read().unwrap();
+    let public = host.tool("tpm2_nvreadpublic", &["0x180c003"]);
+    let public = String::from_utf8(public).unwrap();
+    assert!(public.contains("authwrite|nt=0x1|authread|no_da|written"), "{public}");
+    let auth = format!("hex:{}", "01".repeat(32));
+    let with = ["-C", "0x180c003", "-P", &auth, "0x180c003"];
+    assert_eq!(host.tool("tpm2_nvread", &with), at.to_be_bytes());
+    host.tool("tpm2_nvincrement", &with);
+    assert_eq!(anchor.read().unwrap(), at + 1);
+    anchor.advance(at + 1).unwrap();
+    assert_eq!(host.tool("tpm2_nvread", &with), (at + 2).to_be_bytes());
+}
+
+#[test]
 fn moves_from_where_it_is_and_from_nowhere_else() {
     let host = Host::fresh();
     let mut anchor = host.define(1).unwrap();

@@ -100,7 +100,7 @@ impl Host {
     pub fn power_off(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for name in ["s", "c"] {
+        for name in ["s", "s.ctrl"] {
             let _ = std::fs::remove_file(self.state.path().join(name));
         }
     }
@@ -117,6 +117,22 @@ impl Host {
     /// True if these bytes went over the bus.
     pub fn heard(&self, bytes: &[u8]) -> bool {
         self.wire.0.lock().unwrap().log.windows(bytes.len()).any(|part| part == bytes)
+    }
+
+    /// Runs a tool of tpm2-tools on the TPM, which nobody else has meanwhile; what it prints.
+    pub fn tool(&self, name: &str, arguments: &[&str]) -> Vec<u8> {
+        let mut bus = self.wire.0.lock().unwrap();
+        let (nowhere, _) = UnixStream::pair().unwrap();
+        bus.stream = Stream::new(nowhere);
+        let socket = self.state.path().join("s");
+        let said = Command::new(name)
+            .args(arguments)
+            .env("TPM2TOOLS_TCTI", format!("swtpm:path={}", socket.display()))
+            .output()
+            .expect("this test needs Debian's `tpm2-tools`");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        bus.stream = connect(&socket);
+        said.stdout
     }
 
     /// Handles of transient objects and sessions the TPM holds.
@@ -187,18 +203,22 @@ fn start(state: &Path) -> (Child, Stream<UnixStream>) {
         .arg("--server")
         .arg(format!("type=unixio,path={}", socket.display()))
         .arg("--ctrl")
-        .arg(format!("type=unixio,path={}", state.join("c").display()))
+        .arg(format!("type=unixio,path={}", state.join("s.ctrl").display()))
         .arg("--tpmstate")
         .arg(format!("dir={}", state.display()))
         .stderr(Stdio::null())
         .spawn()
         .expect("these tests need Debian's `swtpm`");
+    (child, connect(&socket))
+}
+
+fn connect(socket: &Path) -> Stream<UnixStream> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        match UnixStream::connect(&socket) {
+        match UnixStream::connect(socket) {
             Ok(stream) => {
                 stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-                return (child, Stream::new(stream));
+                return Stream::new(stream);
             }
             Err(error) if Instant::now() > deadline => panic!("swtpm does not answer: {error}"),
             Err(_) => sleep(Duration::from_millis(10)),
