@@ -9,7 +9,7 @@
 //!
 //! Trusts the TPM, and the host as it booted. Not the bus, the storage, nor who has owner auth: of [`NvAnchor`] they get a
 //! refusal at most; of [`SealedKey`] a listener on the bus gets nothing, and see there for one that speaks on it. Refuses
-//! by name. tpm2-tss is not used: what goes over the bus is written and read here, and its TPM commands are fourteen.
+//! by name. tpm2-tss is not used: what goes over the bus is written and read here, thirteen TPM commands.
 #![forbid(unsafe_code)]
 
 mod blob;

@@ -2,7 +2,7 @@
 //!
 //! The owner hierarchy has an empty auth value here; a host where it has another is refused by name. Nothing stays in the
 //! TPM: what is loaded for an operation is flushed after it, failed or not. That is 1 object and 1 session for a
-//! counter, 2 and 2 for a sealed key, of the 3 that each TPM has.
+//! counter, 2 and 1 for a sealed key, of the 3 that each TPM has.
 
 use std::thread::sleep;
 use std::time::Duration;

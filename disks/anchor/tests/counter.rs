@@ -4,7 +4,7 @@
 mod swtpm;
 
 use coffer_anchor::{CounterAuth, CounterError, CounterIndex, NvAnchor, TpmError};
-use coffer_disk::{Anchor as _, AnchorError};
+use coffer_disk::{Anchor as _, AnchorError, DiskError, Entropy};
 use coffer_formats::tpm::wire::Writer;
 use coffer_formats::tpm::{command, response};
 use swtpm::{COUNTER, Host, INDEX, OWNER, code, failure, secret};
@@ -359,6 +359,40 @@ fn an_impostor_is_told_no_secret_once_the_storage_key_is_known() {
     assert_eq!(refused(define(&other)), "tpm-other");
     assert!(define(&host).is_ok());
     assert_eq!(refused(other.open(1)), "counter-missing");
+}
+
+/// Gives the same 32 bytes each time.
+struct Same([u8; 32]);
+
+impl Entropy for Same {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), DiskError> {
+        bytes.copy_from_slice(&self.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_session_starts_whatever_zeros_its_points_begin_with() {
+    let host = Host::fresh();
+    let at = host.define(1).unwrap().read().unwrap();
+    // Of the points made for the ECDH of a salt: coordinates shorter than the field, which are to be filled up.
+    let point = |n: u64| {
+        let mut scalar = [0; 32];
+        scalar[24..].copy_from_slice(&n.to_be_bytes());
+        let key = p256::SecretKey::from_slice(&scalar).unwrap();
+        (scalar, key.public_key().to_sec1_bytes().to_vec())
+    };
+    for zero in [1, 33] {
+        let short = (1..).map(point).filter(|(_, point)| point[zero] == 0);
+        for (scalar, _) in short.take(2) {
+            let tpm = host.tpm_with(Box::new(Same(scalar)));
+            let mut anchor = NvAnchor::open(tpm, INDEX, secret(1)).unwrap();
+            assert_eq!(anchor.read().unwrap(), at);
+        }
+    }
+    // A scalar there is not: no key comes of it.
+    let tpm = host.tpm_with(Box::new(Same([0; 32])));
+    assert_eq!(refused(NvAnchor::open(tpm, INDEX, secret(1))), "no-entropy");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use coffer_anchor::{CounterAuth, CounterError, CounterIndex, Link, NvAnchor, Stream, Tpm};
-use coffer_disk::SystemEntropy;
+use coffer_disk::{Entropy, SystemEntropy};
 use coffer_formats::Digest;
 use coffer_formats::tpm::wire::{Reader, Writer};
 use coffer_formats::tpm::{command, response};
@@ -66,6 +66,11 @@ impl Host {
     /// A handle to its TPM. Several may be there at once.
     pub fn tpm(&self) -> Tpm {
         Tpm::new(Box::new(self.wire.clone()), Box::new(SystemEntropy))
+    }
+
+    /// The same, with randomness of the test's own.
+    pub fn tpm_with(&self, entropy: Box<dyn Entropy + Send>) -> Tpm {
+        Tpm::new(Box::new(self.wire.clone()), entropy)
     }
 
     /// One raw command, as anything on the host may send it.
