@@ -111,6 +111,7 @@ fn boot_id() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coffer_attestation::Statement as _;
 
     #[test]
     fn lockdown_is_the_bracketed_mode() {

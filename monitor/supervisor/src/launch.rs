@@ -109,8 +109,8 @@ pub fn launch(
         measurements: measurements::describe(&log, &record),
     };
     let identity = VmIdentity {
-        vak_name: vtpm.ak_name(),
-        vek_name: vtpm.ek_name(),
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record: plan.record.clone(),
         record_bytes: record,
         descriptor: layout.descriptor_bytes().to_vec(),

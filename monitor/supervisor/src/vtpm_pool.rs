@@ -180,7 +180,7 @@ impl Maker {
         let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state, walls })?;
         directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
         let keyed = swtpm.initialise()?.make_keys()?;
-        let certificate = self.authority.certify(&keyed.keys().ek);
+        let certificate = self.authority.certify(&keyed.keys.ek);
         let certificate = certificate.map_err(|e| LaunchError::System {
             what: "certifying the vEK",
             source: std::io::Error::other(e),
@@ -227,7 +227,7 @@ mod tests {
         wait_for(&pool, 2);
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
         let names: std::collections::BTreeSet<String> =
-            [&own, &first, &second].map(|ready| ready.vtpm.keys().ek.object_name().to_hex()).into();
+            [&own, &first, &second].map(|ready| ready.vtpm.keys.ek.object_name().to_hex()).into();
         assert_eq!(names.len(), 3);
         wait_for(&pool, 2);
         assert_eq!(folders(dir.path()), 5);
