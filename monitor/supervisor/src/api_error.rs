@@ -7,8 +7,7 @@ use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
 
-use crate::enroll::EnrollError;
-use crate::launch_error::LaunchError;
+use crate::{enroll::EnrollError, launch_error::LaunchError};
 
 /// An error as the caller sees it.
 #[derive(Debug)]

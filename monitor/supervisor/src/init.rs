@@ -5,10 +5,9 @@
 //! `serve` is a child, not PID 1 itself: reaping whatever ends up with PID 1 must not take away the exit
 //! statuses the supervisor waits for.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, bail};
 use coffer_pid1::Cgroups;

@@ -5,11 +5,9 @@
 //! starting the processes overlap: none of them depends on another. Whatever fails, everything started so far
 //! ends with its owner.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs::File, sync::Arc, thread};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
 use coffer_formats::launch::{BoxKind, LaunchDisk};
@@ -20,28 +18,18 @@ use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
 use coffer_vtpm::Vtpm;
 
-use crate::channel::Channels;
-use crate::evidence::VmIdentity;
-use crate::group::Group;
-use crate::history::Kept;
-use crate::host::Host;
 use crate::host_claims::{self, MONITOR_VERSION};
-use crate::image::Image;
 use crate::kvm::{self, KvmUnusable};
-use crate::launch_error::LaunchError;
-use crate::measurements;
-use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
-use crate::plan::Plan;
 use crate::raw_disk::{self, RawDisk};
 use crate::registry::{Registry, Reservation};
-use crate::restart;
-use crate::state::VmDir;
-use crate::tap;
-use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
-use crate::vtpm_pool::Ready;
+use crate::{
+    channel::Channels, evidence::VmIdentity, group::Group, history::Kept, host::Host, image::Image,
+    launch_error::LaunchError, measurements, memfile::MemFile, plan::Plan, restart, state::VmDir,
+    tap, uid, vtpm_pool::Ready,
+};
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
 const GUEST_CID: u32 = 3;
@@ -245,8 +233,8 @@ impl Boot {
     /// The bytes that will run are the ones the descriptor names.
     fn check(&self, descriptor: &Descriptor) -> Result<(), LaunchError> {
         let parts = [
-            ("kernel", Reject::KernelDigest, self.kernel.digest(), descriptor.kernel.digest.0),
-            ("initrd", Reject::InitrdDigest, self.initrd.digest(), descriptor.initrd.digest.0),
+            ("kernel", Reject::KernelDigest, self.kernel.digest, descriptor.kernel.digest.0),
+            ("initrd", Reject::InitrdDigest, self.initrd.digest, descriptor.initrd.digest.0),
             (
                 "command line",
                 Reject::CmdlineDigest,
@@ -273,7 +261,7 @@ impl Boot {
     }
 
     fn measurements(&self, image_id: &Digest, record: &[u8]) -> VmLog {
-        let (kernel, initrd) = (self.kernel.digest(), self.initrd.digest());
+        let (kernel, initrd) = (self.kernel.digest, self.initrd.digest);
         vm_launch_log(MONITOR_VERSION, &kernel, &initrd, &self.cmdline_digest, image_id, record)
     }
 }
@@ -329,8 +317,8 @@ fn start(
         vcpus: plan.record.vcpus,
         memory_mib: plan.record.memory_mib,
         cmdline: String::from_utf8_lossy(&boot.cmdline).into_owned(),
-        kernel_size: boot.kernel.size(),
-        initrd_size: boot.initrd.size(),
+        kernel_size: boot.kernel.size,
+        initrd_size: boot.initrd.size,
         event_log: hex::encode(&log.log),
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),

@@ -3,9 +3,7 @@
 use coffer_formats::Reject;
 use coffer_vtpm::VtpmError;
 
-use crate::group::GroupError;
-use crate::kvm::KvmUnusable;
-use crate::state::StateError;
+use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
 
 /// Why.
 #[derive(Debug, thiserror::Error)]

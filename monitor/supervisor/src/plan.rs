@@ -1,7 +1,6 @@
 //! A request, resolved against its image into a checked plan (SPEC 1.5, 3.2, 3.4). Nothing is started here.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, Reject};
@@ -10,9 +9,7 @@ use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
-use crate::image::Image;
-use crate::launch_error::LaunchError;
-use crate::raw_disk::RawDisk;
+use crate::{image::Image, launch_error::LaunchError, raw_disk::RawDisk};
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;

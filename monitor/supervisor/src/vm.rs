@@ -21,12 +21,11 @@ use coffer_monitor_wire::api::{
 };
 use coffer_monitor_wire::{EndReason, Refusal};
 
-use crate::console::Console;
-use crate::evidence::VmIdentity;
 use crate::history::{History, Kept};
-use crate::launch_error::LaunchError;
-use crate::process::printable;
 use crate::verdict::{Failure, Verdict};
+use crate::{
+    console::Console, evidence::VmIdentity, launch_error::LaunchError, process::printable,
+};
 
 /// A VM.
 pub struct Vm {

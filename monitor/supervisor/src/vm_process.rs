@@ -1,14 +1,9 @@
 //! The VM process and its companions, from the spec to the end.
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{io::Read, os::unix::net::UnixStream, path::Path, sync::Arc, thread, time::Duration};
 
 use coffer_formats::channel;
 use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
@@ -16,12 +11,8 @@ use coffer_vtpm::Vtpm;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::channel::Channels;
-use crate::group::Group;
-use crate::launch_error::LaunchError;
 use crate::process::{Owned, Tail};
-use crate::state::VmDir;
-use crate::vm::Vm;
+use crate::{channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::Vm};
 
 /// How long a VM process may take to exit after it said how it ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);

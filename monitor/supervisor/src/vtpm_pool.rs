@@ -4,18 +4,15 @@
 //! Making one takes a CPU for a while, so it is done when launches rest. Where none is ready a launch makes its own,
 //! and learns what is wrong if that fails.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{collections::VecDeque, path::PathBuf};
 
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
-use crate::ek_certificate::VtpmAuthority;
-use crate::launch_error::LaunchError;
 use crate::state::{StateDir, VmDir};
-use crate::uid;
+use crate::{ek_certificate::VtpmAuthority, launch_error::LaunchError, uid};
 
 /// How many are kept ready.
 const READY: usize = 2;
