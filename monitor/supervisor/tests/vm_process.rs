@@ -172,7 +172,7 @@ fn launch_watched(
     let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
-    let (pid, control) = (process.id(), process.control());
+    let (pid, control) = (process.id(), process.control.clone());
     let result = std::thread::scope(|scope| {
         scope.spawn(|| watch(&registry));
         enter_and_run(&registry, reservation, &vm, control.clone(), patience, || {
