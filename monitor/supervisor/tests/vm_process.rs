@@ -104,9 +104,9 @@ fn launch_watched(
     let kernel = MemFile::copy("kernel", &b"kernel"[..]).unwrap();
     let log = vm_launch_log(
         "test",
-        &kernel.digest(),
-        &kernel.digest(),
-        &kernel.digest(),
+        &kernel.digest,
+        &kernel.digest,
+        &kernel.digest,
         &record.image_id,
         &record_bytes,
     );
@@ -147,8 +147,8 @@ fn launch_watched(
         vcpus: 1,
         memory_mib: 256,
         cmdline: story.into(),
-        kernel_size: kernel.size(),
-        initrd_size: kernel.size(),
+        kernel_size: kernel.size,
+        initrd_size: kernel.size,
         event_log: hex::encode(&log.log),
         disks: Vec::new(),
         nics: Vec::new(),
@@ -172,7 +172,7 @@ fn launch_watched(
     let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
-    let (pid, control) = (process.id(), process.control());
+    let (pid, control) = (process.id(), process.control.clone());
     let result = std::thread::scope(|scope| {
         scope.spawn(|| watch(&registry));
         enter_and_run(&registry, reservation, &vm, control.clone(), patience, || {
