@@ -57,7 +57,7 @@ pub fn try_on(id: u32, what: &str) -> io::Result<String> {
     let file = folder.join(what);
     let done = |()| String::new();
     match what {
-        "mem" => memory(&folder).map(|bytes| hex::encode(&bytes)),
+        "mem" => memory(&folder).map(hex::encode),
         "maps" | "environ" | "auxv" => some(fs::read(file)?),
         "fd" | "fdinfo" | "map_files" | "root" => some(names(&file)?),
         "cwd" | "exe" | "ns/mnt" => {
