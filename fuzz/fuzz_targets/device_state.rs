@@ -93,7 +93,7 @@ impl TpmBackend for Silent {
 }
 
 fn tpm(memory: GuestRam) -> TpmCrb {
-    TpmCrb::with_worker(Box::new(Silent), memory).0
+    TpmCrb::with_worker(Box::new(Silent), memory, Duration::ZERO).0
 }
 
 fn serial() -> SerialPort {

@@ -23,7 +23,9 @@ use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
 use crate::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use crate::tpm::public::Public;
-use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, clock, enroll, merkle};
+use crate::{
+    Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, binding, clock, enroll, merkle,
+};
 
 /// Evidence that passed size limits and strict decoding; nothing in it is believed.
 #[derive(Debug)]
@@ -499,12 +501,12 @@ fn compare<'a>(
 }
 
 /// What a predicted event stands for; predicted data is ours, so it may be shown.
-fn describe(kind: event_log::EventType, data: &[u8]) -> Cow<'static, str> {
-    use event_log::EventType;
+fn describe(kind: event_log::EventKind, data: &[u8]) -> Cow<'static, str> {
+    use event_log::EventKind;
     match kind {
-        EventType::S_CRTM_VERSION => "monitor version".into(),
-        EventType::SEPARATOR => "separator".into(),
-        EventType::EVENT_TAG => "launch record".into(),
+        EventKind::S_CRTM_VERSION => "monitor version".into(),
+        EventKind::SEPARATOR => "separator".into(),
+        EventKind::EVENT_TAG => "launch record".into(),
         _ => {
             let text = data.strip_suffix(b"\0").unwrap_or(data);
             let text = String::from_utf8_lossy(text);

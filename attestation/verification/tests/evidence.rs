@@ -12,7 +12,9 @@ use coffer_attestation::appraisal::{
     ReceivedEvidence, Refusal, Row, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
-use coffer_attestation::event_log::{EventType, LogBuilder, VmEvent, VmLog, body, vm_launch_log};
+use coffer_attestation::event_log::{
+    EventKind, EventType, LogBuilder, VmEvent, VmLog, body, vm_launch_log,
+};
 use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
 use coffer_attestation::ledger::{self, Entry};
@@ -722,7 +724,7 @@ fn refuses_vms_measured_otherwise() {
     let descriptor = more.events[12].clone();
     more.events.push(VmEvent { digest: Digest([0xee; 32]), ..descriptor });
     let mut kernel = launch(&record());
-    let at = kernel.events.iter().position(|e| (e.pcr, e.kind) == (4, EventType::IPL)).unwrap();
+    let at = kernel.events.iter().position(|e| (e.pcr, e.kind) == (4, EventKind::IPL)).unwrap();
     kernel.events[at].digest = Digest([0xee; 32]);
     let mut drtm = launch(&record());
     *drtm.events.last_mut().unwrap() = launch(&other).events.pop().unwrap();

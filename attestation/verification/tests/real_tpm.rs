@@ -324,7 +324,7 @@ fn activate_any(
     let start = start.u8(1).u16(alg::NULL).u16(hash.id());
     let session = response::start_session(&tpm.send(&frame(0x176, start)))?;
     response::ok(&tpm.send(&command::policy_secret_endorsement(session)))?;
-    if ek.attributes() == template::EK_HIGH_ATTRIBUTES {
+    if ek.attributes() == coffer_attestation::enroll::EK_HIGH_ATTRIBUTES {
         let digest = tpm.send(&frame(0x189, Writer::new().u32(session)));
         let policy_a = &digest[12..12 + hash.size()];
         // EK Credential Profile 2.6, B.6.5: PolicyAuthorizeNV of index 0x01C07F02, SHA-384.

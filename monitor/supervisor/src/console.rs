@@ -5,12 +5,8 @@
 //! they came; who shows them on a terminal must make them harmless. Any number of callers read; one types, and what the
 //! guest has not read yet is held in a pipe, as much as the kernel gives it: who types faster waits.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, pin::Pin};
 
 use axum::body::{Body, HttpBody};
 use rustix::pipe::{PipeFlags, pipe_with};

@@ -5,10 +5,9 @@
 //! `serve` is a child, not PID 1 itself: reaping whatever ends up with PID 1 must not take away the exit
 //! statuses the supervisor waits for.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, bail};
 use coffer_pid1::Cgroups;
@@ -99,7 +98,7 @@ fn live() -> anyhow::Result<()> {
     bring_up(&config)?;
     // After the mounts: the kernel may look for a file system's module by itself when one is first used.
     coffer_pid1::modules::forbid_more()?;
-    let service = spawn_session(&serve_command(&config), &environment())?;
+    let service = spawn_session(&serve_command(&config), &["PATH=/usr/bin:/bin".into()])?;
     loop {
         match reap()? {
             Some(reaped) if reaped.pid == service => {
@@ -161,8 +160,4 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
     }
     command
-}
-
-fn environment() -> Vec<String> {
-    vec!["PATH=/usr/bin:/bin".into()]
 }

@@ -5,43 +5,31 @@
 //! starting the processes overlap: none of them depends on another. Whatever fails, everything started so far
 //! ends with its owner.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs::File, sync::Arc, thread};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
 use coffer_formats::launch::{BoxKind, LaunchDisk};
 use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
-use coffer_image::descriptor::Descriptor;
+use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
 use coffer_vtpm::Vtpm;
 
-use crate::channel::Channels;
-use crate::evidence::VmIdentity;
-use crate::group::Group;
-use crate::history::Kept;
-use crate::host::Host;
 use crate::host_claims::{self, MONITOR_VERSION};
-use crate::image::Image;
 use crate::kvm::{self, KvmUnusable};
-use crate::launch_error::LaunchError;
-use crate::measurements;
-use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
-use crate::plan::Plan;
 use crate::raw_disk::{self, RawDisk};
 use crate::registry::{Registry, Reservation};
-use crate::restart;
-use crate::state::VmDir;
-use crate::tap;
-use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
-use crate::vtpm_pool::Ready;
+use crate::{
+    channel::Channels, evidence::VmIdentity, group::Group, history::Kept, host::Host, image::Image,
+    launch_error::LaunchError, measurements, memfile::MemFile, plan::Plan, restart, state::VmDir,
+    tap, uid, vtpm_pool::Ready,
+};
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
 const GUEST_CID: u32 = 3;
@@ -63,14 +51,8 @@ pub fn launch(
     passt::check_ports(&plan.publish)?;
 
     let Image { layout, files } = image;
-    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, raw, &mut clock);
-    let boot = boot?;
-    boot.check(layout.descriptor())?;
-    clock.mark("hash");
-    // Later than the digests: an image that was tampered with is named as such on any machine.
-    let processes = processes?;
-    let Ready { vtpm, directory } = vtpm?;
-    clock.mark("vtpm");
+    let (boot, processes, Ready { vtpm, directory }) =
+        prepare(host, &plan, layout.descriptor(), files, raw, &mut clock)?;
     let groups = host.groups.as_ref().map_err(|error| error.clone())?;
     let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
     group.add(processes.vmm.id())?;
@@ -101,7 +83,7 @@ pub fn launch(
         restarts: restarts.unwrap_or_default(),
         last_reason,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        timings: clock.timings(),
+        timings: clock.timings.clone(),
     };
     let kept = Kept {
         info,
@@ -109,14 +91,14 @@ pub fn launch(
         measurements: measurements::describe(&log, &record),
     };
     let identity = VmIdentity {
-        vak_name: vtpm.ak_name(),
-        vek_name: vtpm.ek_name(),
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record: plan.record.clone(),
         record_bytes: record,
         descriptor: layout.descriptor_bytes().to_vec(),
     };
     let vm = Arc::new(Vm::new(kept, Some(identity), clock, Arc::clone(&registry.history)));
-    let control = processes.vmm.control();
+    let control = processes.vmm.control.clone();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
         start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
     })?;
@@ -156,13 +138,6 @@ pub fn enter_and_run(
     result
 }
 
-/// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
-struct Prepared {
-    boot: Result<Boot, LaunchError>,
-    vtpm: Result<Ready, LaunchError>,
-    processes: Result<Processes, LaunchError>,
-}
-
 /// The VM process and the network backend, started and waiting, and KVM.
 struct Processes {
     kvm: File,
@@ -171,15 +146,19 @@ struct Processes {
     tap: Option<OwnedFd>,
 }
 
+/// What is made at the same time; the digests are compared before any other failure is told.
 fn prepare(
     host: &Host,
     plan: &Plan,
-    files: coffer_image::layout::ImageFiles,
+    descriptor: &Descriptor,
+    files: ImageFiles,
     raw: Vec<RawDisk>,
     clock: &mut LaunchClock,
-) -> Prepared {
-    let failed =
-        || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
+) -> Result<(Boot, Processes, Ready), LaunchError> {
+    let failed = || LaunchError::System("preparing", std::io::ErrorKind::Other.into());
+    let copy = |what, blob: &Blob, reject| {
+        host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
+    };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
         let tap = plan.tap.as_deref().map(tap::open).transpose()?;
@@ -199,12 +178,21 @@ fn prepare(
             // No guest will ever use it.
             if unusable { Err(failed()) } else { host.vtpms.take() }
         });
-        let initrd = scope.spawn(|| copy(host, "initrd", &files.initrd, Reject::InitrdDigest));
-        let kernel = copy(host, "kernel", &files.kernel, Reject::KernelDigest);
+        let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
+        let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
         let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
+        let vtpm = vtpm.join().unwrap_or_else(|_| Err(failed()));
+        let cmdline = files.cmdline.read_all();
+        let cmdline = cmdline.map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
+        let cmdline_digest = Digest::of(&[&cmdline]);
         let disks = in_order(&plan.record.disks, files.disks, raw);
-        let boot = Boot::assemble(kernel, initrd, &files.cmdline, disks);
-        Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
+        let boot = Boot { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks };
+        boot.check(descriptor)?;
+        clock.mark("hash");
+        // Later than the digests: an image that was tampered with is named as such on any machine.
+        let (processes, vtpm) = (processes?, vtpm?);
+        clock.mark("vtpm");
+        Ok((boot, processes, vtpm))
     })
 }
 
@@ -229,30 +217,13 @@ struct Boot {
 }
 
 impl Boot {
-    fn assemble(
-        kernel: Result<Arc<MemFile>, LaunchError>,
-        initrd: Result<Arc<MemFile>, LaunchError>,
-        cmdline: &Blob,
-        disks: Vec<File>,
-    ) -> Result<Self, LaunchError> {
-        let cmdline = cmdline
-            .read_all()
-            .map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
-        let cmdline_digest = Digest::of(&[&cmdline]);
-        Ok(Self { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks })
-    }
-
     /// The bytes that will run are the ones the descriptor names.
     fn check(&self, descriptor: &Descriptor) -> Result<(), LaunchError> {
+        let Descriptor { kernel, initrd, cmdline, .. } = descriptor;
         let parts = [
-            ("kernel", Reject::KernelDigest, self.kernel.digest(), descriptor.kernel.digest.0),
-            ("initrd", Reject::InitrdDigest, self.initrd.digest(), descriptor.initrd.digest.0),
-            (
-                "command line",
-                Reject::CmdlineDigest,
-                self.cmdline_digest,
-                descriptor.cmdline.digest.0,
-            ),
+            ("kernel", Reject::KernelDigest, self.kernel.digest, kernel.digest.0),
+            ("initrd", Reject::InitrdDigest, self.initrd.digest, initrd.digest.0),
+            ("command line", Reject::CmdlineDigest, self.cmdline_digest, cmdline.digest.0),
         ];
         for (what, reject, found, expected) in parts {
             if found != expected {
@@ -273,18 +244,9 @@ impl Boot {
     }
 
     fn measurements(&self, image_id: &Digest, record: &[u8]) -> VmLog {
-        let (kernel, initrd) = (self.kernel.digest(), self.initrd.digest());
+        let (kernel, initrd) = (self.kernel.digest, self.initrd.digest);
         vm_launch_log(MONITOR_VERSION, &kernel, &initrd, &self.cmdline_digest, image_id, record)
     }
-}
-
-fn copy(
-    host: &Host,
-    what: &'static str,
-    blob: &Blob,
-    reject: Reject,
-) -> Result<Arc<MemFile>, LaunchError> {
-    host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
 }
 
 fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {
@@ -329,8 +291,8 @@ fn start(
         vcpus: plan.record.vcpus,
         memory_mib: plan.record.memory_mib,
         cmdline: String::from_utf8_lossy(&boot.cmdline).into_owned(),
-        kernel_size: boot.kernel.size(),
-        initrd_size: boot.initrd.size(),
+        kernel_size: boot.kernel.size,
+        initrd_size: boot.initrd.size,
         event_log: hex::encode(&log.log),
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
@@ -344,7 +306,7 @@ fn start(
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
     let companions = Companions { passt, vtpm, directory, group };
-    let channels = Channels::new(host.tpm.clone(), vmm.control());
+    let channels = Channels::new(host.tpm.clone(), vmm.control.clone());
     vmm.start(vm, &spec, &fds, companions, channels)
 }
 

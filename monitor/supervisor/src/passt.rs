@@ -7,19 +7,14 @@
 //! the other end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{os::fd::OwnedFd, os::unix::net::UnixStream, path::Path};
 
 use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::Network;
 use coffer_monitor_wire::api::Publish;
 
-use crate::launch_error::LaunchError;
-use crate::plan::Plan;
-use crate::process::Owned;
-use crate::uid;
+use crate::{launch_error::LaunchError, plan::Plan, process::Owned, uid};
 
 /// A running passt and the VM's end of its socket.
 pub struct Passt {

@@ -1,7 +1,6 @@
 //! A request, resolved against its image into a checked plan (SPEC 1.5, 3.2, 3.4). Nothing is started here.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, Reject};
@@ -10,9 +9,7 @@ use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
-use crate::image::Image;
-use crate::launch_error::LaunchError;
-use crate::raw_disk::RawDisk;
+use crate::{image::Image, launch_error::LaunchError, raw_disk::RawDisk};
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;
@@ -65,6 +62,7 @@ impl Plan {
         let memory_mib = within("MiB of memory", request.memory_mib, &descriptor.shape.memory_mib)?;
         let nics = nics(descriptor, request, &id, own);
         let backend = request.tap.as_ref().map_or("passt", |_| "tap");
+        let launched_nic = |nic: &NetSpec| LaunchNic { mac: nic.mac, backend: backend.into() };
         let (launched, disks) = disks(descriptor, raw)?.into_iter().unzip();
         Ok(Self {
             id,
@@ -77,10 +75,7 @@ impl Plan {
                 vcpus,
                 memory_mib,
                 disks: launched,
-                nics: nics
-                    .iter()
-                    .map(|nic| LaunchNic { mac: nic.mac, backend: backend.into() })
-                    .collect(),
+                nics: nics.iter().map(launched_nic).collect(),
                 instance_id: id,
                 incarnation: 1,
             },
@@ -132,9 +127,7 @@ fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), Laun
     if publish.iter().any(|p| p.host == 0 || p.guest == 0) {
         return bad("port 0 cannot be published");
     }
-    let mut hosts: Vec<u16> = publish.iter().map(|p| p.host).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
+    let hosts: BTreeSet<u16> = publish.iter().map(|p| p.host).collect();
     if hosts.len() != publish.len() {
         return bad("a host port is published twice");
     }

@@ -4,10 +4,8 @@
 //! or through a mount (so nothing of `/proc` or `/sys`); what is neither a file nor a block device; and a disk that a
 //! VM has, or the host.
 
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::{fs::File, os::unix::fs::FileTypeExt, path::Path};
 
 use coffer_formats::launch::BoxKind;
 use coffer_image::verity::BLOCK;

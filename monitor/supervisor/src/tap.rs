@@ -13,7 +13,7 @@ use crate::launch_error::LaunchError;
 /// Attaches to a tap device. One that was there is left as its owner set it up; one that is made goes up, and ends with
 /// the descriptor.
 pub fn open(name: &str) -> Result<OwnedFd, LaunchError> {
-    let unusable = |why: &str, hint| LaunchError::Tap { name: name.into(), why: why.into(), hint };
+    let unusable = |why: &str, hint| LaunchError::Tap(name.into(), why.into(), hint);
     let tun = File::options().read(true).write(true).open("/dev/net/tun").map_err(|e| {
         let why = format!("needs /dev/net/tun, which does not open: {e}");
         unusable(&why, "load the module `tun`, and let the monitor open its device")

@@ -21,12 +21,11 @@ use coffer_monitor_wire::api::{
 };
 use coffer_monitor_wire::{EndReason, Refusal};
 
-use crate::console::Console;
-use crate::evidence::VmIdentity;
 use crate::history::{History, Kept};
-use crate::launch_error::LaunchError;
-use crate::process::printable;
-use crate::verdict::{Failure, Verdict};
+use crate::verdict::Verdict;
+use crate::{
+    console::Console, evidence::VmIdentity, launch_error::LaunchError, process::printable,
+};
 
 /// A VM.
 pub struct Vm {
@@ -75,7 +74,8 @@ enum Next {
 #[derive(Debug, Clone)]
 pub struct LaunchClock {
     start: Instant,
-    timings: Vec<Timing>,
+    /// Steps so far.
+    pub timings: Vec<Timing>,
 }
 
 impl LaunchClock {
@@ -87,11 +87,6 @@ impl LaunchClock {
     /// A step ended now.
     pub fn mark(&mut self, step: &str) {
         self.timings.push(self.timing(step));
-    }
-
-    /// Steps so far.
-    pub fn timings(&self) -> Vec<Timing> {
-        self.timings.clone()
     }
 
     fn timing(&self, step: &str) -> Timing {
@@ -173,18 +168,18 @@ impl Vm {
 
     /// The guest tells how far it is. True if that is further than before.
     pub fn reported(&self, phase: Phase, detail: &str) -> bool {
-        match phase {
-            Phase::Started => self.advance(VmState::Started, "init"),
-            Phase::Mounted => self.advance(VmState::Started, "mounted"),
-            Phase::Attested => self.advance(VmState::Attested, "attested"),
-            Phase::Running => self.advance(VmState::Running, "running"),
-            Phase::Exited => false,
+        let (state, step) = match phase {
+            Phase::Started => (VmState::Started, "init"),
+            Phase::Mounted => (VmState::Started, "mounted"),
+            Phase::Attested => (VmState::Attested, "attested"),
+            Phase::Running => (VmState::Running, "running"),
+            Phase::Exited => return false,
             Phase::Failed => {
-                let mut life = self.lock();
-                life.guest_failure.get_or_insert_with(|| printable(detail));
-                false
+                self.lock().guest_failure.get_or_insert_with(|| printable(detail));
+                return false;
             }
-        }
+        };
+        self.advance(state, step)
     }
 
     /// What the guest was refused so far, as its VM process counted it.
@@ -210,15 +205,16 @@ impl Vm {
             return;
         }
         let asked = life.stop_asked || life.kill_asked;
-        let Verdict { state, failure } = match (reason, &life.network_failure) {
+        let verdict = match (reason, &life.network_failure) {
             (EndReason::Killed, Some(said)) if !asked => {
                 Verdict::failed(Reporter::Monitor, NETWORK_FAILED, said)
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        tracing::info!(vm = %self.id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), detail = ?failure.as_ref().map(|f| f.detail.as_str()), "ended");
-        let due = !asked && self.is_due(reason, state, life.info.restarts);
-        life.fail(state, failure);
+        life.fail(verdict);
+        let VmInfo { state, reason: code, reported_by, detail, restarts, .. } = &life.info;
+        tracing::info!(vm = %self.id, name = %self.name, ?state, reason = code, ?reported_by, ?detail, "ended");
+        let due = !asked && self.is_due(reason, *state, *restarts);
         life.next = if due { Next::Policy } else { Next::Nothing };
         life.ended = true;
         // What is kept is never behind what is told.
@@ -278,8 +274,7 @@ impl Vm {
         let mut life = self.lock();
         let by_policy = life.next == Next::Policy;
         if life.next != Next::Nothing {
-            let failed = Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string());
-            life.fail(failed.state, failed.failure);
+            life.fail(Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string()));
             life.info.restarts = life.info.restarts.saturating_add(by_policy.into());
         }
         let lasting = matches!(error, LaunchError::Refused { .. } | LaunchError::ShuttingDown);
@@ -375,7 +370,8 @@ impl Vm {
     fn advance(&self, state: VmState, step: &str) -> bool {
         let mut life = self.lock();
         let repeated = life.info.timings.iter().any(|timing| timing.step == step);
-        if life.ended || repeated || rank(state) < rank(life.info.state) {
+        // `VmState` is in the order in which a VM gets there.
+        if life.ended || repeated || state < life.info.state {
             return false;
         }
         life.info.state = state;
@@ -412,22 +408,11 @@ impl Life {
         VmInfo { state, ..self.info.clone() }
     }
 
-    fn fail(&mut self, state: VmState, failure: Option<Failure>) {
+    fn fail(&mut self, Verdict { state, failure }: Verdict) {
         self.info.state = state;
         self.info.reason = failure.as_ref().map(|failure| failure.code.clone());
         self.info.reported_by = failure.as_ref().map(|failure| failure.reporter);
         self.info.detail = failure.map(|failure| failure.detail);
-    }
-}
-
-fn rank(state: VmState) -> u8 {
-    match state {
-        VmState::Launching => 0,
-        VmState::Booting => 1,
-        VmState::Started => 2,
-        VmState::Attested => 3,
-        VmState::Running => 4,
-        _ => 5,
     }
 }
 

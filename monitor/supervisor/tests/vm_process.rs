@@ -14,9 +14,9 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use coffer_attestation::merkle;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Statement as _, merkle};
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
@@ -104,9 +104,9 @@ fn launch_watched(
     let kernel = MemFile::copy("kernel", &b"kernel"[..]).unwrap();
     let log = vm_launch_log(
         "test",
-        &kernel.digest(),
-        &kernel.digest(),
-        &kernel.digest(),
+        &kernel.digest,
+        &kernel.digest,
+        &kernel.digest,
         &record.image_id,
         &record_bytes,
     );
@@ -118,7 +118,7 @@ fn launch_watched(
     })
     .unwrap();
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
-    let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
+    let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys.ek).unwrap();
     let measured =
         keyed.certify(&certificate).unwrap().measure(&log.events, &record_bytes).unwrap();
     let (vtpm, tpm_channel) = measured.seal().unwrap();
@@ -129,8 +129,8 @@ fn launch_watched(
         measurements: measurements::describe(&log, &record_bytes),
     };
     let identity = VmIdentity {
-        vak_name: vtpm.ak_name(),
-        vek_name: vtpm.ek_name(),
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
@@ -147,8 +147,8 @@ fn launch_watched(
         vcpus: 1,
         memory_mib: 256,
         cmdline: story.into(),
-        kernel_size: kernel.size(),
-        initrd_size: kernel.size(),
+        kernel_size: kernel.size,
+        initrd_size: kernel.size,
         event_log: hex::encode(&log.log),
         disks: Vec::new(),
         nics: Vec::new(),
@@ -172,7 +172,7 @@ fn launch_watched(
     let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
-    let (pid, control) = (process.id(), process.control());
+    let (pid, control) = (process.id(), process.control.clone());
     let result = std::thread::scope(|scope| {
         scope.spawn(|| watch(&registry));
         enter_and_run(&registry, reservation, &vm, control.clone(), patience, || {
@@ -500,7 +500,7 @@ fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
         walls: Walls::DangerouslyNone,
     };
     let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
-    let ek = keyed.keys().ek.clone();
+    let ek = keyed.keys.ek.clone();
     let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();
     let record = b"record";
     let d = Digest::ZERO;

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use coffer_monitor_wire::{DiskSpec, FdRole, NetSpec, VmSpec};
 use thiserror::Error;
 
+use crate::boot::loader::Payload;
 use crate::layout;
 
 /// Version of [`VmSpec`] this program understands.
@@ -51,24 +52,18 @@ pub enum PlanRefused {
 pub struct VmPlan {
     /// `/dev/kvm`.
     pub kvm: OwnedFd,
-    /// Kernel and its size.
-    pub kernel: (File, u64),
-    /// Initrd and its size.
-    pub initrd: (File, u64),
+    /// What is loaded into guest memory.
+    pub payload: Payload,
     /// swtpm's data channel.
     pub tpm: OwnedFd,
     /// Disks.
     pub disks: Vec<(DiskSpec, File)>,
     /// NICs.
     pub nics: Vec<(NetSpec, OwnedFd)>,
-    /// TCG2 event log.
-    pub event_log: Vec<u8>,
     /// vCPUs.
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u32,
-    /// Kernel command line.
-    pub cmdline: String,
     /// vsock CID.
     pub guest_cid: u32,
     /// Serial output goes to standard output.
@@ -85,8 +80,12 @@ impl VmPlan {
         let mut fds = Descriptors::new(&spec.fds, fds)?;
         let plan = Self {
             kvm: fds.take(FdRole::Kvm)?,
-            kernel: (fds.take(FdRole::Kernel)?.into(), spec.kernel_size),
-            initrd: (fds.take(FdRole::Initrd)?.into(), spec.initrd_size),
+            payload: Payload {
+                kernel: (fds.take(FdRole::Kernel)?.into(), spec.kernel_size),
+                initrd: (fds.take(FdRole::Initrd)?.into(), spec.initrd_size),
+                cmdline: spec.cmdline,
+                event_log,
+            },
             tpm: fds.take(FdRole::Tpm)?,
             disks: (0..)
                 .zip(spec.disks)
@@ -96,10 +95,8 @@ impl VmPlan {
                 .zip(spec.nics)
                 .map(|(n, nic)| Ok((nic, fds.take(FdRole::Net(n))?)))
                 .collect::<Result<_, _>>()?,
-            event_log,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
-            cmdline: spec.cmdline,
             guest_cid: spec.guest_cid,
             console: spec.console,
             input: fds.take(FdRole::Input).ok(),

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
-use coffer_monitor_wire::{EndReason, Event};
+use coffer_monitor_wire::{Command, EndReason, Event};
 
 use crate::acpi::AcpiDevices;
-use crate::boot::loader::{self, Payload};
+use crate::boot::loader;
 use crate::devices::bus::DeviceBus;
 use crate::devices::lifecycle::Lifecycle;
 use crate::devices::power::{self, I8042Reset, PowerBlock};
@@ -22,7 +22,7 @@ use crate::gate::Gate;
 use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
-use crate::process::{Control, Orders};
+use crate::process::Control;
 use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
@@ -49,17 +49,7 @@ impl Vm {
         let virtio =
             virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
-        let entry = loader::load(
-            machine.ram(),
-            &map,
-            &Payload {
-                kernel: (&plan.kernel.0, plan.kernel.1),
-                initrd: (&plan.initrd.0, plan.initrd.1),
-                cmdline: &plan.cmdline,
-                event_log: &plan.event_log,
-                devices: acpi,
-            },
-        )?;
+        let entry = loader::load(machine.ram(), &map, &plan.payload, &acpi)?;
         let vcpus = (0..plan.vcpus)
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
@@ -68,12 +58,11 @@ impl Vm {
         let serial = Arc::new(serial_port(line, plan.console, plan.input, refusals.clone())?);
         let (bus, devices) = (DeviceBus::new(refusals.clone()), Vec::new());
         let mut vm = Self { machine, vcpus, bus, serial, virtio, devices, refusals };
-        vm.map_fixed_devices(plan.tpm, stop)?;
-        vm.map_virtio();
+        vm.map_devices(plan.tpm, stop)?;
         Ok(vm)
     }
 
-    fn map_fixed_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
+    fn map_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
         let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
         let tpm = TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
@@ -85,16 +74,12 @@ impl Vm {
         self.bus.map_memory(layout::TPM, layout::TPM_WINDOW, tpm.clone());
         self.devices.push(tpm);
         self.devices.push(self.serial.clone());
-        Ok(())
-    }
-
-    fn map_virtio(&mut self) {
-        for (device, base) in
-            self.virtio.iter().zip((layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize))
-        {
+        let windows = (layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize);
+        for (device, base) in self.virtio.iter().zip(windows) {
             self.bus.map_memory(base, layout::VIRTIO_WINDOW, device.clone());
             self.devices.push(device.clone());
         }
+        Ok(())
     }
 
     /// Runs the VM to its end.
@@ -162,11 +147,13 @@ struct Hands<'a> {
 
 impl Hands<'_> {
     /// Does as told; the reason if that is to end.
-    fn obey(&self, order: Orders) -> Option<EndReason> {
+    fn obey(&self, order: Command) -> Option<EndReason> {
         match order {
-            Orders::Kill | Orders::Gone => Some(EndReason::Killed),
-            Orders::Pause => self.stand_still(),
-            Orders::Resume => self.tell(&Event::Resumed),
+            Command::Kill => Some(EndReason::Killed),
+            Command::Pause => self.stand_still(),
+            Command::Resume => self.tell(&Event::Resumed),
+            // `Control` has done it.
+            Command::OpenNetwork => None,
         }
     }
 
@@ -185,7 +172,7 @@ impl Hands<'_> {
         self.devices.iter().rev().for_each(|device| device.pause());
         self.tell(&Event::Paused);
         let order = self.control.next_order();
-        if order == Orders::Resume {
+        if order == Command::Resume {
             self.devices.iter().for_each(|device| device.start());
             self.go_on();
         }

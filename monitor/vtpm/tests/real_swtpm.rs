@@ -117,16 +117,16 @@ fn guest_derives_the_attestation_key_the_monitor_named() {
     let (vtpm, mut guest) = sealed("vak");
     let made = guest.run(&command::create_primary(Hierarchy::Endorsement, &template::vm_ak()));
     let (_, public) = response::create_primary(&made).unwrap();
-    assert_eq!(public, vtpm.keys().ak.as_bytes());
-    assert_ne!(vtpm.ak_name(), vtpm.ek_name());
+    assert_eq!(public, vtpm.keys.ak.as_bytes());
+    assert_ne!(vtpm.keys.ak.object_name(), vtpm.keys.ek.object_name());
 }
 
 #[test]
 fn two_launches_share_no_key() {
     let (a, _) = sealed("fresh-a");
     let (b, _) = sealed("fresh-b");
-    assert_ne!(a.ak_name(), b.ak_name());
-    assert_ne!(a.ek_name(), b.ek_name());
+    assert_ne!(a.keys.ak.object_name(), b.keys.ak.object_name());
+    assert_ne!(a.keys.ek.object_name(), b.keys.ek.object_name());
 }
 
 #[test]

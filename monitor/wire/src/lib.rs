@@ -8,11 +8,10 @@
 pub mod api;
 mod refusal;
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{collections::BTreeMap, mem::MaybeUninit};
 
 use coffer_formats::{Digest, Reject};
 use coffer_image::reach::Reach;

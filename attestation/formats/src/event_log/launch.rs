@@ -4,7 +4,7 @@
 //! from it and accepts nothing else, in either bank. What a descriptor names, it names by SHA-256: the other bank
 //! then has the digest of that name, so that whoever knows the name can predict it, and nothing is hashed twice.
 
-use super::{EventType, LogBuilder, SEPARATOR};
+use super::{EventKind, SEPARATOR, writer};
 use crate::Digest;
 use crate::tpm::hash::{Ha, HashAlg};
 use crate::tpm::pcr::VM_BANKS;
@@ -21,10 +21,10 @@ pub struct VmLog {
 impl VmLog {
     /// These events, and their log.
     pub fn of(events: Vec<VmEvent>) -> Self {
-        let add = |log: LogBuilder, event: &VmEvent| {
-            log.event_in(event.pcr, event.kind, &event.digests(), &event.data)
-        };
-        let log = events.iter().fold(LogBuilder::of(&VM_BANKS), add).finish();
+        let mut log = writer::begin(&VM_BANKS);
+        for event in &events {
+            writer::append(&mut log, event.pcr, event.kind.0, &event.digests(), &event.data);
+        }
         Self { events, log }
     }
 }
@@ -35,7 +35,7 @@ pub struct VmEvent {
     /// Register.
     pub pcr: u8,
     /// Type.
-    pub kind: EventType,
+    pub kind: EventKind,
     /// Digest in the SHA-256 bank, which quotes cover.
     pub digest: Digest,
     /// Digest in the SHA-384 bank.
@@ -46,7 +46,7 @@ pub struct VmEvent {
 
 impl VmEvent {
     /// Of its own data.
-    fn backed(pcr: u8, kind: EventType, data: Vec<u8>) -> Self {
+    fn backed(pcr: u8, kind: EventKind, data: Vec<u8>) -> Self {
         let digest = Digest::of(&[&data]);
         Self { pcr, kind, digest, sha384: HashAlg::Sha384.digest(&[&data]), data }
     }
@@ -54,7 +54,7 @@ impl VmEvent {
     /// Of what is known by its SHA-256 digest.
     fn named(pcr: u8, digest: &Digest, name: &[u8]) -> Self {
         let sha384 = HashAlg::Sha384.digest(&[digest.as_bytes()]);
-        Self { pcr, kind: EventType::IPL, digest: *digest, sha384, data: name.to_vec() }
+        Self { pcr, kind: EventKind::IPL, digest: *digest, sha384, data: name.to_vec() }
     }
 
     /// Its digest in each of [`VM_BANKS`].
@@ -73,15 +73,15 @@ pub fn vm_launch_log(
     launch_record: &[u8],
 ) -> VmLog {
     let mut events =
-        vec![VmEvent::backed(0, EventType::S_CRTM_VERSION, utf16_nul(monitor_version))];
-    events.extend((0..8).map(|pcr| VmEvent::backed(pcr, EventType::SEPARATOR, SEPARATOR.to_vec())));
+        vec![VmEvent::backed(0, EventKind::S_CRTM_VERSION, utf16_nul(monitor_version))];
+    events.extend((0..8).map(|pcr| VmEvent::backed(pcr, EventKind::SEPARATOR, SEPARATOR.to_vec())));
     events.push(VmEvent::named(4, kernel, b"coffer:kernel\0"));
     events.push(VmEvent::named(9, initrd, b"coffer:initrd\0"));
     events.push(VmEvent::named(9, cmdline, b"coffer:cmdline\0"));
     events.push(VmEvent::named(11, descriptor, b"coffer:descriptor\0"));
-    let record = VmEvent::backed(12, EventType::EVENT_TAG, launch_record.to_vec());
+    let record = VmEvent::backed(12, EventKind::EVENT_TAG, launch_record.to_vec());
     // The sequence hashes the record itself, in every bank.
-    let launch = VmEvent { pcr: 17, kind: EventType::IPL, data: LAUNCH.to_vec(), ..record };
+    let launch = VmEvent { pcr: 17, kind: EventKind::IPL, data: LAUNCH.to_vec(), ..record };
     events.extend([record, launch]);
     VmLog::of(events)
 }

@@ -7,7 +7,6 @@ use super::hash::{Ha, HashAlg};
 use super::pcr::Selections;
 use super::wire::Reader;
 use crate::Reject;
-use crate::evidence::PcrValue;
 
 /// Why an answer was not the one hoped for.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +38,7 @@ pub fn create_primary(answer: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
     Ok((handle, r.tpm2b(BUFFER_MAX)?.to_vec()))
 }
 
-/// TPM2_PCR_Read of the SHA-256 bank: the registers the TPM answered, which may be fewer than asked for.
-pub fn pcr_read(answer: &[u8]) -> Result<Vec<PcrValue>, TpmError> {
-    let values = pcr_read_in(HashAlg::Sha256, answer)?.into_iter();
-    let value = |(index, value): (u8, Ha)| Some(PcrValue { index, digest: value.sha256()? });
-    values.map(value).collect::<Option<_>>().ok_or(TpmError::Malformed)
-}
-
-/// The same of any bank.
+/// TPM2_PCR_Read of one bank: the registers the TPM answered, which may be fewer than asked for.
 pub fn pcr_read_in(bank: HashAlg, answer: &[u8]) -> Result<Vec<(u8, Ha)>, TpmError> {
     let mut r = header(answer)?;
     let _update_counter = r.u32()?;

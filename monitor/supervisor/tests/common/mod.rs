@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use coffer_attestation::event_log::{EventType, LogBuilder, SEPARATOR};
 use coffer_formats::Digest;
-use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR};
 use coffer_formats::launch::BoxKind;
 use coffer_formats::tpm::{command, response};
 use coffer_image::appliance::Network;

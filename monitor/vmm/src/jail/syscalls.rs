@@ -130,14 +130,9 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(c::SYS_tgkill, vec![argument(0, u64::from(std::process::id()))?]);
     // No page becomes code.
     let data = |protection: i32| argument(2, protection as u64);
-    rules.insert(
-        c::SYS_mprotect,
-        vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?],
-    );
-    rules.insert(
-        c::SYS_mmap,
-        vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?],
-    );
+    let data = vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?];
+    rules.insert(c::SYS_mprotect, data.clone());
+    rules.insert(c::SYS_mmap, data);
     let end = SeccompAction::KillProcess;
     SeccompFilter::new(rules, end, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }

@@ -15,12 +15,7 @@ use coffer_formats::Reject;
 use coffer_image::verity::Salt;
 use coffer_monitor_wire::{DiskSpec, EndReason, Refusal};
 use thiserror::Error;
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
-    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
-    VIRTIO_BLK_T_OUT,
-};
+use virtio_bindings::virtio_blk as blk;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemoryMmap;
 
@@ -35,7 +30,7 @@ const SEGMENT_MAX: u32 = 8192;
 /// Most data one request can carry by the two limits above: about 1 MiB, which is also the bounce buffer.
 const REQUEST_MAX: usize = (SEGMENTS_MAX * SEGMENT_MAX) as usize;
 const HEADER: usize = 16;
-const ID_SIZE: usize = VIRTIO_BLK_ID_BYTES as usize;
+const ID_SIZE: usize = blk::VIRTIO_BLK_ID_BYTES as usize;
 
 /// Why a disk cannot be served.
 #[derive(Debug, Error)]
@@ -106,11 +101,11 @@ impl Block {
         let (code, written) = match reader.read_exact(&mut header) {
             Ok(()) => {
                 let sent = reader.available_bytes();
-                self.answer(&Request::parse(&header), (sent, &mut reader), (len, &mut data))?
+                self.answer(header, (sent, &mut reader), (len, &mut data))?
             }
-            Err(_) => (VIRTIO_BLK_S_IOERR, 0),
+            Err(_) => (blk::VIRTIO_BLK_S_IOERR, 0),
         };
-        if code != VIRTIO_BLK_S_OK {
+        if code != blk::VIRTIO_BLK_S_OK {
             refusals.count(Refusal::BlockRequest);
         }
         let _ = status.write_all(&[code as u8]);
@@ -120,24 +115,27 @@ impl Block {
     /// Status, and bytes written into the chain. `sent` and `wanted` are the data to read from it and to write into it.
     fn answer(
         &mut self,
-        request: &Request,
+        header: [u8; HEADER],
         sent: (usize, &mut impl Read),
         wanted: (usize, &mut impl Write),
     ) -> Result<(u32, u32), EndReason> {
+        // Type, reserved, sector; little-endian.
+        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+        let sector = u64::from_le_bytes(sector);
         let (len, data) = wanted;
-        let found = match request.kind {
-            VIRTIO_BLK_T_IN => self.read(request.sector, len)?,
-            VIRTIO_BLK_T_OUT => self.write(request.sector, sent.0, sent.1)?.then_some(&[][..]),
-            VIRTIO_BLK_T_FLUSH => {
+        let found = match u32::from_le_bytes([k0, k1, k2, k3]) {
+            blk::VIRTIO_BLK_T_IN => self.read(sector, len)?,
+            blk::VIRTIO_BLK_T_OUT => self.write(sector, sent.0, sent.1)?.then_some(&[][..]),
+            blk::VIRTIO_BLK_T_FLUSH => {
                 let done = self.source.flush();
                 self.settled(done)?.then_some(&[][..])
             }
-            VIRTIO_BLK_T_GET_ID => (len >= ID_SIZE).then(|| self.id()),
-            _ => return Ok((VIRTIO_BLK_S_UNSUPP, 0)),
+            blk::VIRTIO_BLK_T_GET_ID => (len >= ID_SIZE).then(|| self.id()),
+            _ => return Ok((blk::VIRTIO_BLK_S_UNSUPP, 0)),
         };
         Ok(match found.map(|bytes| (bytes.len(), data.write_all(bytes))) {
-            Some((written, Ok(()))) => (VIRTIO_BLK_S_OK, written as u32),
-            Some((_, Err(_))) | None => (VIRTIO_BLK_S_IOERR, 0),
+            Some((written, Ok(()))) => (blk::VIRTIO_BLK_S_OK, written as u32),
+            Some((_, Err(_))) | None => (blk::VIRTIO_BLK_S_IOERR, 0),
         })
     }
 
@@ -197,19 +195,6 @@ fn bytes(disk: &dyn BlockDevice) -> u64 {
     disk.blocks() * BLOCK as u64
 }
 
-/// The header of a request: type, reserved, sector; little-endian.
-struct Request {
-    kind: u32,
-    sector: u64,
-}
-
-impl Request {
-    fn parse(header: &[u8; HEADER]) -> Self {
-        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = *header;
-        Self { kind: u32::from_le_bytes([k0, k1, k2, k3]), sector: u64::from_le_bytes(sector) }
-    }
-}
-
 /// Whole blocks around the sectors of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct Span {
@@ -239,10 +224,10 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let own = if self.source.is_read_only() { VIRTIO_BLK_F_RO } else { VIRTIO_BLK_F_FLUSH };
-        [own, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_BLK_SIZE]
-            .into_iter()
-            .fold(0, |features, bit| features | (1 << bit))
+        let own =
+            if self.source.is_read_only() { blk::VIRTIO_BLK_F_RO } else { blk::VIRTIO_BLK_F_FLUSH };
+        let limits = (1 << blk::VIRTIO_BLK_F_SEG_MAX) | (1 << blk::VIRTIO_BLK_F_SIZE_MAX);
+        (1 << own) | limits | (1 << blk::VIRTIO_BLK_F_BLK_SIZE)
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -250,29 +235,22 @@ impl VirtioDevice for Block {
     }
 
     /// `struct virtio_blk_config`: capacity at 0, size_max at 8, seg_max at 12, blk_size at 20.
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
+    fn config(&self) -> Vec<u8> {
         // Partition tables of most disks count in sectors.
         let block = if self.source.is_read_only() { BLOCK } else { SECTOR as usize };
-        let mut config = [0; 24];
-        let fields: [(usize, &[u8]); 4] = [
-            (0, &(bytes(&*self.source) / SECTOR).to_le_bytes()),
-            (8, &SEGMENT_MAX.to_le_bytes()),
-            (12, &SEGMENTS_MAX.to_le_bytes()),
-            (20, &(block as u32).to_le_bytes()),
-        ];
-        for (at, bytes) in fields {
-            config.iter_mut().skip(at).zip(bytes).for_each(|(slot, byte)| *slot = *byte);
-        }
-        data.iter_mut().zip(config.iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+        let capacity = (bytes(&*self.source) / SECTOR).to_le_bytes();
+        let [size, segments, block] =
+            [SEGMENT_MAX, SEGMENTS_MAX, block as u32].map(u32::to_le_bytes);
+        [&capacity[..], &size, &segments, &[0; 4], &block].concat()
     }
 
     fn activate(&mut self, features: u64) {
-        self.flushed_on_request = features & (1 << VIRTIO_BLK_F_FLUSH) != 0;
+        self.flushed_on_request = features & (1 << blk::VIRTIO_BLK_F_FLUSH) != 0;
     }
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         let refusals = io.refusals;
-        io.drain(queue, |chain, memory| self.serve(chain, memory, refusals))
+        io.drain(queue, self, |_| true, |disk, chain, memory| disk.serve(chain, memory, refusals))
     }
 
     fn reset(&mut self) {

@@ -10,7 +10,7 @@ mod filter;
 mod limit;
 mod packet;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -20,8 +20,8 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
 use vm_memory::GuestMemoryMmap;
 
 use crate::refusals::Refusals;
-use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
-use backend::{Backend, Received};
+use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice, write_both};
+use backend::Backend;
 use filter::Filter;
 pub use filter::Gate;
 use limit::Limit;
@@ -30,7 +30,8 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// `struct virtio_net_hdr_v1`; all zero but `num_buffers` on receive, as no offload is offered.
 const HEADER: usize = 12;
-const NUM_BUFFERS_OFFSET: usize = 10;
+/// Of a frame for the guest: no offloads, and one buffer.
+const RECEIVED: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 /// Largest frame: what fits an IPv4 datagram, an Ethernet header and a VLAN tag.
 const FRAME_MAX: usize = 65_535 + 18;
 
@@ -75,7 +76,7 @@ impl Net {
             let frame = match self.waiting.take() {
                 Some(frame) => frame,
                 None => match self.backend.receive() {
-                    Received::Frame(frame) => {
+                    Some(frame) => {
                         let (allowed, now) = (self.filter.enters(&frame), Instant::now());
                         let verdict = allowed.and_then(|()| self.received.takes(frame.len(), now));
                         if let Err(refusal) = verdict {
@@ -84,7 +85,7 @@ impl Net {
                         }
                         frame
                     }
-                    Received::Nothing => {
+                    None => {
                         io.notify(RECEIVE);
                         self.backend.listen(true);
                         return Pace::Idle;
@@ -99,7 +100,10 @@ impl Net {
                 return Pace::Idle;
             };
             let head = chain.head_index();
-            let written = deliver(chain, io.memory, &frame);
+            // A frame the buffer is too small for is dropped.
+            let written = chain.writer(io.memory);
+            let written =
+                written.map_or(0, |mut buffer| write_both(&mut buffer, &RECEIVED, &frame));
             io.complete(RECEIVE, head, written);
         }
         io.notify(RECEIVE);
@@ -117,24 +121,6 @@ fn frame_of(chain: Chain<'_>, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Writes header and frame; a frame the buffer is too small for is dropped.
-fn deliver(chain: Chain<'_>, memory: &GuestMemoryMmap, frame: &[u8]) -> u32 {
-    let mut header = [0; HEADER];
-    header
-        .iter_mut()
-        .skip(NUM_BUFFERS_OFFSET)
-        .zip(1u16.to_le_bytes())
-        .for_each(|(slot, byte)| *slot = byte);
-    let Ok(mut writer) = chain.writer(memory) else { return 0 };
-    if writer.available_bytes() < HEADER + frame.len() {
-        return 0;
-    }
-    match writer.write_all(&header).and_then(|()| writer.write_all(frame)) {
-        Ok(()) => (HEADER + frame.len()) as u32,
-        Err(_) => 0,
-    }
-}
-
 impl VirtioDevice for Net {
     fn kind(&self) -> u32 {
         VIRTIO_ID_NET
@@ -148,8 +134,8 @@ impl VirtioDevice for Net {
         &[256, 256]
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut().zip(self.mac.iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+    fn config(&self) -> Vec<u8> {
+        self.mac.to_vec()
     }
 
     fn activate(&mut self, _features: u64) {
@@ -160,7 +146,12 @@ impl VirtioDevice for Net {
         match queue {
             TRANSMIT => {
                 let refusals = io.refusals;
-                io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory, refusals)))
+                io.drain(
+                    queue,
+                    self,
+                    |_| true,
+                    |net, chain, memory| Ok(net.transmit(chain, memory, refusals)),
+                )
             }
             _ => Ok(self.receive(io)),
         }

@@ -153,7 +153,7 @@ pub fn launch(record: &LaunchRecord) -> VmLog {
 
 /// Its events in the bank that is quoted.
 pub fn events_of(launch: &VmLog) -> Vec<Event> {
-    launch.events.iter().map(|e| (e.pcr, e.kind, e.digest, e.data.clone())).collect()
+    launch.events.iter().map(|e| (e.pcr, e.kind.into(), e.digest, e.data.clone())).collect()
 }
 
 pub fn runtime() -> RuntimeData {

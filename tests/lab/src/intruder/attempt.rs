@@ -109,8 +109,13 @@ impl Attempt {
         match self {
             Self::On(Subject::Id(id), what) => hold::try_on(*id, what),
             Self::On(Subject::GuineaPig, what) => {
-                let pig = GuineaPig::start()?;
-                hold::try_on(pig.0.id(), what)
+                let mut pig = GuineaPig::start()?;
+                let outcome = hold::try_on(pig.0.id(), what)?;
+                if what == hold::QUIT {
+                    // Killed while it dumps its core, it leaves none.
+                    pig.0.wait()?;
+                }
+                Ok(outcome)
             }
             Self::Read(path) => File::open(path).map(drop).map(done),
             Self::Write(path) => OpenOptions::new().write(true).open(path).map(drop).map(done),

@@ -7,6 +7,7 @@ use coffer_monitor_wire::api::NetLimit;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
