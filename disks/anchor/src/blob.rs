@@ -9,12 +9,15 @@
 //! ```
 //! Integers are big-endian, as in the TPM structures. The digest finds accidents; what is altered on purpose the TPM finds.
 
+use coffer_formats::tpm::alg;
 use coffer_formats::tpm::wire::{Reader, Writer};
-use coffer_formats::tpm::{alg, attributes};
 use coffer_formats::{Digest, ObjectName, Reject};
 
 use crate::error::SealError;
 use crate::registers::Registers;
+
+/// fixedTPM, fixedParent, adminWithPolicy, noDA (TPMA_OBJECT, Part 2, 8.3): no authValue gets it out, only its policy.
+const SEALED_ATTRIBUTES: u32 = 0x0000_0492;
 
 /// A key that one TPM can give back, while some of its registers have certain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +96,10 @@ impl SealedKey {
 
 /// The public area of a key that is to be sealed, up to `unique`: data that leaves its TPM by this policy only.
 pub(crate) fn template(policy: &Digest) -> Writer {
-    let attributes = attributes::FIXED_TPM
-        | attributes::FIXED_PARENT
-        | attributes::ADMIN_WITH_POLICY
-        | attributes::NO_DA;
     Writer::new()
         .u16(KEYEDHASH)
         .u16(alg::SHA256)
-        .u32(attributes)
+        .u32(SEALED_ATTRIBUTES)
         .tpm2b(policy.as_bytes())
         .u16(alg::NULL)
 }

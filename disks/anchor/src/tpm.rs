@@ -11,12 +11,15 @@ use coffer_disk::Entropy;
 use coffer_formats::tpm::command::{self, Hierarchy};
 use coffer_formats::tpm::made::MadeKey;
 use coffer_formats::tpm::wire::Writer;
-use coffer_formats::tpm::{alg, attributes, response};
+use coffer_formats::tpm::{alg, response};
 use coffer_formats::{Digest, ObjectName};
 
 use crate::error::{TpmError, code};
 use crate::link::Link;
 use crate::session::{Kind, Session};
+
+/// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt (TPMA_OBJECT, Part 2, 8.3).
+const STORAGE_ATTRIBUTES: u32 = 0x0003_0472;
 
 /// A TPM in use.
 pub struct Tpm {
@@ -136,17 +139,10 @@ fn storage(template: &[u8], handle: u32, public: Vec<u8>) -> Result<Storage, Tpm
 /// The storage key (SPEC 10): as the TCG's ECC storage root key, under a label of ours. Deterministic: the same on one
 /// TPM until its owner's seed changes (TPM2_Clear).
 fn storage_template() -> Vec<u8> {
-    let attributes = attributes::FIXED_TPM
-        | attributes::FIXED_PARENT
-        | attributes::SENSITIVE_DATA_ORIGIN
-        | attributes::USER_WITH_AUTH
-        | attributes::NO_DA
-        | attributes::RESTRICTED
-        | attributes::DECRYPT;
     Writer::new()
         .u16(alg::ECC)
         .u16(alg::SHA256)
-        .u32(attributes)
+        .u32(STORAGE_ATTRIBUTES)
         .tpm2b(&[])
         .u16(alg::AES)
         .u16(128)

@@ -153,8 +153,10 @@ fn needs_the_sha256_bank() {
 #[test]
 fn is_sealed_to_values_that_are_to_come() {
     let mut host = Host::fresh();
-    let now =
-        response::pcr_read(&host.raw(&command::pcr_read(HashAlg::Sha256, &[11, 12]))).unwrap();
+    let now = coffer_exchange::tpm::response::pcr_read(
+        &host.raw(&command::pcr_read(HashAlg::Sha256, &[11, 12])),
+    )
+    .unwrap();
     let next: Vec<PcrValue> = now
         .iter()
         .map(|value| match value.index {
