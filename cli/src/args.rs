@@ -47,6 +47,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Show what a VM printed
     Logs(LogsArgs),
+    /// Speak with an open box over its serial port
+    Console(ConsoleArgs),
     /// Stop a VM in order
     Stop(StopArgs),
     /// Let a VM stand still
@@ -95,6 +97,8 @@ pub enum Command {
 pub enum ImageCommand {
     /// Seal a root file system and a kernel into an image
     Build(ImageBuildArgs),
+    /// Make an open box of a distribution's disk, with its own kernel and initrd
+    Import(ImageImportArgs),
     /// Show what an image holds and promises
     Inspect(ImagePathArgs),
     /// Check every digest of an image, and that its copies agree
@@ -124,6 +128,46 @@ pub struct ImageBuildArgs {
     /// Static `coffer-init`; looked for beside this program if absent
     #[arg(long, value_name = "PATH")]
     pub init: Option<PathBuf>,
+    /// Where the image goes, an OCI layout
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Replace an image that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer image import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer image import debian-12-nocloud-amd64.raw -o debian.image
+  coffer image import xfs.raw --kernel vmlinuz --initrd initrd.img \\
+      --cmdline 'root=/dev/vda2 rw console=ttyS0' -o other.image
+  coffer run -d --open --name debian --disk debian-12-nocloud-amd64.raw debian.image
+  coffer console debian
+
+Kernel, initrd and command line are sealed into the image and measured when it runs; the disk is no
+part of it, and nothing is promised of it. The image runs as an open box only. The newest kernel in
+an ext2, ext3 or ext4 file system of the disk is taken. Its network address is 192.168.76.2/24, by
+192.168.76.1, and set inside: nobody there answers DHCP.")]
+pub struct ImageImportArgs {
+    /// Raw disk image; only read
+    pub disk: PathBuf,
+    /// Kernel (bzImage), if not the newest on the disk
+    #[arg(long, value_name = "FILE", requires = "initrd")]
+    pub kernel: Option<PathBuf>,
+    /// Its initrd
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Whole kernel command line, if not the ordinary one with the disk's root
+    #[arg(long, value_name = "STR")]
+    pub cmdline: Option<String>,
+    /// Name of the image; made of the disk's if absent
+    #[arg(long)]
+    pub name: Option<String>,
     /// Where the image goes, an OCI layout
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
@@ -322,10 +366,13 @@ pub struct HostInfoArgs {
 Examples:
   coffer run site.image
   coffer run -d --name site -p 8443:443 --cpus 2 --memory 512M --restart on-failure:3 site.image
+  coffer run -d --open --name debian --disk /var/lib/coffer/disks/debian.raw debian.image
   coffer run --rm --open site.image
+  coffer run -d --net tap=tap0 --net-limit 100mbit site.image
 
 Without -d, what the VM prints is shown until it ends, and Ctrl-C stops it in order (twice: at once).
-With -d, the instance id is printed once the workload runs.
+With -d, the instance id is printed once the workload runs; of a box whose root disk brings its own
+init, once it boots. Raw disks lie below the folder that the monitor's --disks names.
 A VM is launched again from what it was launched from, measured anew; never after `coffer stop`,
 and never after a promise of its image was broken. An open box that reboots is launched again too.
 The same command with the same --name finds the VM that it started, as long as that lives.")]
@@ -338,6 +385,9 @@ pub struct RunArgs {
     /// Run it as an open box, for development: no secret meant for closed boxes will come
     #[arg(long)]
     pub open: bool,
+    /// Give an open box a raw disk to read and write; NAME is `root` if absent
+    #[arg(long = "disk", value_name = "[NAME=]FILE", requires = "open")]
+    pub disks: Vec<String>,
     /// Number of vCPUs; the least the image allows if absent
     #[arg(long, visible_alias = "cpus", value_name = "N")]
     pub vcpus: Option<u8>,
@@ -347,6 +397,12 @@ pub struct RunArgs {
     /// Publish a TCP port of the VM on the host
     #[arg(short, long, value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
+    /// Its network: passt, or a tap device of the host, made if it is not there
+    #[arg(long, value_name = "passt|tap=NAME", default_value = "passt")]
+    pub net: String,
+    /// Most it sends and most it receives, such as 100mbit or 100mbit,20000frames; more is lost [default: 10gbit,250000frames]
+    #[arg(long, value_name = "RATE")]
+    pub net_limit: Option<String>,
     /// Launch it again when it ends: `no`, `on-failure[:MOST]` or `always[:MOST]`
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: String,
@@ -396,12 +452,33 @@ pub struct LogsArgs {
     pub monitor: MonitorArgs,
 }
 
+/// `coffer console`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer console debian
+  printf 'root\\nsecret\\nuname -a\\npoweroff\\n' | coffer console debian
+
+On a terminal every key goes to the guest but Ctrl-], which leaves. Piped, standard input is typed
+as it comes, and what the VM prints is shown until it ends. One caller at a time types; any number
+reads beside it with `coffer logs -f`. A closed box refuses.")]
+pub struct ConsoleArgs {
+    /// Name, instance id or the start of one
+    pub vm: String,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+}
+
 /// `coffer stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   coffer stop site
-  coffer stop -t 0 site")]
+  coffer stop -t 0 site
+
+A box whose root disk brings its own init hears nothing of this and is killed when the time is over:
+power it off from inside, or lose what it has not written.")]
 pub struct StopArgs {
     /// Name, instance id or the start of one
     pub vm: String,

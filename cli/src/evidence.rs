@@ -12,7 +12,7 @@ use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::LaunchRecord;
 use coffer_attestation::report::{Report, Row};
 use coffer_attestation::runtime::RuntimeData;
-use coffer_attestation::{Digest, Reject};
+use coffer_attestation::{Digest, Reject, Statement as _};
 use coffer_image::descriptor::Descriptor;
 use serde::Serialize;
 

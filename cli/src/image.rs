@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coffer_image_build::{BuildError, BuildPlan, KernelSource, Recipe};
+use coffer_image_build::{BuildError, BuildPlan, ImportPlan, KernelSource, Recipe};
 
-use crate::args::{ImageBuildArgs, ImageCommand, ImagePathArgs};
+use crate::args::{ImageBuildArgs, ImageCommand, ImageImportArgs, ImagePathArgs};
 use crate::error::Error;
 use crate::output::{self, Step};
 use crate::{files, vm};
@@ -22,6 +22,7 @@ const RECIPE_MAX: u64 = 256 << 10;
 pub fn run(command: ImageCommand) -> Result<(), Error> {
     match command {
         ImageCommand::Build(args) => build(args),
+        ImageCommand::Import(args) => import(args),
         ImageCommand::Inspect(args) => inspect(&args),
         ImageCommand::Verify(args) => verify(&args),
     }
@@ -35,6 +36,24 @@ fn build(args: ImageBuildArgs) -> Result<(), Error> {
         .map_err(|e| refused(&e, e.hint()))?;
     drop(step);
     match json {
+        true => output::json(&built),
+        false => output::line(built.image_id),
+    }
+}
+
+fn import(args: ImageImportArgs) -> Result<(), Error> {
+    let plan = ImportPlan {
+        disk: args.disk,
+        boot: args.kernel.zip(args.initrd),
+        cmdline: args.cmdline,
+        name: args.name,
+        output: args.output,
+        force: args.force,
+    };
+    let step = Step::start("reading the disk");
+    let built = coffer_image_build::import(&plan).map_err(|e| refused(&e, e.hint()))?;
+    drop(step);
+    match args.json {
         true => output::json(&built),
         false => output::line(built.image_id),
     }

@@ -7,6 +7,7 @@
 
 mod args;
 mod conformance;
+mod console;
 mod doctor;
 mod ek;
 mod error;
@@ -18,6 +19,7 @@ mod image;
 mod key_file;
 mod monitor_client;
 mod monitor_tls;
+mod network;
 mod output;
 mod quote;
 mod secret;
@@ -58,6 +60,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Run(args) => vm::run(args),
         Command::Ps(args) => vm::ps(args),
         Command::Logs(args) => vm::logs(args),
+        Command::Console(args) => console::run(args),
         Command::Stop(args) => vm::stop(args),
         Command::Pause(args) => vm::pause(args),
         Command::Resume(args) => vm::resume(args),

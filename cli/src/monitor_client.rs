@@ -3,12 +3,15 @@
 //! The monitor is not trusted with anything here: what a VM is worth is the verifier's to say. Answers are
 //! bounded and parsed strictly.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use coffer_attestation::protocol::ErrorBody;
+use http_body_util::channel::Channel;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -28,6 +31,9 @@ const ANSWER_MAX: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A launch hashes the whole image before it answers; a stop waits for its grace, at most 600 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(660);
+
+/// A request's body: whole, or as it comes.
+type Outgoing = BoxBody<Bytes, Infallible>;
 
 /// Where a monitor listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,11 +134,27 @@ impl Monitor {
         Ok(TextStream { body: response.into_body() })
     }
 
+    /// `POST` of bytes as they come, for as long as they come.
+    pub async fn upload(&self, path: &str, bytes: Channel<Bytes>) -> Result<(), Error> {
+        self.exchange(Method::POST, path, bytes.boxed()).await.map(drop)
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
+        let answer = self.exchange(method, path, Full::new(body).boxed());
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+        answer.unwrap_or_else(|_| Err(self.down(&io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Outgoing,
     ) -> Result<Response<Incoming>, Error> {
         let connect = tokio::time::timeout(CONNECT_TIMEOUT, self.connect());
         let mut sender =
@@ -142,21 +164,16 @@ impl Monitor {
             .uri(path)
             .header("host", self.host_header())
             .header("content-type", "application/json")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|e| bad_answer(e.to_string()))?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
-        let response = match answer {
-            Ok(Ok(response)) => response,
-            Ok(Err(e)) => return Err(self.broken(&e)),
-            Err(_) => return Err(self.down(&io::ErrorKind::TimedOut.into())),
-        };
+        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
         if response.status().is_success() {
             return Ok(response);
         }
         Err(self.refusal(response).await)
     }
 
-    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, Error> {
+    async fn connect(&self) -> Result<http1::SendRequest<Outgoing>, Error> {
         match &self.endpoint {
             Endpoint::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|e| self.down(&e))?;
@@ -176,7 +193,7 @@ impl Monitor {
         }
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Full<Bytes>>, Error>
+    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Outgoing>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

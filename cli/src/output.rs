@@ -117,6 +117,11 @@ impl GuestOutput {
         Self { visible: io::stdout().is_terminal(), after_c2: false }
     }
 
+    /// To standard output byte for byte, though it be a terminal.
+    pub fn raw() -> Self {
+        Self { visible: false, after_c2: false }
+    }
+
     /// Writes a chunk.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), Error> {
         let mut out = io::stdout().lock();

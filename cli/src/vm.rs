@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use coffer_attestation::launch::BoxKind;
+use coffer_image::rules::is_name;
 use coffer_monitor_wire::api::{
-    CreateVm, Measurements, Publish, Restart, RestartPolicy, StopVm, VmInfo, VmState,
+    CreateVm, Measurements, Publish, RawDiskRequest, Restart, RestartPolicy, StopVm, VmInfo,
+    VmState,
 };
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +18,7 @@ use crate::args::{
 };
 use crate::error::{Error, Service};
 use crate::monitor_client::{Endpoint, Monitor, TextStream};
+use crate::network;
 use crate::output::{self, GuestOutput, Step};
 use crate::when;
 
@@ -90,30 +93,54 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         return Err(Error::usage("a VM needs a vCPU", "give --vcpus 1 or more"));
     }
     Ok(CreateVm {
-        image: plan_image(args.image, endpoint)?,
+        image: plan_path("open the image", args.image, endpoint)?,
         name: args.name,
         box_kind: if args.open { BoxKind::Open } else { BoxKind::Closed },
         vcpus: args.vcpus,
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
+        disks: args.disks.iter().map(|text| plan_disk(text, endpoint)).collect::<Result<_, _>>()?,
+        tap: network::parse_backend(&args.net)?,
+        network_limit: args
+            .net_limit
+            .as_deref()
+            .map(network::parse_limit)
+            .transpose()?
+            .unwrap_or_default(),
         restart: parse_restart(&args.restart)?,
     })
 }
 
 /// A path on this machine becomes absolute where the monitor is on this machine too; everything else is
 /// for the monitor to find.
-fn plan_image(image: String, endpoint: &Endpoint) -> Result<String, Error> {
-    let path = Path::new(&image);
-    if !matches!(endpoint, Endpoint::Unix(_)) || (!path.exists() && !image.contains('/')) {
-        return Ok(image);
+fn plan_path(action: &'static str, text: String, endpoint: &Endpoint) -> Result<String, Error> {
+    let path = Path::new(&text);
+    if !matches!(endpoint, Endpoint::Unix(_)) || (!path.exists() && !text.contains('/')) {
+        return Ok(text);
     }
-    let absolute = path.canonicalize().map_err(Error::file("open the image", path))?;
+    let absolute = path.canonicalize().map_err(Error::file(action, path))?;
     absolute.into_os_string().into_string().map_err(|_| {
         Error::usage(
-            format!("`{image}` is not UTF-8 when made absolute"),
-            "move the image to another folder",
+            format!("`{text}` is not UTF-8 when made absolute"),
+            "move it to another folder",
         )
     })
+}
+
+/// `NAME=FILE`, or the file of the root disk.
+fn plan_disk(text: &str, endpoint: &Endpoint) -> Result<RawDiskRequest, Error> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) if is_name(name) => (name, path),
+        _ => ("root", text),
+    };
+    if path.is_empty() {
+        return Err(Error::usage(
+            format!("`{text}` names no file"),
+            "write FILE or NAME=FILE, such as data=/var/lib/coffer/disks/data.raw",
+        ));
+    }
+    let path = plan_path("open the disk", path.into(), endpoint)?;
+    Ok(RawDiskRequest { name: name.into(), path })
 }
 
 /// MiB of a size such as `512M` or `2G`.
@@ -576,6 +603,18 @@ mod tests {
         {
             assert!(ports(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_disk_has_a_name_or_is_the_root() {
+        let elsewhere = Endpoint::Tcp("host:1".into());
+        let plan = |text: &str| plan_disk(text, &elsewhere).map(|disk| (disk.name, disk.path)).ok();
+        let disk = |name: &str, path: &str| Some((name.to_owned(), path.to_owned()));
+        assert_eq!(plan("/d/a.raw"), disk("root", "/d/a.raw"));
+        assert_eq!(plan("data=/d/a.raw"), disk("data", "/d/a.raw"));
+        assert_eq!(plan("/d/a=b.raw"), disk("root", "/d/a=b.raw"));
+        assert_eq!(plan("data="), None);
+        assert_eq!(plan(""), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::anchor::Anchor;
 use crate::disk::Disk;
-use crate::error::{DiskError, Place};
+use crate::error::DiskError;
 use crate::store::Store;
 use crate::{BLOCK, BLOCK_BYTES};
 
@@ -74,11 +74,9 @@ impl<S: Store> BlockDevice for Raw<S> {
 
     fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         let result = inside(first, buffer.len(), self.blocks).and_then(|()| {
+            // Storage that became shorter fails; nothing was promised of it that could be broken.
             let read = self.store.read_at(first * BLOCK_BYTES, buffer);
-            read.map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => DiskError::Corrupt(Place::Data(first)),
-                _ => DiskError::storage("reading")(error),
-            })
+            read.map_err(DiskError::storage("reading"))
         });
         result.inspect_err(|_| buffer.fill(0))
     }

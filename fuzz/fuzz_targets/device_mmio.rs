@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use coffer_fuzz::bus::{
-    BlockPeer, Guest, NetPeer, Peer, Program, RngPeer, STEPS_MAX, VsockPeer, with_memory,
+    BlockPeer, Guest, Kind, NetPeer, Peer, Program, RngPeer, STEPS_MAX, VsockPeer, with_memory,
 };
 use coffer_machine::Bus;
 use coffer_vmm::devices::bus::DeviceBus;
@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     with_memory(|memory| {
         let mut program = Program::new(data);
-        let (mut block, mut net) = (BlockPeer::new(false), NetPeer::new(0));
+        let (mut block, mut net) = (BlockPeer::new(Kind::Plain), NetPeer::new(0));
         let (mut vsock, mut rng) = (VsockPeer::default(), RngPeer);
         let devices = [block.device(), net.device(), vsock.device(), rng.device()];
         let peers: [&mut dyn Peer; 4] = [&mut block, &mut net, &mut vsock, &mut rng];

@@ -1,10 +1,14 @@
-//! The serial port: what comes out is what the guest transmitted, in order and nothing else; nothing comes in but what the
-//! guest sends itself; at most a line is held back.
+//! The serial port: what comes out is what the guest transmitted, in order and nothing else but the mark where a reader was
+//! gone; what comes in is what was typed, when the guest has read all before, or what it sends itself; at most a line is
+//! held back.
 #![no_main]
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coffer_fuzz::bus::{Place, Program, STEPS_MAX};
 use coffer_machine::{Bus, Doorbell};
@@ -12,9 +16,11 @@ use coffer_vmm::devices::bus::DeviceBus;
 use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::serial::{PORTS, SerialPort};
 use coffer_vmm::layout;
+use coffer_vmm::refusals::Refusals;
 use libfuzzer_sys::fuzz_target;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A 16550's receive buffer in loopback, as vm-superio has it.
+/// A 16550's receive buffer, as vm-superio has it.
 const FIFO: usize = 64;
 const LINE_MAX: usize = 1024;
 
@@ -61,9 +67,15 @@ struct Port {
     place: Arc<Place<SerialPort>>,
     reader: Reader,
     uart: Uart,
-    /// All that was transmitted while there was a reader, and what of it may be held back.
+    /// Who types, what of it the device has not heard, and whether it listens.
+    input: OwnedFd,
+    mouth: File,
+    typed: VecDeque<u8>,
+    listens: bool,
+    /// All that has to have come out, what is held back, and what was lost since a reader went.
     sent: Vec<u8>,
-    held: usize,
+    held: Vec<u8>,
+    lost: usize,
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -73,20 +85,33 @@ fuzz_target!(|data: &[u8]| {
         let Some((what, how)) = program.step() else { break };
         port.step(what, u16::from(how & 7), &mut program);
     }
-    port.device.pause();
-    port.held = 0;
+    port.pause();
     port.check();
 });
 
 impl Port {
     fn new() -> Self {
         let reader = Reader::default();
-        let device = port(&reader);
+        let (input, mouth) = rustix::pipe::pipe().expect("a pipe");
+        let device = port(&reader, &input);
         let place = Place::new(device.clone());
         let mut bus = DeviceBus::default();
         bus.map_ports(layout::COM1_PORT, PORTS, place.clone());
         device.start();
-        Self { bus, device, place, reader, uart: fresh(), sent: Vec::new(), held: 0 }
+        Self {
+            bus,
+            device,
+            place,
+            reader,
+            uart: fresh(),
+            input,
+            mouth: mouth.into(),
+            typed: VecDeque::new(),
+            listens: true,
+            sent: Vec::new(),
+            held: Vec::new(),
+            lost: 0,
+        }
     }
 
     fn step(&mut self, what: u8, offset: u16, program: &mut Program<'_>) {
@@ -107,8 +132,7 @@ impl Port {
             10 => self.write(4, &[program.byte() & 0x1F]),
             11 => self.write(0, b"\n"),
             12 => {
-                self.device.pause();
-                self.held = 0;
+                self.pause();
                 match offset & 3 {
                     0 => {}
                     2 => self.replace(),
@@ -118,12 +142,9 @@ impl Port {
                     }
                 }
                 self.device.start();
+                self.listens = true;
             }
             13 => {
-                // What is held when the reader goes or comes is lost, or not: no longer asked.
-                self.device.pause();
-                self.held = 0;
-                self.check();
                 self.reader.0.lock().unwrap().gone = offset & 1 != 0;
             }
             // Beyond the ports.
@@ -132,9 +153,60 @@ impl Port {
                 self.bus.port_read(layout::COM1_PORT.wrapping_add(8 + offset), &mut said);
                 assert_eq!(said, [0xFF; 4]);
             }
+            15 => {
+                let count = 1 + usize::from(program.byte() & 0x7F);
+                let bytes = program.bytes(count).to_vec();
+                self.mouth.write_all(&bytes).expect("room in the pipe");
+                self.typed.extend(bytes);
+            }
             _ => self.read(5, 1),
         }
+        self.hear();
         self.check();
+    }
+
+    /// What the device loop does.
+    fn hear(&mut self) {
+        let input = self.device.input().expect("an input");
+        let mut fds = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+        let called =
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("a poll") == 1;
+        assert_eq!(called, self.listens && !self.typed.is_empty(), "called");
+        if !called {
+            return;
+        }
+        self.device.hear();
+        self.listens = false;
+        let room = FIFO - self.uart.received.len();
+        for byte in self.typed.drain(..room.min(self.typed.len())) {
+            // A guest that talks to itself does not hear others.
+            if self.uart.modem & 0x10 == 0 {
+                self.uart.received.push_back(byte);
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        self.device.pause();
+        self.flush();
+    }
+
+    /// What was held goes out, or is lost.
+    fn flush(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        if self.reader.0.lock().unwrap().gone {
+            self.lost += self.held.len();
+        } else {
+            if self.lost > 0 {
+                let mark = format!("\n[coffer: {} bytes of output dropped]\n", self.lost);
+                self.sent.extend(mark.as_bytes());
+            }
+            self.lost = 0;
+            self.sent.append(&mut self.held);
+        }
+        self.held.clear();
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) {
@@ -152,12 +224,18 @@ impl Port {
                 _ => {}
             }
         }
+        // Whoever writes to it has sent all it had.
+        if offset == 1 {
+            self.flush();
+        }
     }
 
     /// Another port goes on from the state of this one.
     fn replace(&mut self) {
         let state = Paused::new(&*self.device).save();
-        self.device = port(&self.reader);
+        self.device = port(&self.reader, &self.input);
+        // What the other owed its reader went with it.
+        self.lost = 0;
         let paused = Paused::new(&*self.device);
         paused.restore(&state).expect("what was saved");
         assert!(paused.save() == state, "what was saved is what was restored");
@@ -165,9 +243,9 @@ impl Port {
     }
 
     fn transmitted(&mut self, byte: u8) {
-        if !self.reader.0.lock().unwrap().gone {
-            self.sent.push(byte);
-            self.held = if byte == b'\n' { 0 } else { self.held + 1 };
+        self.held.push(byte);
+        if byte == b'\n' || self.held.len() == LINE_MAX {
+            self.flush();
         }
     }
 
@@ -189,14 +267,11 @@ impl Port {
             };
             assert_eq!(*byte, expected, "register {offset}");
         }
+        self.listens |= offset == 0 && self.uart.received.is_empty();
     }
 
-    fn check(&mut self) {
-        self.held %= LINE_MAX;
-        let heard = self.reader.0.lock().unwrap();
-        assert!(self.sent.starts_with(&heard.bytes), "not what was transmitted");
-        let missing = self.sent.len() - heard.bytes.len();
-        assert_eq!(missing, self.held, "held back");
+    fn check(&self) {
+        assert!(self.reader.0.lock().unwrap().bytes == self.sent, "not what was transmitted");
     }
 }
 
@@ -208,9 +283,12 @@ impl Uart {
     }
 }
 
-fn port(reader: &Reader) -> Arc<SerialPort> {
+fn port(reader: &Reader, input: &OwnedFd) -> Arc<SerialPort> {
     let line = Doorbell::new().expect("an eventfd");
-    Arc::new(SerialPort::new(line, Box::new(reader.clone())))
+    let input = input.try_clone().expect("a descriptor");
+    let (out, clock) = (Box::new(reader.clone()), Box::new(|| Duration::ZERO));
+    let port = SerialPort::new(line, out, clock, Some(input), Refusals::default());
+    Arc::new(port.expect("a port"))
 }
 
 /// After a reset: 9600 baud, 8 bits, and the outputs a PC connects.

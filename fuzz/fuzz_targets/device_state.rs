@@ -2,8 +2,10 @@
 //! signal, and writes down a state that is taken again and is the same.
 #![no_main]
 
+use std::time::Duration;
+
 use coffer_fuzz::bus::{
-    BlockPeer, HIGH, Memory, NetPeer, Program, RngPeer, VsockPeer, ignore_broken_pipes, with_memory,
+    BlockPeer, HIGH, Kind, Memory, NetPeer, Program, RngPeer, VsockPeer, ignore_broken_pipes, with_memory,
 };
 use coffer_fuzz::edited;
 use coffer_machine::{Doorbell, GuestRam};
@@ -21,18 +23,18 @@ fuzz_target!(|data: &[u8]| {
     let mut program = Program::new(data);
     let which = program.byte() % 6;
     with_memory(|memory| match which {
-        0 => virtio(&|| BlockPeer::new(false).device(), &mut program, memory),
+        0 => virtio(&|| BlockPeer::new(Kind::Raw).device(), &mut program, memory),
         1 => virtio(&|| NetPeer::new(0).device(), &mut program, memory),
         2 => virtio(&|| VsockPeer::default().device(), &mut program, memory),
         3 => virtio(&|| RngPeer.device(), &mut program, memory),
         4 => drop(go_on(&|| tpm(memory.ram()), 0x1000, &mut program)),
         _ => {
-            let (mut from, line) = (serial(), Doorbell::new().expect("an eventfd"));
+            let mut from = serial();
             // Something that was received.
             from.write(4, &[0x10]);
             from.write(0, program.bytes(8));
             let state = Paused::new(&from).save();
-            from = SerialPort::new(line, Box::new(std::io::sink()));
+            from = serial();
             Paused::new(&from).restore(&state).expect("what was saved");
             drop(go_on_from(from, &serial, 8, &mut program));
         }
@@ -85,17 +87,23 @@ fn plug(device: Box<dyn VirtioDevice>, memory: GuestRam) -> VirtioMmio {
 struct Silent;
 
 impl TpmBackend for Silent {
-    fn execute(&mut self, _: &[u8]) -> std::io::Result<Vec<u8>> {
+    fn send(&mut self, _: &[u8]) -> std::io::Result<()> {
         Err(std::io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn receive(&mut self, _: Duration) -> std::io::Result<Option<Vec<u8>>> {
+        Ok(None)
     }
 }
 
 fn tpm(memory: GuestRam) -> TpmCrb {
-    TpmCrb::with_worker(Box::new(Silent), memory).0
+    TpmCrb::with_worker(Box::new(Silent), memory, Duration::ZERO).0
 }
 
 fn serial() -> SerialPort {
-    SerialPort::new(Doorbell::new().expect("an eventfd"), Box::new(std::io::sink()))
+    let (line, sink) = (Doorbell::new().expect("an eventfd"), Box::new(std::io::sink()));
+    let clock = Box::new(|| Duration::ZERO);
+    SerialPort::new(line, sink, clock, None, Refusals::default()).expect("a port")
 }
 
 fn go_on<T: Lifecycle + Registers>(

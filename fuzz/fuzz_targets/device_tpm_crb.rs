@@ -13,7 +13,7 @@ use coffer_machine::{Bus, GuestRam, RamRange};
 use coffer_vmm::devices::bus::DeviceBus;
 use coffer_vmm::devices::lifecycle::{Lifecycle, Paused};
 use coffer_vmm::devices::swtpm::SwtpmChannel;
-use coffer_vmm::devices::tpm_crb::{TpmCrb, Worker};
+use coffer_vmm::devices::tpm_crb::{SILENCE, TpmCrb, Worker};
 use coffer_vmm::layout;
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress};
@@ -208,37 +208,31 @@ impl Tpm {
     fn serve(&mut self) {
         let Some((number, command)) = self.commands.pop_front() else { return };
         let Some(worker) = &mut self.worker else { return };
-        let answer = response(&mut self.unread);
-        if answer == Answer::Short && !self.hung_up {
+        if self.unread.is_empty() && !self.hung_up {
             // Never waits for what does not come.
             self.hung_up = true;
             let swtpm = self.swtpm.as_ref().expect("it did not hang up");
             swtpm.shutdown(Shutdown::Write).expect("a socket");
         }
+        let answer = response(&mut self.unread);
         let goes_on = worker.serve();
-        let taken = match &mut self.swtpm {
-            Some(swtpm) => {
-                let mut seen = vec![0; BUFFER + 1];
-                let count = swtpm.read(&mut seen).unwrap_or(0);
-                seen.truncate(count);
-                let size =
-                    seen.get(2..6).map(|s| u32::from_be_bytes(s.try_into().unwrap()) as usize);
-                assert!(matches!(seen[..], [0x80, 1 | 2, ..]), "no command of a TPM 2.0");
-                assert!(size == Some(count) && (10..=BUFFER).contains(&count), "another size");
-                assert_eq!(seen, command, "not what the guest wrote");
-                true
-            }
-            None => false,
-        };
+        if let Some(swtpm) = &mut self.swtpm {
+            let mut seen = vec![0; BUFFER + 1];
+            let count = swtpm.read(&mut seen).unwrap_or(0);
+            seen.truncate(count);
+            let size = seen.get(2..6).map(|s| u32::from_be_bytes(s.try_into().unwrap()) as usize);
+            assert!(matches!(seen[..], [0x80, 1 | 2, ..]), "no command of a TPM 2.0");
+            assert!(size == Some(count) && (10..=BUFFER).contains(&count), "another size");
+            assert_eq!(seen, command, "not what the guest wrote");
+        }
         let expected = self.phase == Phase::Busy(number);
         match answer {
-            Answer::Whole(answer) if taken && expected => {
+            Some(answer) if expected => {
                 self.buffer[..answer.len()].copy_from_slice(&answer);
                 self.phase = Phase::Ready;
             }
-            Answer::Whole(_) if taken => {}
-            _ if expected => self.phase = Phase::Fatal,
-            _ => {}
+            Some(_) => {}
+            None => self.phase = Phase::Fatal,
         }
         assert_eq!(goes_on, self.phase != Phase::Fatal, "whether the worker goes on");
         if !goes_on {
@@ -288,6 +282,10 @@ impl Tpm {
             (0x08, _) if bits & 2 != 0 => self.granted = false,
             (0x40, Phase::Idle) if bits & 1 != 0 => self.phase = Phase::Ready,
             (0x40, Phase::Ready) if bits & 2 != 0 => self.phase = Phase::Idle,
+            (0x48, Phase::Busy(_)) if bits & 1 != 0 => {
+                self.error(0x909);
+                self.phase = Phase::Ready;
+            }
             (0x4C, Phase::Ready) if bits & 1 != 0 => self.start(),
             _ => {}
         }
@@ -316,15 +314,22 @@ impl Tpm {
             _ => 0x01E,
         };
         if refused != 0 {
-            self.buffer[..6].copy_from_slice(&[0x80, 1, 0, 0, 0, 10]);
-            self.buffer[6..10].copy_from_slice(&refused.to_be_bytes());
-        } else if self.worker.is_none() {
-            self.phase = Phase::Fatal;
+            self.error(refused);
+        } else if !self.commands.is_empty() {
+            self.error(0x922);
+        } else if self.worker.is_none() || self.swtpm.is_none() {
+            (self.phase, self.worker) = (Phase::Fatal, None);
         } else {
             self.count += 1;
             self.phase = Phase::Busy(self.count);
             self.commands.push_back((self.count, self.buffer[..size].to_vec()));
         }
+    }
+
+    /// A response without parameters.
+    fn error(&mut self, code: u32) {
+        self.buffer[..6].copy_from_slice(&[0x80, 1, 0, 0, 0, 10]);
+        self.buffer[6..10].copy_from_slice(&code.to_be_bytes());
     }
 }
 
@@ -332,34 +337,14 @@ impl Tpm {
 fn device(memory: &GuestRam) -> (Arc<TpmCrb>, Worker, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("a socket");
-    let channel = SwtpmChannel::new(ours.into()).expect("a channel");
-    let (device, worker) = TpmCrb::with_worker(Box::new(channel), memory.clone());
+    let channel = SwtpmChannel::new(ours.into());
+    let (device, worker) = TpmCrb::with_worker(Box::new(channel), memory.clone(), SILENCE);
     (Arc::new(device), worker, theirs)
 }
 
-#[derive(PartialEq, Eq)]
-enum Answer {
-    Whole(Vec<u8>),
-    /// It says it has a size that no response has.
-    Impossible,
-    /// More is needed than there is.
-    Short,
-}
-
-/// What one command reads from the channel.
-fn response(unread: &mut Vec<u8>) -> Answer {
-    let Some(size) = unread.get(..10).map(|header| &header[2..6]) else {
-        unread.clear();
-        return Answer::Short;
-    };
-    let size = u32::from_be_bytes(size.try_into().unwrap()) as usize;
-    if !(10..=BUFFER).contains(&size) {
-        unread.drain(..10);
-        return Answer::Impossible;
-    }
-    if unread.len() < size {
-        unread.clear();
-        return Answer::Short;
-    }
-    Answer::Whole(unread.drain(..size).collect())
+/// What is read from the channel at once, if it is one response.
+fn response(unread: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let read: Vec<u8> = unread.drain(..unread.len().min(BUFFER)).collect();
+    let size = u32::from_be_bytes(read.get(2..6)?.try_into().ok()?) as usize;
+    (size == read.len() && size >= 10).then_some(read)
 }

@@ -1,6 +1,7 @@
 //! Claims, launch records, runtime data and releases: deterministic CBOR is read back to itself or refused.
 #![no_main]
 
+use coffer_attestation::Statement as _;
 use coffer_exchange::release::{Release, SignedRelease};
 use coffer_exchange::runtime::RuntimeData;
 use coffer_formats::cbor;

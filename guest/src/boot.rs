@@ -139,7 +139,7 @@ impl<'a> Mounted<'a> {
 fn start_network(wanted: &Network) -> Result<(), Failure> {
     match *wanted {
         Network::None => network::loopback()?,
-        Network::Nat { address, prefix, gateway } => {
+        Network::Nat { address, prefix, gateway, .. } => {
             wait_for_path(&Path::new("/sys/class/net").join(INTERFACE), DEVICE_TIMEOUT)?;
             network::up(INTERFACE, address, prefix, gateway)?;
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coffer_exchange::evidence::{EVENT_LOG_MAX, PcrValue, QuotePart, VmPart};
+use coffer_exchange::tpm::hash::HashAlg;
 use coffer_exchange::tpm::response::TpmError;
 use coffer_exchange::tpm::{command, pcr, response, template};
 use coffer_exchange::{Digest, Nonce, binding};
@@ -120,7 +121,7 @@ impl<T: Transmit> VirtualTpm<T> {
     fn read_pcrs(&mut self) -> Result<Vec<PcrValue>, Failure> {
         let mut values: Vec<PcrValue> = Vec::new();
         for indices in pcr::VM_SELECTION.chunks(PCRS_PER_READ) {
-            let answer = self.send("read PCRs", &command::pcr_read(indices))?;
+            let answer = self.send("read PCRs", &command::pcr_read(HashAlg::Sha256, indices))?;
             values.extend(checked("read PCRs", response::pcr_read(&answer))?);
         }
         if values.iter().map(|value| value.index).ne(pcr::VM_SELECTION.iter().copied()) {

@@ -330,6 +330,29 @@ fn a_launch_outside_the_image_is_refused() {
 }
 
 #[test]
+fn raw_disks_are_an_open_boxs_and_no_reason_to_give_it_anything() {
+    let mut scene = Scene::new();
+    let open = Shape { launched_as: BoxKind::Open, ..Shape::default() };
+    let raw_root = Shape {
+        made_for: BoxKind::Open,
+        raw_root: Some("root"),
+        more: Some("raw"),
+        ..open.clone()
+    };
+    for shape in [raw_root.clone(), Shape { more: Some("raw"), ..open.clone() }] {
+        scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::PolicyDenied);
+    }
+    let near_misses = [
+        Shape { more: Some("raw"), ..Shape::default() },
+        Shape { more: Some("integrity"), ..open },
+        Shape { raw_root: Some("other"), ..raw_root },
+    ];
+    for shape in near_misses {
+        scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::LaunchMismatch);
+    }
+}
+
+#[test]
 fn box_network_and_incarnation_are_the_descriptors() {
     let mut scene = Scene::new();
     let nat = Shape { nat: true, nics: 1, ..Shape::default() };

@@ -31,17 +31,28 @@ pub const TREES: &[Tree] = &[
 const BOOT_LOADERS: [&str; 4] =
     ["shim-signed", "grub-efi-amd64-signed", "systemd-boot-efi", "mtools"];
 
-/// Meta package that names the newest guest and lab host kernel.
-const KERNEL_META: &str = "linux-image-cloud-amd64";
+/// A kernel package in a folder of the cache: `.coffer/cache/NAME/{boot,lib}`.
+pub struct Kernel {
+    /// Folder name.
+    name: &'static str,
+    /// Meta package that names the newest.
+    meta: &'static str,
+}
 
-/// Fetches and unpacks the guest kernel package: `.coffer/cache/kernel/{boot,lib}`.
-pub fn kernel(workspace: &Workspace, progress: &mut Progress) -> Result<()> {
-    let target = workspace.cache().join("kernel");
-    progress.step("Guest kernel package", |step| {
+/// The kernel of lab hosts and guests, and another for guests that differ.
+pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "kernel", meta: "linux-image-cloud-amd64" },
+    Kernel { name: "other-kernel", meta: "linux-image-6.12-cloud-amd64" },
+];
+
+/// Fetches and unpacks a kernel package.
+pub fn kernel(workspace: &Workspace, progress: &mut Progress, kernel: &Kernel) -> Result<()> {
+    let target = workspace.cache().join(kernel.name);
+    progress.step(&format!("Kernel package `{}`", kernel.name), |step| {
         if let Some(found) = stamp(&target) {
             return Ok(((), format!("{} (cached)", found.trim())));
         }
-        let depends = command::output(Command::new("apt-cache").args(["depends", KERNEL_META]))?;
+        let depends = command::output(Command::new("apt-cache").args(["depends", kernel.meta]))?;
         let package = depends
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
@@ -172,11 +183,13 @@ fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Folders of the cache that are not complete, each with what belongs there.
 pub fn missing(cache: &Path) -> Vec<(&'static str, PathBuf)> {
     let trees = TREES.iter().map(|tree| (tree.name, cache.join("rootfs").join(tree.name)));
-    let all = [("guest kernel", cache.join("kernel"))].into_iter().chain(trees);
+    let kernels = KERNELS.iter().map(|kernel| (kernel.name, cache.join(kernel.name)));
+    let all = kernels.chain(trees);
     all.filter(|(_, folder)| stamp(folder).is_none()).collect()
 }
 
-fn stamp(target: &Path) -> Option<String> {
+/// What a folder of the cache holds, if it is complete.
+pub fn stamp(target: &Path) -> Option<String> {
     std::fs::read_to_string(target.join(STAMP)).ok()
 }
 
@@ -185,14 +198,15 @@ const STAMP: &str = "coffer-packages";
 
 /// A folder made beside its final place and moved there when complete: a broken download leaves nothing behind, or, if
 /// we were killed during it, nothing that the next one does not remove.
-struct Staging {
+pub struct Staging {
     target: PathBuf,
     parent: PathBuf,
     folder: PathBuf,
 }
 
 impl Staging {
-    fn new(target: &Path) -> Result<Self> {
+    /// Beside `target`.
+    pub fn new(target: &Path) -> Result<Self> {
         let parent = target.parent().context("the cache folder has no parent")?.to_path_buf();
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sweep(&parent)?;
@@ -202,17 +216,20 @@ impl Staging {
         Ok(Self { target: target.to_path_buf(), parent, folder })
     }
 
-    fn path(&self) -> &Path {
+    /// Where to put things.
+    pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    fn beside(&self, name: &str) -> Result<PathBuf> {
+    /// A folder for what is not kept; one named `debs` goes away whatever happens.
+    pub fn beside(&self, name: &str) -> Result<PathBuf> {
         let path = self.parent.join(format!(".{name}.{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(path)
     }
 
-    fn finish(self, listing: &str) -> Result<()> {
+    /// Puts it in its place, complete.
+    pub fn finish(self, listing: &str) -> Result<()> {
         if listing.is_empty() {
             bail!("apt downloaded nothing");
         }
@@ -280,6 +297,6 @@ mod test {
         std::fs::write(cache.join("kernel").join(STAMP), "a kernel\n").expect("write");
         let names: Vec<_> = missing(&cache).into_iter().map(|(name, _)| name).collect();
         std::fs::remove_dir_all(&cache).expect("remove");
-        assert_eq!(names, ["nginx", "tools"]);
+        assert_eq!(names, ["other-kernel", "nginx", "tools"]);
     }
 }

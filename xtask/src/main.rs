@@ -20,6 +20,7 @@ mod packages;
 mod progress;
 mod run;
 mod setup;
+mod stock_disk;
 mod tests;
 mod workspace;
 
@@ -58,7 +59,7 @@ enum Task {
     /// Measure; prints one `figure` line per number
     Bench {
         /// Which one
-        #[arg(default_value = "launch", value_parser = ["launch", "batch", "density", "disk", "verify", "corpus"])]
+        #[arg(default_value = "launch", value_parser = ["launch", "batch", "density", "disk", "vtpm", "verify", "corpus"])]
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 5)]

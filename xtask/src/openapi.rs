@@ -159,6 +159,10 @@ impl Route {
                 }),
             );
         }
+        if self.body.starts_with("bytes") {
+            let content = json!({ "application/octet-stream": {} });
+            put(&mut operation, "requestBody", json!({ "required": true, "content": content }));
+        }
         if !parameters.is_empty() {
             put(&mut operation, "parameters", json!(parameters));
         }
@@ -167,8 +171,8 @@ impl Route {
 
     /// `get-vms-id-logs`.
     fn id(&self) -> String {
-        let path =
-            self.path.trim_start_matches("/v1").trim_start_matches('/').replace(['/', '.'], "-");
+        let path = self.path.trim_start_matches("/v1").trim_start_matches('/');
+        let path = path.replace(['/', '.'], "-");
         format!("{}-{}", self.method.to_lowercase(), path.replace(['{', '}'], ""))
     }
 
@@ -246,6 +250,7 @@ fn schema_of(item: &Item) -> Result<Value> {
 
 fn structure(fields: &Fields, attributes: &[Attribute]) -> Result<Value> {
     let (mut properties, mut required) = (Map::new(), Vec::new());
+    let of_all = Words::of(attributes)?;
     for field in fields.iter().filter(|field| field.ident.is_some()) {
         let words = Words::of(&field.attrs)?;
         let name = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -254,7 +259,7 @@ fn structure(fields: &Fields, attributes: &[Attribute]) -> Result<Value> {
         if let Some(text) = documentation(&field.attrs) {
             put(&mut schema, "description", text);
         }
-        if !words.default && !is_option(&field.ty) {
+        if !words.default && !of_all.default && !is_option(&field.ty) {
             required.push(name.clone());
         }
         properties.insert(name, schema);
@@ -263,7 +268,7 @@ fn structure(fields: &Fields, attributes: &[Attribute]) -> Result<Value> {
     if !required.is_empty() {
         put(&mut schema, "required", json!(required));
     }
-    if Words::of(attributes)?.strict {
+    if of_all.strict {
         put(&mut schema, "additionalProperties", false);
     }
     Ok(schema)
@@ -287,6 +292,7 @@ fn schema_for(of: &Type) -> Result<Value> {
         "u8" => json!({ "type": "integer", "minimum": 0, "maximum": u8::MAX }),
         "u16" => json!({ "type": "integer", "minimum": 0, "maximum": u16::MAX }),
         "u32" | "u64" => json!({ "type": "integer", "minimum": 0 }),
+        "NonZeroU32" | "NonZeroU64" => json!({ "type": "integer", "minimum": 1 }),
         "Vec" => json!({ "type": "array", "items": inner(0)? }),
         "BTreeMap" => json!({ "type": "object", "additionalProperties": inner(1)? }),
         "Option" => json!({ "anyOf": [inner(0)?, { "type": "null" }] }),

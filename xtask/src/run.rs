@@ -25,7 +25,7 @@ pub fn bench(
     name: &str,
     rounds: u32,
 ) -> Result<()> {
-    if matches!(name, "launch" | "density") {
+    if matches!(name, "launch" | "density" | "vtpm") {
         setup::everything(workspace, progress, no_install)?;
     } else {
         // No lab host boots: programs, but no kernel and no root file systems.

@@ -6,29 +6,46 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{build, check, debs, packages};
+use crate::{build, check, debs, packages, stock_disk};
 
 /// Everything demo, tests and benchmarks need.
 pub fn everything(workspace: &Workspace, progress: &mut Progress, no_install: bool) -> Result<()> {
-    machine(workspace, progress, no_install, false)?;
+    machine(workspace, progress, no_install, Tests::None)?;
     build::everything(workspace, progress)
 }
 
-/// Packages and downloads, without the build; with `lints` also what the checks need. `no_install` fetches nothing:
-/// it names all that is missing at once.
+/// Which tests set-up is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tests {
+    /// It is for something else.
+    None,
+    /// Those that boot no lab host.
+    WithoutLab,
+    /// All.
+    All,
+}
+
+/// Packages and downloads, without the build; for tests also what the checks and they alone need. `no_install` fetches
+/// nothing: it names all that is missing at once.
 pub fn machine(
     workspace: &Workspace,
     progress: &mut Progress,
     no_install: bool,
-    lints: bool,
+    tests: Tests,
 ) -> Result<()> {
     if no_install {
-        return nothing_missing(progress, &debs::missing(&workspace.cache()), lints);
+        let mut missing = debs::missing(&workspace.cache());
+        missing.extend(stock_disk::missing(&workspace.cache()).filter(|_| tests == Tests::All));
+        return nothing_missing(progress, &missing, tests != Tests::None);
     }
     packages::ensure(progress)?;
     packages::ensure_indexes(progress)?;
-    debs::kernel(workspace, progress)?;
-    debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))
+    debs::KERNELS.iter().try_for_each(|kernel| debs::kernel(workspace, progress, kernel))?;
+    debs::TREES.iter().try_for_each(|tree| debs::tree(workspace, progress, tree))?;
+    match tests {
+        Tests::All => stock_disk::make(workspace, progress),
+        Tests::None | Tests::WithoutLab => Ok(()),
+    }
 }
 
 /// Packages and the build, for what boots no lab host.

@@ -18,7 +18,8 @@ pub fn all(
     lab: bool,
     filter: Option<&str>,
 ) -> Result<()> {
-    setup::machine(workspace, progress, no_install, true)?;
+    let tests = if lab { setup::Tests::All } else { setup::Tests::WithoutLab };
+    setup::machine(workspace, progress, no_install, tests)?;
     check::all(workspace, progress, no_install)?;
     build::everything(workspace, progress)?;
     let counts = progress.own_output("Tests", || {

@@ -25,11 +25,12 @@ fn what_is_missing_is_named_and_nothing_is_fetched() {
     std::fs::remove_dir_all(&checkout).unwrap();
     assert_eq!(left.len(), 2, "something was fetched or built: {left:?}");
     for said in [&test, &demo] {
-        for name in ["guest kernel", "nginx", "tools"] {
+        for name in ["kernel", "other-kernel", "nginx", "tools"] {
             assert!(said.contains(&format!("missing    {name}")), "{said}");
         }
         assert!(said.contains("cargo xtask setup"), "{said}");
     }
+    assert!(test.contains("missing    stock disk") && !demo.contains("stock disk"), "{test}{demo}");
     assert!(test.contains("missing    cargo-deny") && !demo.contains("cargo-deny"), "{test}{demo}");
     assert!(check.contains("error: cargo-deny is not installed"), "{check}");
 }

@@ -4,10 +4,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::launch::BoxKind;
-use crate::{Digest, InstanceId, ObjectName, Reject, cbor};
-
-/// Most bytes of encoded claims of either kind.
-pub const CLAIMS_MAX: usize = 4096;
+use crate::{Digest, InstanceId, ObjectName, cbor};
 
 /// Security version of the monitor of this source tree: raised when a fault that breaks a promise is fixed.
 pub const MONITOR_SVN: u32 = 1;
@@ -99,24 +96,16 @@ pub struct HostClaims {
     pub boot_id: [u8; 16],
 }
 
-macro_rules! strict {
-    ($type:ty) => {
-        impl $type {
-            /// Decodes strictly.
-            pub fn decode(bytes: &[u8]) -> Result<Self, Reject> {
-                let claims: Self = cbor::decode(bytes, CLAIMS_MAX)?;
-                if claims.version != 1 {
-                    return Err(Reject::UnsupportedVersion);
-                }
-                Ok(claims)
-            }
-
-            /// Canonical encoding.
-            pub fn encode(&self) -> Vec<u8> {
-                cbor::encode(self)
-            }
-        }
-    };
+impl VmClaims {
+    /// Canonical encoding.
+    pub fn encode(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
 }
-strict!(VmClaims);
-strict!(HostClaims);
+
+impl HostClaims {
+    /// Canonical encoding.
+    pub fn encode(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
+}

@@ -2,13 +2,22 @@
 
 use std::fmt;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::Digest as _;
 
 macro_rules! fixed_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; $len]);
+        #[derive(minicbor::Encode, minicbor::Decode, Serialize, Deserialize)]
+        #[cbor(transparent)]
+        #[serde(transparent)]
+        pub struct $name(
+            #[cbor(n(0), with = "minicbor::bytes")]
+            #[serde(serialize_with = "hex::serialize", deserialize_with = "lower_hex")]
+            pub [u8; $len],
+        );
 
         impl $name {
             /// Width in bytes.
@@ -26,10 +35,7 @@ macro_rules! fixed_bytes {
 
             /// Lower-case hexadecimal, exactly the right length.
             pub fn from_hex(text: &str) -> Option<Self> {
-                if text.bytes().any(|b| b.is_ascii_uppercase()) {
-                    return None;
-                }
-                Self::from_slice(&hex::decode(text).ok()?)
+                from_lower_hex(text).map(Self)
             }
 
             /// Lower-case hexadecimal.
@@ -47,46 +53,6 @@ macro_rules! fixed_bytes {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.to_hex())
-            }
-        }
-
-        impl<C> minicbor::Encode<C> for $name {
-            fn encode<W: minicbor::encode::Write>(
-                &self,
-                e: &mut minicbor::Encoder<W>,
-                _: &mut C,
-            ) -> Result<(), minicbor::encode::Error<W::Error>> {
-                e.bytes(&self.0)?.ok()
-            }
-        }
-
-        impl<'b, C> minicbor::Decode<'b, C> for $name {
-            fn decode(
-                d: &mut minicbor::Decoder<'b>,
-                _: &mut C,
-            ) -> Result<Self, minicbor::decode::Error> {
-                Self::from_slice(d.bytes()?).ok_or_else(|| {
-                    minicbor::decode::Error::message(concat!("wrong length for ", stringify!($name)))
-                })
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.serialize_str(&self.to_hex())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = <String as serde::Deserialize>::deserialize(d)?;
-                Self::from_hex(&text).ok_or_else(|| {
-                    serde::de::Error::custom(concat!(
-                        "expected ",
-                        stringify!($len),
-                        " bytes of lower-case hex"
-                    ))
-                })
             }
         }
     };
@@ -112,6 +78,18 @@ fixed_bytes!(
     InstanceId,
     16
 );
+
+fn from_lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    hex::decode(text).ok()?.try_into().ok()
+}
+
+fn lower_hex<'de, D: Deserializer<'de>, const N: usize>(d: D) -> Result<[u8; N], D::Error> {
+    from_lower_hex(&String::deserialize(d)?)
+        .ok_or_else(|| D::Error::custom(format_args!("expected {N} bytes of lower-case hex")))
+}
 
 impl Digest {
     /// SHA-256 of the concatenation of `parts`.

@@ -6,10 +6,7 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, InstanceId, Reject, cbor};
-
-/// Most bytes of an encoded launch record: 16 disks and NICs of about 100 bytes.
-pub const LAUNCH_RECORD_MAX: usize = 4096;
+use crate::{Digest, InstanceId, cbor};
 
 /// Terra's two kinds of box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -98,15 +95,6 @@ pub struct LaunchRecord {
 }
 
 impl LaunchRecord {
-    /// Decodes strictly.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Reject> {
-        let record: Self = cbor::decode(bytes, LAUNCH_RECORD_MAX)?;
-        if record.version != 1 {
-            return Err(Reject::UnsupportedVersion);
-        }
-        Ok(record)
-    }
-
     /// Canonical encoding.
     pub fn encode(&self) -> Vec<u8> {
         cbor::encode(self)

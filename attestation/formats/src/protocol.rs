@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Nonce, Reject};
+use crate::{Digest, Nonce};
 
 /// Bytes as lower-case hexadecimal in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
@@ -77,7 +77,7 @@ pub struct PcrJson {
     /// PCR index.
     pub index: u8,
     /// SHA-256 bank value.
-    pub digest: crate::Digest,
+    pub digest: Digest,
 }
 
 /// Every error of every HTTP interface: verifier and monitor.
@@ -93,11 +93,4 @@ pub struct ErrorBody {
     pub hint: Option<String>,
     /// Finds the full message in the service's log.
     pub request_id: String,
-}
-
-impl ErrorBody {
-    /// The reject, if the code is one.
-    pub fn reject(&self) -> Option<Reject> {
-        Reject::from_code(&self.code)
-    }
 }

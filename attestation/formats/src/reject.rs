@@ -3,14 +3,15 @@
 //! A code is at once the reason in a log, the label of a metric, the field of an audit record and the
 //! anchor in SPEC.md. Adding one is a change of the specification.
 
-use std::fmt;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 macro_rules! rejects {
     ($( $(#[$doc:meta])* $variant:ident = $code:literal : $message:literal ),* $(,)?) => {
         /// Why something was refused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error, Serialize, Deserialize)]
         pub enum Reject {
-            $( $(#[$doc])* $variant, )*
+            $( $(#[$doc])* #[error($message)] #[serde(rename = $code)] $variant, )*
         }
 
         impl Reject {
@@ -205,25 +206,4 @@ rejects! {
     VtpmFailed = "vtpm-failed": "the vTPM failed",
     /// The host TPM failed.
     HostTpmFailed = "host-tpm-failed": "the host TPM failed",
-}
-
-impl fmt::Display for Reject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message())
-    }
-}
-
-impl std::error::Error for Reject {}
-
-impl serde::Serialize for Reject {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(self.code())
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Reject {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let code = <String as serde::Deserialize>::deserialize(d)?;
-        Self::from_code(&code).ok_or_else(|| serde::de::Error::custom("unknown reject code"))
-    }
 }

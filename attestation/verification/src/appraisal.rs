@@ -23,7 +23,9 @@ use crate::runtime::RuntimeData;
 use crate::tpm::attest::ClockInfo;
 use crate::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
 use crate::tpm::public::Public;
-use crate::{Digest, InstanceId, Nonce, ObjectName, Reject, binding, clock, enroll, merkle};
+use crate::{
+    Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, binding, clock, enroll, merkle,
+};
 
 /// Evidence that passed size limits and strict decoding; nothing in it is believed.
 #[derive(Debug)]
@@ -436,11 +438,11 @@ impl<'a> Case<'a> {
             &evidence.host.launch_record,
         );
         for &pcr in VM_SELECTION {
-            let expected = predicted.events.iter().filter(|(index, ..)| *index == pcr);
+            let expected = predicted.events.iter().filter(|event| event.pcr == pcr);
             report.vm.extend(compare(pcr, log.of_pcr(pcr), expected));
         }
         all_ok(&report.vm, Reject::LaunchMismatch)?;
-        // Registers that are not quoted, types and data too: what a launch logs is known to the byte.
+        // Registers and banks that are not quoted, types and data too: what a launch logs is known to the byte.
         match evidence.vm.quote.event_log == predicted.log {
             true => Ok(()),
             false => Err(Fault {
@@ -479,32 +481,32 @@ impl<'a> Case<'a> {
 fn compare<'a>(
     pcr: u8,
     found: impl Iterator<Item = &'a event_log::Event<'a>>,
-    expected: impl Iterator<Item = &'a (u8, event_log::EventType, Digest, Vec<u8>)>,
+    expected: impl Iterator<Item = &'a event_log::VmEvent>,
 ) -> Vec<Row> {
     let (mut found, mut expected) = (found.fuse(), expected.fuse());
     std::iter::from_fn(|| match (found.next(), expected.next()) {
         (None, None) => None,
-        (None, Some((_, kind, digest, data))) => {
-            Some(Row::missing(pcr, describe(*kind, data), *digest))
+        (None, Some(missing)) => {
+            Some(Row::missing(pcr, describe(missing.kind, &missing.data), missing.digest))
         }
         (Some(event), None) => {
             Some(Row::refused(pcr, word(event.kind), "unexpected event", event.digest))
         }
-        (Some(event), Some((_, kind, digest, data))) => {
-            let what = describe(*kind, data);
-            Some(Row::judged(pcr, word(event.kind), what, event.digest, *digest))
+        (Some(event), Some(expected)) => {
+            let what = describe(expected.kind, &expected.data);
+            Some(Row::judged(pcr, word(event.kind), what, event.digest, expected.digest))
         }
     })
     .collect()
 }
 
 /// What a predicted event stands for; predicted data is ours, so it may be shown.
-fn describe(kind: event_log::EventType, data: &[u8]) -> Cow<'static, str> {
-    use event_log::EventType;
+fn describe(kind: event_log::EventKind, data: &[u8]) -> Cow<'static, str> {
+    use event_log::EventKind;
     match kind {
-        EventType::S_CRTM_VERSION => "monitor version".into(),
-        EventType::SEPARATOR => "separator".into(),
-        EventType::EVENT_TAG => "launch record".into(),
+        EventKind::S_CRTM_VERSION => "monitor version".into(),
+        EventKind::SEPARATOR => "separator".into(),
+        EventKind::EVENT_TAG => "launch record".into(),
         _ => {
             let text = data.strip_suffix(b"\0").unwrap_or(data);
             let text = String::from_utf8_lossy(text);

@@ -15,11 +15,8 @@ use crate::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 use crate::tpm::hash::HashAlg;
 use crate::tpm::pcr::HOST_SELECTION;
 use crate::tpm::public::{Key, Public, Scheme, Symmetric, attributes};
-use crate::tpm::template::{
-    AK_ATTRIBUTES, EK_ATTRIBUTES, EK_HIGH_ATTRIBUTES, EK_HIGH_POLICY_SHA256, EK_HIGH_POLICY_SHA384,
-    EK_POLICY,
-};
-use crate::{Nonce, ObjectName, Reject};
+use crate::tpm::template::{AK_ATTRIBUTES, EK_ATTRIBUTES, EK_POLICY};
+use crate::{Nonce, ObjectName, Reject, Statement as _};
 
 /// Checks that an EK is made from a TCG template: L-1 or L-2 of the low range, H-1, H-2, H-3, H-6 or H-7 of
 /// the high range (EK Credential Profile 2.6, annex B). A key of other attributes could activate credentials
@@ -114,6 +111,22 @@ pub fn verify_first_quote<'a>(
     log.check_replay(&pcrs).and_then(|()| log.check_firmware()).map_err(|(_, reject)| reject)?;
     Ok(FirstQuote { pcrs, log, claims })
 }
+
+/// Attributes of the high-range EK templates: as the low range, and userWithAuth (B.4).
+pub const EK_HIGH_ATTRIBUTES: u32 = 0x0003_00f2;
+
+/// authPolicy of the high-range EK templates under SHA-256: PolicyB, PolicyA or PolicyAuthorizeNV (B.6.2).
+pub const EK_HIGH_POLICY_SHA256: [u8; 32] = [
+    0xca, 0x3d, 0x0a, 0x99, 0xa2, 0xb9, 0x39, 0x06, 0xf7, 0xa3, 0x34, 0x24, 0x14, 0xef, 0xcf, 0xb3,
+    0xa3, 0x85, 0xd4, 0x4c, 0xd1, 0xfd, 0x45, 0x90, 0x89, 0xd1, 0x9b, 0x50, 0x71, 0xc0, 0xb7, 0xa0,
+];
+
+/// PolicyB under SHA-384 (B.6.3).
+pub const EK_HIGH_POLICY_SHA384: [u8; 48] = [
+    0xb2, 0x6e, 0x7d, 0x28, 0xd1, 0x1a, 0x50, 0xbc, 0x53, 0xd8, 0x82, 0xbc, 0xf5, 0xfd, 0x3a, 0x1a,
+    0x07, 0x41, 0x48, 0xbb, 0x35, 0xd3, 0xb4, 0xe4, 0xcb, 0x1c, 0x0a, 0xd9, 0xbd, 0xe4, 0x19, 0xca,
+    0xcb, 0x47, 0xba, 0x09, 0x69, 0x96, 0x46, 0x15, 0x0f, 0x9f, 0xc0, 0x00, 0xf3, 0xf8, 0x0e, 0x12,
+];
 
 /// Bytes of an RSA-2048 modulus.
 const RSA_2048_BYTES: usize = 256;

@@ -22,7 +22,10 @@ pub mod ledger;
 pub mod predict;
 pub mod quote;
 pub mod report;
+mod statement;
 pub mod tpm;
+
+pub use statement::Statement;
 
 pub use coffer_exchange::{Digest, InstanceId, Nonce, ObjectName, Reject};
 pub use coffer_exchange::{

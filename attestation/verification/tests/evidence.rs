@@ -12,14 +12,16 @@ use coffer_attestation::appraisal::{
     ReceivedEvidence, Refusal, Row, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
-use coffer_attestation::event_log::{EventType, LogBuilder, VmLog, body, vm_launch_log};
+use coffer_attestation::event_log::{
+    EventKind, EventType, LogBuilder, VmEvent, VmLog, body, vm_launch_log,
+};
 use coffer_attestation::evidence::{Evidence, HostPart, QuotePart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchRecord};
 use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::tpm::hash::HashAlg;
-use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_SELECTION};
+use coffer_attestation::tpm::pcr::{HOST_SELECTION, VM_BANKS, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::{command, response, template};
 use coffer_attestation::{Digest, InstanceId, Nonce, Reject, binding, enroll, merkle, predict};
@@ -138,16 +140,11 @@ impl Scene {
     }
 
     fn boot(host_events: &[Event], vm_log: VmLog, hashed: &[u8]) -> Self {
-        let (mut host, mut vm) = (Swtpm::fresh(), Swtpm::fresh());
+        let (mut host, mut vm) = (Swtpm::fresh(), Swtpm::with_banks(&VM_BANKS));
         for (pcr, _, digest, _) in host_events {
             host.extend(*pcr, digest);
         }
-        for (pcr, _, digest, _) in &vm_log.events {
-            match pcr {
-                17 => vm.hash_sequence(hashed),
-                _ => vm.extend(*pcr, digest),
-            }
-        }
+        vm.measure(&vm_log.events, hashed);
         let key = |tpm: &mut Swtpm, template: &[u8]| {
             let (handle, public) = tpm.create_primary(template);
             (handle, Public::parse(&public).unwrap())
@@ -288,13 +285,14 @@ impl Scene {
     }
 }
 
-/// Where the bytes of an event are in a log of one SHA-256 bank, whose header has 65.
+/// Where the bytes of an event are in the log of a launch: a header of 69, and events whose SHA-256 digest is at 14,
+/// SHA-384 digest at 48, size at 96, and data at 100.
 fn event(log: &[u8], number: usize) -> std::ops::Range<usize> {
-    let mut end = 65;
+    let mut end = 69;
     let mut range = end..end;
     for _ in 0..=number {
-        let size = u32::from_le_bytes(log[end + 46..end + 50].try_into().unwrap()) as usize;
-        range = end..end + 50 + size;
+        let size = u32::from_le_bytes(log[end + 96..end + 100].try_into().unwrap()) as usize;
+        range = end..end + 100 + size;
         end = range.end;
     }
     range
@@ -470,24 +468,53 @@ fn refuses_evidence_altered_on_the_way() {
     scene.refuses_altered("VM register's index", Reject::SelectionMismatch, |e| {
         e.vm.quote.pcrs[1].index = 5
     });
-    scene.refuses_altered("VM log", Reject::ReplayMismatch, |e| e.vm.quote.event_log[80] ^= 1);
-    // No quoted register tells of these: the log of a launch is known to the byte.
-    let launch = Reject::LaunchMismatch;
-    scene.refuses_altered("VM log: data of an event of PCR 0", launch, |e| {
+    scene.refuses_altered("VM log", Reject::ReplayMismatch, |e| {
         let at = event(&e.vm.quote.event_log, 0).start;
-        e.vm.quote.event_log[at + 50] ^= 1;
+        e.vm.quote.event_log[at + 14] ^= 1;
     });
-    scene.refuses_altered("VM log: type of PCR 1's separator", launch, |e| {
+    // No quoted register tells of these: the log of a launch is known to the byte.
+    let otherwise = Reject::LaunchMismatch;
+    scene.refuses_altered("VM log: data of an event of PCR 0", otherwise, |e| {
+        let at = event(&e.vm.quote.event_log, 0).start;
+        e.vm.quote.event_log[at + 100] ^= 1;
+    });
+    scene.refuses_altered("VM log: type of PCR 1's separator", otherwise, |e| {
         let at = event(&e.vm.quote.event_log, 2).start;
         e.vm.quote.event_log[at + 4] ^= 1;
     });
-    scene.refuses_altered("VM log: digest of PCR 1's separator", launch, |e| {
+    scene.refuses_altered("VM log: digest of PCR 1's separator", otherwise, |e| {
         let at = event(&e.vm.quote.event_log, 2).start;
         e.vm.quote.event_log[at + 14..at + 46].fill(0);
     });
-    scene.refuses_altered("VM log: no separator of PCR 1", launch, |e| {
+    scene.refuses_altered("VM log: no separator of PCR 1", otherwise, |e| {
         let range = event(&e.vm.quote.event_log, 2);
         e.vm.quote.event_log.drain(range);
+    });
+    // The other bank is in no quote either.
+    for number in 0..15 {
+        scene.refuses_altered("VM log: SHA-384 digest", otherwise, |e| {
+            let at = event(&e.vm.quote.event_log, number).start;
+            e.vm.quote.event_log[at + 48 + number] ^= 1;
+        });
+    }
+    scene.refuses_altered("VM log: SHA-384 digests of PCR 9 swapped", otherwise, |e| {
+        let log = &mut e.vm.quote.event_log;
+        let [first, second] = [10, 11].map(|number| event(log, number).start + 48);
+        (0..48).for_each(|at| log.swap(first + at, second + at));
+    });
+    scene.refuses_altered("VM log: banks of an event swapped", otherwise, |e| {
+        let at = event(&e.vm.quote.event_log, 9).start;
+        e.vm.quote.event_log[at + 12..at + 96].rotate_left(34);
+    });
+    scene.refuses_altered("VM log: an event without SHA-384", Reject::Malformed, |e| {
+        let at = event(&e.vm.quote.event_log, 9).start;
+        e.vm.quote.event_log[at + 8] = 1;
+        e.vm.quote.event_log.drain(at + 46..at + 96);
+    });
+    scene.refuses_altered("VM log: no event has SHA-384", otherwise, |e| {
+        let add = |log: LogBuilder, e: &VmEvent| log.event(e.pcr, e.kind, e.digest, &e.data);
+        let events = launch(&record()).events;
+        e.vm.quote.event_log = events.iter().fold(LogBuilder::new(), add).finish();
     });
     scene.refuses_altered("VM log cut", Reject::Malformed, |e| {
         e.vm.quote.event_log.pop();
@@ -694,15 +721,13 @@ fn a_separator_in_pcr_9_is_harmless() {
 fn refuses_vms_measured_otherwise() {
     let other = LaunchRecord { box_kind: BoxKind::Open, ..record() };
     let mut more = launch(&record());
-    more.events.push((11, EventType::IPL, Digest([0xee; 32]), vec![]));
-    more.log = log_of(&more.events);
+    let descriptor = more.events[12].clone();
+    more.events.push(VmEvent { digest: Digest([0xee; 32]), ..descriptor });
     let mut kernel = launch(&record());
-    let at = kernel.events.iter().position(|e| (e.0, e.1) == (4, EventType::IPL)).unwrap();
-    kernel.events[at].2 = Digest([0xee; 32]);
-    kernel.log = log_of(&kernel.events);
+    let at = kernel.events.iter().position(|e| (e.pcr, e.kind) == (4, EventKind::IPL)).unwrap();
+    kernel.events[at].digest = Digest([0xee; 32]);
     let mut drtm = launch(&record());
-    drtm.events.last_mut().unwrap().2 = Digest::of(&[&other.encode()]);
-    drtm.log = log_of(&drtm.events);
+    *drtm.events.last_mut().unwrap() = launch(&other).events.pop().unwrap();
     let cases = [
         ("an open box measured", launch(&other), other.encode(), "launch record"),
         ("one event more", more, record().encode(), "unexpected event"),
@@ -710,7 +735,7 @@ fn refuses_vms_measured_otherwise() {
         ("another record in PCR 17", drtm, other.encode(), "launch"),
     ];
     for (name, log, hashed, what) in cases {
-        let mut scene = Scene::boot(&host_boot(), log, &hashed);
+        let mut scene = Scene::boot(&host_boot(), VmLog::of(log.events), &hashed);
         let evidence = scene.evidence(&scene.draft());
         let refusal = scene.judge(&evidence).unwrap_err();
         assert_eq!(refusal.reject, Reject::LaunchMismatch, "{name}: {refusal}");

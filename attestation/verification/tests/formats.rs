@@ -8,7 +8,7 @@ use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_attestation::protocol::HexBytes;
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::runtime::RuntimeData;
-use coffer_attestation::{Digest, InstanceId, Nonce, ObjectName, Reject, cbor};
+use coffer_attestation::{Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, cbor};
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 use proptest::prelude::*;

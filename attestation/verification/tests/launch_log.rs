@@ -1,7 +1,8 @@
 //! The log a monitor writes for a launch, read back by the verifier (SPEC 3.6).
 
 use coffer_attestation::Digest;
-use coffer_attestation::event_log::{parse, vm_launch_log};
+use coffer_attestation::event_log::{Event, VmEvent, parse, vm_launch_log};
+use coffer_attestation::tpm::hash::HashAlg;
 
 const D: fn(u8) -> Digest = |b| Digest([b; 32]);
 
@@ -20,13 +21,34 @@ fn replays_to_the_registers_the_specification_names() {
 }
 
 #[test]
+fn the_other_bank_has_the_data_or_the_name_it_is_known_by() {
+    let vm = vm_launch_log("coffer 1", &D(1), &D(2), &D(3), &D(4), b"record");
+    let log = parse(&vm.log).unwrap();
+    let registers = log.registers(HashAlg::Sha384).unwrap();
+    let h = |data: &[u8]| HashAlg::Sha384.digest(&[data]);
+    let zero = HashAlg::Sha384.zero();
+    let extended = |digests: &[&[u8]]| digests.iter().fold(zero, |v, d| v.extend(h(d).as_bytes()));
+    for (pcr, digests) in [
+        (4, vec![&[0; 4][..], &[1; 32]]),
+        (7, vec![&[0; 4]]),
+        (9, vec![&[2; 32], &[3; 32]]),
+        (11, vec![&[4; 32]]),
+        (12, vec![b"record"]),
+        (17, vec![b"record"]),
+    ] {
+        assert_eq!(registers.get(pcr), Some(extended(&digests)), "PCR {pcr}");
+    }
+    assert_eq!(log.banks(), [HashAlg::Sha256, HashAlg::Sha384]);
+}
+
+#[test]
 fn parses_back_to_the_events_it_was_made_of() {
     let vm = vm_launch_log("v", &D(1), &D(2), &D(3), &D(4), &[7; 300]);
     let log = parse(&vm.log).unwrap();
-    let back: Vec<_> = log
-        .events()
-        .iter()
-        .map(|e| (e.pcr, e.kind, e.digest.sha256().unwrap(), e.data.to_vec()))
-        .collect();
-    assert_eq!(back, vm.events);
+    let read = |e: &Event<'_>| {
+        let digests = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| e.digest_in(bank).unwrap());
+        (e.pcr, e.kind, digests, e.data.to_vec())
+    };
+    let written = |e: VmEvent| (e.pcr, e.kind.into(), e.digests(), e.data);
+    assert!(log.events().iter().map(read).eq(vm.events.into_iter().map(written)));
 }

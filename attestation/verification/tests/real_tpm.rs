@@ -9,7 +9,7 @@ use coffer_attestation::evidence::QuotePart;
 use coffer_attestation::quote::{QuoteKey, QuotedPcrs, ReceivedQuote};
 use coffer_attestation::tpm::alg;
 use coffer_attestation::tpm::hash::{Ha, HashAlg};
-use coffer_attestation::tpm::pcr::{HOST_SELECTION, Selections, VM_SELECTION};
+use coffer_attestation::tpm::pcr::{HOST_SELECTION, Selections, VM_BANKS, VM_SELECTION};
 use coffer_attestation::tpm::public::{Key, Public, Scheme};
 use coffer_attestation::tpm::response::TpmError;
 use coffer_attestation::tpm::wire::Writer;
@@ -90,22 +90,20 @@ fn one_seed_and_one_template_make_one_key() {
 
 #[test]
 fn a_measured_launch_replays_to_the_quoted_registers() {
-    let mut tpm = Swtpm::fresh();
+    let mut tpm = Swtpm::with_banks(&VM_BANKS);
     let d = |b| Digest([b; 32]);
     let vm = vm_launch_log("coffer 0.1.0", &d(1), &d(2), &d(3), &d(4), b"launch record");
-    for (pcr, _, digest, data) in &vm.events {
-        match pcr {
-            17 => tpm.hash_sequence(b"launch record"),
-            _ => tpm.extend(*pcr, digest),
-        }
-        let _ = data;
-    }
+    tpm.measure(&vm.events, b"launch record");
     let (handle, public) = tpm.create_primary(&template::vm_ak());
     let ak = Public::parse(&public).unwrap();
     let part = quote(&mut tpm, handle, d(9).as_bytes(), VM_SELECTION);
     let quoted = verify(&part, &ak, &d(9), VM_SELECTION).unwrap();
     let log = coffer_attestation::event_log::parse(&vm.log).unwrap();
     assert_eq!(log.check_replay(&quoted), Ok(()));
+    for bank in VM_BANKS {
+        let replayed = log.registers(bank).unwrap();
+        assert_eq!(replayed.check(tpm.pcrs_in(bank, VM_SELECTION)), Ok(()), "{bank}");
+    }
 }
 
 #[test]
@@ -326,7 +324,7 @@ fn activate_any(
     let start = start.u8(1).u16(alg::NULL).u16(hash.id());
     let session = response::start_session(&tpm.send(&frame(0x176, start)))?;
     response::ok(&tpm.send(&command::policy_secret_endorsement(session)))?;
-    if ek.attributes() == template::EK_HIGH_ATTRIBUTES {
+    if ek.attributes() == coffer_attestation::enroll::EK_HIGH_ATTRIBUTES {
         let digest = tpm.send(&frame(0x189, Writer::new().u32(session)));
         let policy_a = &digest[12..12 + hash.size()];
         // EK Credential Profile 2.6, B.6.5: PolicyAuthorizeNV of index 0x01C07F02, SHA-384.

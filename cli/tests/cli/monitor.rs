@@ -62,6 +62,9 @@ impl Script {
         );
         // The client may have gone: that is its business.
         let _ = (&stream).write_all([head, text].concat().as_bytes());
+        // What it still sends is read: closing a socket with something in it takes the answer back.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
     }
 
     fn next(&self, key: &str) -> Answer {
@@ -104,12 +107,41 @@ fn scripted(routes: Vec<(&'static str, Vec<Answer>)>) -> (Place, Arc<Script>, St
 }
 
 #[test]
+fn a_console_that_is_refused_says_why_and_one_that_is_not_shows_what_was_printed() {
+    const PRINTED: &str = "GET /v1/vms/site/logs?follow=true";
+    const TYPED: &str = "POST /v1/vms/site/console";
+    let long = format!("{}login: ", "x".repeat(5000));
+    for (answer, says) in [
+        (refusal(403, "closed-box", "`site` is a closed box"), Some("(closed-box)")),
+        (refusal(409, "busy", "its console is in use"), Some("(busy)")),
+        (Answer(204, String::new()), None),
+    ] {
+        let routes = vec![(PRINTED, vec![ok(long.clone())]), (TYPED, vec![answer])];
+        let (place, script, endpoint) = scripted(routes);
+        let mut coffer = place.coffer();
+        let console = coffer.args(["console", "site", "--host", &endpoint]);
+        let output = console.write_stdin("root\n").output().expect("run coffer");
+        match says {
+            Some(says) => Refusal::of(&output).says(1, says, ""),
+            None => assert!(output.status.success(), "{output:?}"),
+        }
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            shown.is_empty() || (shown.len() == 2048 && shown.ends_with("xlogin: ")),
+            "{shown}"
+        );
+        assert!(script.seen().iter().any(|request| request.starts_with(TYPED)));
+    }
+}
+
+#[test]
 fn no_monitor_is_said_with_its_address() {
     let place = Place::new();
     let endpoint = format!("unix:{}", place.path("none.sock").display());
     for command in [
         &["ps"][..],
         &["logs", "x"],
+        &["console", "x"],
         &["stop", "x"],
         &["rm", "x"],
         &["inspect", "x"],

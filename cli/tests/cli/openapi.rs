@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use coffer_attestation::launch::BoxKind;
 use coffer_attestation::{Digest, InstanceId};
 use coffer_monitor_wire::api::{
-    CreateVm, HostInfo, MeasuredEvent, Measurements, OPENAPI, Publish, Reporter, Restart,
-    RestartPolicy, StopVm, Timing, VmEvent, VmInfo, VmState, VmStats,
+    CreateVm, HostInfo, MeasuredEvent, Measurements, NetLimit, OPENAPI, Publish, RawDiskRequest,
+    Reporter, Restart, RestartPolicy, StopVm, Timing, VmEvent, VmInfo, VmState, VmStats,
 };
 use serde_json::{Value, json};
 
@@ -107,6 +107,9 @@ fn values_of_every_type_fit_their_schemas() {
         vcpus: Some(2),
         memory_mib: None,
         publish: info().publish,
+        disks: vec![RawDiskRequest { name: "root".into(), path: "a.raw".into() }],
+        tap: Some("tap0".into()),
+        network_limit: NetLimit::default(),
         restart,
     };
     fits("CreateVm", &create);

@@ -195,7 +195,7 @@ fn boot(port: u16) -> Vec<u8> {
     let mut stream = until(|| TcpStream::connect(("127.0.0.1", port)).ok());
     let separator = Digest::of(&[SEPARATOR]);
     let log = (0..8).fold(LogBuilder::new(), |log, pcr| {
-        stream.write_all(&command::pcr_extend(pcr, &separator)).expect("send");
+        stream.write_all(&command::pcr_extend(pcr, &[separator.into()])).expect("send");
         let mut answer = [0; 512];
         let n = stream.read(&mut answer).expect("receive");
         response::ok(&answer[..n]).expect("extended");

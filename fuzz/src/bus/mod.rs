@@ -16,7 +16,7 @@ mod transport;
 
 pub use guest::{Completed, Guest, Link, Peer, Turn};
 pub use memory::{Buffers, Chain, HIGH, LOW, Memory, WRITE, half_at, word_at};
-pub use peers::{BlockPeer, NetPeer, RngPeer, VsockPeer};
+pub use peers::{BlockPeer, Kind, NetPeer, RngPeer, VsockPeer};
 pub use place::Place;
 pub use program::Program;
 pub use transport::Nature;

@@ -54,7 +54,8 @@ impl Swtpm {
     /// The vTPM as the guest sees it, with something measured and a log beside it.
     pub fn virtual_tpm(&self) -> VirtualTpm<Socket> {
         let mut socket = Socket(self.connect());
-        let answer = socket.transmit(&command::pcr_extend(4, &Digest::of(&[b"kernel"]))).unwrap();
+        let kernel = Digest::of(&[b"kernel"]).into();
+        let answer = socket.transmit(&command::pcr_extend(4, &[kernel])).unwrap();
         response::ok(&answer).unwrap();
         let log = self.directory.path().join("log");
         std::fs::write(&log, b"an event log").unwrap();

@@ -92,8 +92,8 @@ pub struct BuiltImage {
     pub path: PathBuf,
     /// SHA-256 of the descriptor.
     pub image_id: Digest,
-    /// dm-verity root hash of the root file system.
-    pub root_hash: Digest,
+    /// dm-verity root hash of the root file system, if it is sealed.
+    pub root_hash: Option<Digest>,
     /// The descriptor.
     pub descriptor: Descriptor,
 }
@@ -101,8 +101,8 @@ pub struct BuiltImage {
 impl fmt::Display for BuiltImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "image      {}", self.path.display())?;
-        writeln!(f, "image id   sha256:{}", self.image_id)?;
-        write!(f, "root hash  {}", self.root_hash)
+        write!(f, "image id   sha256:{}", self.image_id)?;
+        self.root_hash.iter().try_for_each(|hash| write!(f, "\nroot hash  {hash}"))
     }
 }
 
@@ -270,7 +270,8 @@ fn descriptor(
     }
 }
 
-fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, BuildError> {
+/// Writes descriptor and manifest around the blobs that are there, and puts the image in its place.
+pub fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, BuildError> {
     descriptor.check()?;
     let bytes = to_json(&descriptor)?;
     // Read it back as everyone else will: an image that its own reader refuses must not be written.
@@ -287,7 +288,8 @@ fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, BuildErr
         content(INITRD_MEDIA_TYPE, &descriptor.initrd),
         content(CMDLINE_MEDIA_TYPE, &descriptor.cmdline),
     ];
-    let disks = descriptor.disks.iter().map(|disk| content(DISK_MEDIA_TYPE, disk.blob()));
+    let disks = descriptor.disks.iter().filter_map(Disk::blob);
+    let disks = disks.map(|blob| content(DISK_MEDIA_TYPE, blob));
     let manifest = output.blob(&to_json(&Manifest {
         schema_version: 2,
         media_type: MANIFEST_MEDIA_TYPE.into(),
@@ -306,14 +308,11 @@ fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, BuildErr
         "oci-layout",
         &to_json(&LayoutFile { image_layout_version: LAYOUT_VERSION.into() })?,
     )?;
-    let root_hash =
-        descriptor.disks.iter().map(|Disk::Integrity { root_hash, .. }| *root_hash).next();
-    Ok(BuiltImage {
-        path: output.publish()?,
-        image_id: image_id(&bytes),
-        root_hash: root_hash.unwrap_or(Digest::ZERO),
-        descriptor,
-    })
+    let root_hash = match descriptor.disks.first() {
+        Some(Disk::Integrity { root_hash, .. }) => Some(*root_hash),
+        _ => None,
+    };
+    Ok(BuiltImage { path: output.publish()?, image_id: image_id(&bytes), root_hash, descriptor })
 }
 
 fn to_json(value: &impl Serialize) -> Result<Vec<u8>, BuildError> {

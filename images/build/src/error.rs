@@ -14,7 +14,7 @@ pub enum BuildError {
     #[error("the recipe is malformed: {0}")]
     Recipe(String),
     /// The recipe asks for what an image may not have.
-    #[error("the recipe breaks a rule: {0}")]
+    #[error("the image would break a rule: {0}")]
     Invalid(#[from] Invalid),
     /// The command line of the recipe would change what is started first.
     #[error("the recipe's command line holds `{0}`, but only coffer-init may be started first")]
@@ -113,6 +113,14 @@ pub enum BuildError {
         /// The root file system.
         rootfs: PathBuf,
     },
+    /// The disk image is not one that can be imported.
+    #[error("the disk image `{path}` {why}")]
+    Disk {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The caller asked to stop.
     #[error("the build was cancelled")]
     Cancelled,
@@ -123,7 +131,7 @@ impl BuildError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Recipe(_) | Self::Invalid(_) => {
-                "correct the recipe; its fields are those of SPEC 3.2 and 3.3"
+                "correct the recipe or the flag; the fields are those of SPEC 3.2 and 3.3"
             }
             Self::ReservedParameter(_) => {
                 "remove the parameter; name the program under `workload` instead"
@@ -165,6 +173,15 @@ impl BuildError {
             }
             Self::Write { .. } => "check the output directory and its permissions",
             Self::Inside { .. } => "choose an output outside the root file system",
+            Self::Disk { why, .. } if why.contains("qcow2") => {
+                "convert it with `qemu-img convert -O raw`"
+            }
+            Self::Disk { why, .. } if why.contains("block") || why.contains("sector") => {
+                "give a whole raw disk image; `truncate -s %4096` makes one longer"
+            }
+            Self::Disk { .. } => {
+                "name what it boots from with --kernel, --initrd and --cmdline 'root=/dev/vda1 ...'"
+            }
             Self::Cancelled => "nothing was written; run it again",
         }
     }

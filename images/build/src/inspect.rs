@@ -7,6 +7,7 @@ use coffer_formats::Digest;
 use coffer_image::appliance::{Appliance, Network};
 use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk};
 use coffer_image::layout::LayoutError;
+use coffer_image::reach::Reach;
 use serde::Serialize;
 
 use crate::open_image;
@@ -64,8 +65,14 @@ impl fmt::Display for Inspection {
         writeln!(f, "kernel     {} ({} bytes)", of.kernel.digest, of.kernel.size)?;
         writeln!(f, "initrd     {} ({} bytes)", of.initrd.digest, of.initrd.size)?;
         writeln!(f, "cmdline    {}", self.cmdline.as_deref().unwrap_or(damaged))?;
-        for Disk::Integrity { name, data_size, root_hash, .. } in &of.disks {
-            writeln!(f, "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}")?;
+        for disk in &of.disks {
+            match disk {
+                Disk::Integrity { name, data_size, root_hash, .. } => writeln!(
+                    f,
+                    "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}"
+                ),
+                Disk::Raw { name } => writeln!(f, "disk       {name}: raw, given with --disk"),
+            }?;
         }
         let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
         writeln!(
@@ -75,8 +82,9 @@ impl fmt::Display for Inspection {
         )?;
         match &of.network {
             Network::None => writeln!(f, "network    none")?,
-            Network::Nat { address, prefix, gateway } => {
+            Network::Nat { address, prefix, gateway, reach } => {
                 writeln!(f, "network    NAT, {address}/{prefix} by {gateway}")?;
+                write_reach(f, reach)?;
             }
         }
         let console = match of.console {
@@ -95,7 +103,27 @@ impl fmt::Display for Inspection {
         if let Some(end) = of.not_after {
             writeln!(f, "not after  {end} (Unix seconds)")?;
         }
-        let workload = self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" "));
+        let workload = match of.has_agent() {
+            true => self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" ")),
+            false => Some("what the root disk starts".into()),
+        };
         write!(f, "workload   {}", workload.as_deref().unwrap_or(damaged))
     }
+}
+
+fn write_reach(f: &mut fmt::Formatter<'_>, reach: &Reach) -> fmt::Result {
+    if let Some(rules) = &reach.egress {
+        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        let rules = if rules.is_empty() { "nothing".into() } else { rules.join(", ") };
+        writeln!(f, "egress     {rules}; the verifier")?;
+    }
+    if let Some(ports) = &reach.listen {
+        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        let ports = if ports.is_empty() { "no port".into() } else { ports.join(", ") };
+        writeln!(f, "listens    {ports}")?;
+    }
+    if reach.until_attested {
+        writeln!(f, "closed     until attested, but for the verifier")?;
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@
 //! only images that every reader accepts, and the same bytes for the same inputs on any machine. Images given
 //! to [`inspect`] and [`verify`] are hostile.
 //!
+//! Disk images of distributions are read here without a tool: GPT and ext4 in Rust.
+//!
 //! Outside tools: `mkfs.erofs` (erofs-utils) for the root file system, `dpkg-deb` for kernel packages, `xz` for
 //! compressed modules, `gzip`, `xz` or `zstd` for kernels that are packed that way, `ldd` for host initrds.
 #![forbid(unsafe_code)]
@@ -15,12 +17,14 @@ mod disk;
 mod elf;
 mod error;
 mod host;
+mod import;
 mod inspect;
 mod kernel;
 mod modules;
 mod output;
 mod recipe;
 mod rootfs;
+mod stock_disk;
 mod store;
 mod tool;
 mod verify;
@@ -30,6 +34,7 @@ pub use archive::{Archive, ArchiveError, SealedArchive};
 pub use build::{BuildPlan, BuiltImage, Step, build};
 pub use error::BuildError;
 pub use host::{HostError, HostInitrd, SealedHost};
+pub use import::{ImportPlan, import};
 pub use inspect::{Inspection, inspect};
 pub use kernel::{Kernel, KernelSource};
 pub use modules::{Module, ModuleTree};

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin, Workload};
 use coffer_image::descriptor::{ConsoleMode, Range, Shape};
+use coffer_image::reach::Reach;
 use serde::{Deserialize, Serialize};
 
 use crate::BuildError;
@@ -73,10 +74,12 @@ fn small() -> Shape {
     Shape { vcpus: Range { min: 1, max: 4 }, memory_mib: Range { min: 192, max: 4096 } }
 }
 
-fn nat() -> Network {
+/// One interface behind NAT.
+pub fn nat() -> Network {
     Network::Nat {
         address: Ipv4Addr::new(192, 168, 76, 2),
         prefix: 24,
         gateway: Ipv4Addr::new(192, 168, 76, 1),
+        reach: Reach::default(),
     }
 }

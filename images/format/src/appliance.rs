@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reach::{EgressRule, Reach};
 use crate::rules::{self, Invalid, require};
 
 /// Path inside the initrd.
@@ -27,6 +28,9 @@ pub enum Network {
         prefix: u8,
         /// Gateway IPv4 address.
         gateway: std::net::Ipv4Addr,
+        /// What it may be used for.
+        #[serde(flatten)]
+        reach: Reach,
     },
 }
 
@@ -36,15 +40,25 @@ pub enum Network {
 #[serde(tag = "mode", rename_all = "lowercase", deny_unknown_fields)]
 enum StrictNetwork {
     None {},
-    Nat { address: std::net::Ipv4Addr, prefix: u8, gateway: std::net::Ipv4Addr },
+    Nat {
+        address: std::net::Ipv4Addr,
+        prefix: u8,
+        gateway: std::net::Ipv4Addr,
+        // One by one: what is flattened cannot refuse unknown fields.
+        egress: Option<Vec<EgressRule>>,
+        listen: Option<Vec<u16>>,
+        #[serde(default)]
+        until_attested: bool,
+    },
 }
 
 impl From<StrictNetwork> for Network {
     fn from(strict: StrictNetwork) -> Self {
         match strict {
             StrictNetwork::None {} => Self::None,
-            StrictNetwork::Nat { address, prefix, gateway } => {
-                Self::Nat { address, prefix, gateway }
+            StrictNetwork::Nat { address, prefix, gateway, egress, listen, until_attested } => {
+                let reach = Reach { egress, listen, until_attested };
+                Self::Nat { address, prefix, gateway, reach }
             }
         }
     }
@@ -144,7 +158,7 @@ impl Appliance {
         require(self.modules.len() <= MODULES_MAX, "modules", "must be at most 128")?;
         let plain = self.modules.iter().all(|name| rules::is_module_file(name));
         require(plain, "modules", "must hold file names that end in `.ko`")?;
-        rules::check_network(&self.network)?;
+        rules::check_network(&self.network, &self.secrets)?;
         if let Some(verifier) = &self.verifier {
             rules::check_verifier(verifier)?;
         }

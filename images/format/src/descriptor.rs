@@ -90,6 +90,11 @@ pub enum Disk {
         /// dm-verity salt, at most 32 bytes, hex; may be empty.
         salt: String,
     },
+    /// Brought by whoever starts the image, read and written, and promised nothing of: for open boxes only.
+    Raw {
+        /// Name under which it is to be given.
+        name: String,
+    },
 }
 
 /// Inclusive range.
@@ -146,7 +151,7 @@ pub struct Descriptor {
     pub architecture: String,
     /// ELF file.
     pub kernel: BlobRef,
-    /// Initrd with coffer-init.
+    /// Initrd, with coffer-init unless the root disk brings its own init.
     pub initrd: BlobRef,
     /// Kernel command line, without NUL or newline.
     pub cmdline: BlobRef,
@@ -248,7 +253,7 @@ impl Descriptor {
         self.check_boot()?;
         self.check_disks()?;
         self.shape.check()?;
-        rules::check_network(&self.network)?;
+        rules::check_network(&self.network, &self.secrets)?;
         if let Some(verifier) = &self.verifier {
             rules::check_verifier(verifier)?;
         }
@@ -262,6 +267,11 @@ impl Descriptor {
             initrd: self.initrd.digest.0,
             cmdline: self.cmdline.digest.0,
         }
+    }
+
+    /// True if coffer-init starts it and tells how far it is; otherwise it is whatever its raw root disk holds.
+    pub fn has_agent(&self) -> bool {
+        !matches!(self.disks.first(), Some(Disk::Raw { .. }))
     }
 
     fn check_boot(&self) -> Result<(), Invalid> {
@@ -278,6 +288,8 @@ impl Descriptor {
         let root_first = self.disks.first().is_some_and(|disk| disk.name() == "root");
         require(root_first, "disks", "must begin with the disk `root`")?;
         for (n, disk) in self.disks.iter().enumerate() {
+            let allowed = self.box_kind == BoxKind::Open || disk.blob().is_some();
+            require(allowed, format!("disks[{n}].kind"), "may be `raw` in an open box only")?;
             disk.check(&format!("disks[{n}]"))?;
             let twice = self.disks.iter().take(n).any(|other| other.name() == disk.name());
             require(!twice, format!("disks[{n}].name"), "must be used once")?;
@@ -294,19 +306,22 @@ struct Edition {
 impl Disk {
     /// Its name.
     pub fn name(&self) -> &str {
-        let Self::Integrity { name, .. } = self;
+        let (Self::Integrity { name, .. } | Self::Raw { name }) = self;
         name
     }
 
-    /// Its blob.
-    pub fn blob(&self) -> &BlobRef {
-        let Self::Integrity { blob, .. } = self;
-        blob
+    /// Its blob; a raw disk has none.
+    pub fn blob(&self) -> Option<&BlobRef> {
+        match self {
+            Self::Integrity { blob, .. } => Some(blob),
+            Self::Raw { .. } => None,
+        }
     }
 
     fn check(&self, field: &str) -> Result<(), Invalid> {
-        let Self::Integrity { name, blob, data_size, salt, .. } = self;
-        require(rules::is_name(name), format!("{field}.name"), "must match `[a-z0-9-]{1,63}`")?;
+        let name = rules::is_name(self.name());
+        require(name, format!("{field}.name"), "must match `[a-z0-9-]{1,63}`")?;
+        let Self::Integrity { blob, data_size, salt, .. } = self else { return Ok(()) };
         require(
             Salt::from_hex(salt).is_some(),
             format!("{field}.salt"),

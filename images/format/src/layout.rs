@@ -271,7 +271,7 @@ pub struct ImageFiles {
     pub initrd: Blob,
     /// Kernel command line.
     pub cmdline: Blob,
-    /// Disks in the descriptor's order.
+    /// Those disks that have a blob, in the descriptor's order.
     pub disks: Vec<Blob>,
 }
 
@@ -336,13 +336,14 @@ impl<S: Store> Layout<S> {
     pub fn open_files(&self) -> Result<ImageFiles, LayoutError> {
         let of = &self.descriptor;
         let disk = |disk: &crate::descriptor::Disk| {
-            self.open_blob(&format!("disk `{}`", disk.name()), disk.blob())
+            let open = |blob| self.open_blob(&format!("disk `{}`", disk.name()), blob);
+            disk.blob().map(open)
         };
         Ok(ImageFiles {
             kernel: self.open_blob("kernel", &of.kernel)?,
             initrd: self.open_blob("initrd", &of.initrd)?,
             cmdline: self.open_blob("command line", &of.cmdline)?,
-            disks: of.disks.iter().map(disk).collect::<Result<_, _>>()?,
+            disks: of.disks.iter().filter_map(disk).collect::<Result<_, _>>()?,
         })
     }
 }

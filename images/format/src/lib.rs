@@ -8,5 +8,6 @@ pub mod appliance;
 pub mod blob;
 pub mod descriptor;
 pub mod layout;
+pub mod reach;
 pub mod rules;
 pub mod verity;

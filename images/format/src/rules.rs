@@ -79,8 +79,8 @@ pub fn check_cmdline(bytes: &[u8]) -> Result<(), Invalid> {
     require(printable, "cmdline", "must be printable ASCII without newline")
 }
 
-pub(crate) fn check_network(network: &Network) -> Result<(), Invalid> {
-    let Network::Nat { address, prefix, gateway } = network else {
+pub(crate) fn check_network(network: &Network, secrets: &[SecretRequest]) -> Result<(), Invalid> {
+    let Network::Nat { address, prefix, gateway, reach } = network else {
         return Ok(());
     };
     require((8..=30).contains(prefix), "network.prefix", "must be between 8 and 30")?;
@@ -89,7 +89,15 @@ pub(crate) fn check_network(network: &Network) -> Result<(), Invalid> {
     let mask = mask(*prefix);
     let same_subnet = address.to_bits() & mask == gateway.to_bits() & mask;
     require(same_subnet, "network.gateway", "must be in the subnet of the address")?;
-    require(address != gateway, "network.gateway", "must differ from the address")
+    require(address != gateway, "network.gateway", "must differ from the address")?;
+    // An appliance attests to get its secrets, and for nothing else.
+    let attests = !reach.until_attested || !secrets.is_empty();
+    require(
+        attests,
+        "network.until_attested",
+        "must be false without secrets: nothing is attested",
+    )?;
+    reach.check()
 }
 
 fn is_host(address: Ipv4Addr, prefix: u8) -> bool {

@@ -92,6 +92,26 @@ fn accepts_what_lies_on_the_limits() {
 }
 
 #[test]
+fn a_raw_disk_is_for_open_boxes() {
+    let mut open = with("/disks/0", json!({"kind": "raw", "name": "root"}));
+    refused_field(&open, "disks[0].kind");
+    open["box"] = json!("open");
+    let parsed = parse(&open).unwrap();
+    assert!(!parsed.has_agent() && parse(&good()).unwrap().has_agent());
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), open);
+    open["disks"] = json!([good()["disks"][0], {"kind": "raw", "name": "data"}]);
+    assert!(parse(&open).unwrap().has_agent());
+    open["disks"][1]["name"] = json!("root");
+    refused_field(&open, "disks[1].name");
+    open["disks"][1]["name"] = json!("Data");
+    refused_field(&open, "disks[1].name");
+    open["disks"] = json!([{"kind": "raw", "name": "data"}]);
+    refused_field(&open, "disks");
+    open["disks"] = json!([{"kind": "raw", "name": "root", "size": 1}]);
+    malformed(&open, "unknown field `size`");
+}
+
+#[test]
 fn refuses_unknown_fields_at_every_level() {
     for pointer in [
         "",
@@ -199,6 +219,67 @@ fn refuses_what_breaks_a_rule() {
     for (pointer, value, field) in cases {
         refused_field(&with(pointer, value), field);
     }
+}
+
+/// The good one with these fields beside its network's others.
+fn reaching(more: Value) -> Value {
+    let mut descriptor = good();
+    descriptor["network"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    descriptor
+}
+
+#[test]
+fn a_network_may_be_narrowed_and_is_written_back_the_same() {
+    let rule =
+        json!({"cidr": "192.0.2.0/24", "protocol": "tcp", "ports": {"min": 1, "max": 65535}});
+    let accepted = [
+        json!({"egress": []}),
+        json!({"egress": [rule, {"cidr": "0.0.0.0/0"}, {"cidr": "10.0.0.1/32", "protocol": "icmp"}]}),
+        json!({"egress": vec![rule.clone(); 32], "listen": (1..=32).collect::<Vec<u16>>()}),
+        json!({"listen": []}),
+        json!({"until_attested": true}),
+    ];
+    for more in accepted {
+        let descriptor = parse(&reaching(more.clone())).unwrap_or_else(|e| panic!("{e}: {more}"));
+        let written = serde_json::to_value(&descriptor).unwrap();
+        assert_eq!(written, reaching(more));
+    }
+    // What says nothing new has the same bytes as ever.
+    assert_eq!(serde_json::to_value(parse(&good()).unwrap()).unwrap(), good());
+    assert_eq!(parse(&reaching(json!({"until_attested": false}))), parse(&good()));
+}
+
+#[test]
+fn refuses_a_network_narrowed_by_what_is_no_rule() {
+    let rule = json!({"cidr": "192.0.2.0/24"});
+    let ports = |protocol: Value, min: u32, max: u32| json!({"egress": [rule, {"cidr": "192.0.2.0/24", "protocol": protocol, "ports": {"min": min, "max": max}}]});
+    let cases = [
+        (json!({"egress": vec![rule.clone(); 33]}), "network.egress"),
+        (ports(json!(null), 1, 2), "network.egress[1].ports"),
+        (ports(json!("icmp"), 1, 2), "network.egress[1].ports"),
+        (ports(json!("tcp"), 0, 2), "network.egress[1].ports"),
+        (ports(json!("udp"), 3, 2), "network.egress[1].ports"),
+        (json!({"listen": vec![1; 33]}), "network.listen"),
+        (json!({"listen": [443, 0]}), "network.listen"),
+    ];
+    for (more, field) in cases {
+        refused_field(&reaching(more), field);
+    }
+    let mut unattested = reaching(json!({"until_attested": true}));
+    unattested["secrets"] = json!([]);
+    refused_field(&unattested, "network.until_attested");
+    malformed(&reaching(json!({"egress": [{"cidr": "192.0.2.1/24"}]})), "ADDRESS/PREFIX");
+    malformed(
+        &reaching(json!({"egress": [{"cidr": "192.0.2.0/24", "via": 1}]})),
+        "unknown field `via`",
+    );
+    malformed(
+        &reaching(json!({"egress": [{"cidr": "192.0.2.0/24", "protocol": "sctp"}]})),
+        "unknown variant",
+    );
+    malformed(&reaching(json!({"egress": [{}]})), "missing field `cidr`");
+    malformed(&reaching(json!({"listen": [65536]})), "65536");
+    malformed(&with("/network", json!({"mode": "none", "egress": []})), "unknown field `egress`");
 }
 
 #[test]

@@ -31,7 +31,12 @@ pub fn up(interface: &str, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> 
 
 /// Brings up `lo` alone.
 pub fn loopback() -> Result<(), Error> {
-    Route::open("lo")?.link_up()
+    link_up("lo")
+}
+
+/// Brings up an interface, and gives it nothing.
+pub fn link_up(interface: &str) -> Result<(), Error> {
+    Route::open(interface)?.link_up()
 }
 
 /// The name of the only interface besides `lo`; refuses none and several.

@@ -11,6 +11,7 @@ mod doorbell;
 mod long_mode;
 mod machine;
 mod memory;
+mod tap;
 mod vcpu;
 mod vcpu_thread;
 
@@ -18,5 +19,6 @@ pub use doorbell::Doorbell;
 pub use long_mode::{LinuxEntry, TABLES_END, TABLES_START};
 pub use machine::{Machine, MachineError};
 pub use memory::{GuestRam, RamRange};
+pub use tap::attach_tap;
 pub use vcpu::{Bus, Exit, Vcpu};
 pub use vcpu_thread::VcpuThread;

@@ -1,6 +1,10 @@
 //! Stands in for `coffer-vmm` where there is no KVM: takes a spec and its descriptors as a VM process does, and
 //! plays the guest that the command line names. For tests of the supervisor alone; it runs no VM.
-#![allow(clippy::unwrap_used, reason = "a double that cannot go on ends, and the test sees it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a double that cannot go on ends, and the test sees it"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,11 +34,13 @@ fn main() {
     let reason = match double.spec.cmdline.as_str() {
         "attest" => double.attest(),
         "wait" => double.wait(),
+        "network" => double.network(),
         "tampered" => {
             EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() }
         }
         "denied" => double.denied(),
         "flood" => double.flood(),
+        "hear" => double.hear(),
         _ => std::process::exit(7),
     };
     double.tell(&Event::Ended { reason });
@@ -107,9 +113,40 @@ impl Double {
                 Some((Command::Kill, _)) => return EndReason::Killed,
                 Some((Command::Pause, _)) => self.tell(&Event::Paused),
                 Some((Command::Resume, _)) => self.tell(&Event::Resumed),
+                Some((Command::OpenNetwork, _)) => std::process::exit(11),
                 None => std::process::exit(0),
             }
         }
+    }
+
+    /// Repeats what is typed, until it is told to end; reads nothing while it is told to sleep.
+    fn hear(&self) -> EndReason {
+        let at = self.spec.fds.iter().position(|role| *role == FdRole::Input).unwrap();
+        let mut input = File::from(self.fds[at].try_clone().unwrap());
+        rustix::io::ioctl_fionbio(&input, false).unwrap();
+        let mut buffer = [0; 64];
+        loop {
+            let n = input.read(&mut buffer).unwrap();
+            let heard = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            println!("heard {heard}");
+            match heard.as_str() {
+                "end" => return EndReason::PowerOff,
+                "sleep" => std::thread::sleep(std::time::Duration::from_secs(60)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Says what it was told after each of its own words.
+    fn network(&self) -> EndReason {
+        rustix::io::ioctl_fionbio(&self.control, true).unwrap();
+        let heard = || wire::receive::<Command>(&self.control).ok().flatten().map(|(c, _)| c);
+        let mut stream = self.channel();
+        for phase in [Phase::Started, Phase::Attested, Phase::Attested, Phase::Running] {
+            ask(&mut stream, &Request::Status { phase, detail: String::new() });
+            println!("heard {:?} after {phase:?}", heard());
+        }
+        EndReason::PowerOff
     }
 
     fn denied(&self) -> EndReason {

@@ -7,16 +7,13 @@ use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
 
-use crate::enroll::EnrollError;
-use crate::launch_error::LaunchError;
+use crate::{enroll::EnrollError, launch_error::LaunchError};
 
 /// An error as the caller sees it.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
-    code: &'static str,
-    message: String,
-    hint: Option<String>,
+    body: ErrorBody,
 }
 
 impl ApiError {
@@ -45,6 +42,11 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "this path has no such method")
     }
 
+    /// What no closed box has.
+    pub fn closed_box(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "closed-box", message).hint("run it as an open box")
+    }
+
     /// Something that cannot happen did.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)
@@ -53,12 +55,13 @@ impl ApiError {
     /// Adds what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.body.hint = Some(hint.into());
         self
     }
 
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None }
+        let (code, message, request_id) = (code.into(), message.into(), String::new());
+        Self { status, body: ErrorBody { code, message, hint: None, request_id } }
     }
 }
 
@@ -92,15 +95,10 @@ impl From<EnrollError> for ApiError {
 }
 
 impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let request_id = uuid::Uuid::new_v4().simple().to_string();
-        tracing::warn!(%request_id, code = self.code, "{}", self.message);
-        let body = ErrorBody {
-            code: self.code.into(),
-            message: self.message,
-            hint: self.hint,
-            request_id,
-        };
-        (self.status, Json(body)).into_response()
+        tracing::warn!(%request_id, code = self.body.code, "{}", self.body.message);
+        self.body.request_id = request_id;
+        (self.status, Json(self.body)).into_response()
     }
 }

@@ -4,12 +4,9 @@
 //! launches compares that with the descriptor's. A file that looks changed is copied and hashed again, so that damage
 //! to an image is found when it is there, and not when memory is short.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::MetadataExt as _};
 
 use coffer_image::blob::Blob;
 
@@ -77,7 +74,7 @@ impl BootFiles {
         // Two launches at once may both have copied it; a file that changed is not asked for again.
         kept.retain(|kept| kept.stamp.file != stamp.file || kept.stamp.place != stamp.place);
         kept.push_back(Kept { stamp, copy });
-        while kept.iter().map(|kept| kept.copy.size()).sum::<u64>() > self.most {
+        while kept.iter().map(|kept| kept.copy.size).sum::<u64>() > self.most {
             kept.pop_front();
         }
     }
@@ -140,15 +137,15 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &files.load("kernel", &blob(&kernel, 6)).unwrap()));
         // Another part of it is another blob.
         let part = files.load("kernel", &blob(&kernel, 5)).unwrap();
-        assert_eq!(part.digest(), Digest::of(&[b"kerne"]));
+        assert_eq!(part.digest, Digest::of(&[b"kerne"]));
         // Changed in place, with the time of its content put back.
         let modified = kernel.metadata().unwrap().modified().unwrap();
         (&kernel).write_all(b"!").unwrap();
         std::os::unix::fs::FileExt::write_at(&kernel, b"K", 0).unwrap();
         kernel.set_times(FileTimes::new().set_modified(modified)).unwrap();
         let changed = files.load("kernel", &blob(&kernel, 6)).unwrap();
-        assert_eq!(changed.digest(), Digest::of(&[b"Kernel"]));
-        assert_eq!(first.digest(), Digest::of(&[b"kernel"]));
+        assert_eq!(changed.digest, Digest::of(&[b"Kernel"]));
+        assert_eq!(first.digest, Digest::of(&[b"kernel"]));
     }
 
     #[test]

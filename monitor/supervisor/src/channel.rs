@@ -4,20 +4,15 @@
 //! descriptor its VM process handed over. Lengths, the number of connections and lines in the log are bounded.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{os::unix::net::UnixStream, sync::Arc, thread, time::Duration};
 
-use coffer_formats::channel::{ANSWER_MAX, Answer, REQUEST_MAX, Request};
+use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
 use coffer_formats::{Digest, Nonce, cbor};
 use coffer_host_tpm::HostTpm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::Semaphore;
 
-use crate::evidence;
-use crate::guest_log::GuestLog;
-use crate::vm::Vm;
+use crate::{evidence, guest_log::GuestLog, vm::Vm, vm_process::Control};
 
 /// Connections of one VM at a time: one for evidence, one that waits for a stop, and room for a restart.
 const CONNECTIONS_MAX: usize = 8;
@@ -30,27 +25,28 @@ const DETAIL_MAX: usize = 256;
 #[derive(Clone)]
 pub struct Channels {
     host_tpm: Option<HostTpm>,
-    open: Arc<AtomicUsize>,
+    control: Control,
+    places: Arc<Semaphore>,
     log: Arc<GuestLog>,
 }
 
 impl Channels {
     /// None open yet. Without a host TPM every request for evidence is refused.
-    pub fn new(host_tpm: Option<HostTpm>) -> Self {
-        Self { host_tpm, open: Arc::default(), log: Arc::default() }
+    pub fn new(host_tpm: Option<HostTpm>, control: Control) -> Self {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { host_tpm, control, places, log: Arc::default() }
     }
 
     /// Serves one connection until it ends.
     pub fn serve(&self, vm: &Arc<Vm>, stream: UnixStream) {
-        let slot = Slot::take(&self.open);
-        let channels = self.clone();
-        let vm_of_thread = Arc::clone(vm);
-        let Some(slot) = slot else {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.log.warn(&vm.name, "guest opens too many channels");
             return;
         };
+        let channels = self.clone();
+        let vm_of_thread = Arc::clone(vm);
         let spawned = thread::Builder::new().name("channel".into()).spawn(move || {
-            let _slot = slot;
+            let _place = place;
             if let Err(error) = channels.converse(&vm_of_thread, &stream) {
                 tracing::debug!(vm = %vm_of_thread.name, %error, "channel closed");
             }
@@ -82,16 +78,16 @@ impl Channels {
                 Answer::Refused("the status detail is too long".into())
             }
             Request::Status { phase, detail } => {
-                vm.reported(phase, &detail);
+                // Told before the guest hears of it: what it sends next may leave.
+                if vm.reported(phase, &detail) && phase == Phase::Attested {
+                    self.control.open_network();
+                }
                 Answer::Noted
             }
-            Request::AwaitStop => {
-                if vm.wait_for_stop() {
-                    Answer::Stop
-                } else {
-                    Answer::Refused("the VM is gone".into())
-                }
-            }
+            Request::AwaitStop => match vm.wait_for_stop() {
+                true => Answer::Stop,
+                false => Answer::Refused("the VM is gone".into()),
+            },
         })
     }
 
@@ -122,24 +118,6 @@ fn hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream, PollFlags::empty())];
     matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
         && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
-}
-
-/// One of [`CONNECTIONS_MAX`].
-struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-            (n < CONNECTIONS_MAX).then_some(n + 1)
-        });
-        taken.ok().map(|_| Self(Arc::clone(open)))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// `None` when the guest closed the connection between messages.

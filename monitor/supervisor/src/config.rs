@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// Image store: images may be named relative to it.
     #[arg(long, default_value = "/var/lib/coffer/images")]
     pub images: PathBuf,
+    /// Folder whose files and block devices open boxes may have as raw disks.
+    #[arg(long, default_value = "/var/lib/coffer/disks")]
+    pub disks: PathBuf,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,
@@ -78,22 +81,12 @@ pub struct ServeArgs {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A program that is not there.
-    #[error("`{flag}`: no program at `{path}`")]
-    NoProgram {
-        /// Flag.
-        flag: &'static str,
-        /// Path.
-        path: PathBuf,
-    },
-    /// A path that must be absolute: children run elsewhere.
-    #[error("`{flag}`: `{path}` is not an absolute path")]
-    NotAbsolute {
-        /// Flag.
-        flag: &'static str,
-        /// Path.
-        path: PathBuf,
-    },
+    /// A flag's program that is not there.
+    #[error("`{0}`: no program at `{1}`")]
+    NoProgram(&'static str, PathBuf),
+    /// A flag's path that must be absolute: children run elsewhere.
+    #[error("`{0}`: `{1}` is not an absolute path")]
+    NotAbsolute(&'static str, PathBuf),
     /// A TPM address that is not spoken.
     #[error("--tcti: {0}")]
     Tcti(#[from] HostTpmError),
@@ -112,14 +105,14 @@ impl ConfigError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoProgram { flag, .. } => match *flag {
+            Self::NoProgram(flag, _) => match *flag {
                 "--swtpm" => "install the package `swtpm` or name the program with --swtpm",
                 "--passt" => "install the package `passt` or name the program with --passt",
                 _ => "build coffer-vmm or name the program with --vmm",
             },
             Self::Tcti(error) => error.hint(),
             Self::NoTpm(_) => "name the TPM's device, or leave --tcti out if the host has none",
-            Self::NotAbsolute { .. } => "give the path from the root",
+            Self::NotAbsolute(..) => "give the path from the root",
             Self::Tls(_) => "name PEM files with a chain, its key, and the CA of the clients",
             Self::SoftwareTpm => "use --profile developer, or a TPM device",
         }
@@ -135,6 +128,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Image store.
     pub images: PathBuf,
+    /// Folder of raw disks.
+    pub disks: PathBuf,
     /// coffer-vmm.
     pub vmm: PathBuf,
     /// swtpm.
@@ -166,7 +161,7 @@ impl ServeArgs {
         {
             absolute(flag, path)?;
             if !path.is_file() {
-                return Err(ConfigError::NoProgram { flag, path: path.clone() });
+                return Err(ConfigError::NoProgram(flag, path.clone()));
             }
         }
         // Of a sealed host the TPM is a part, and its driver may come later than these flags.
@@ -196,6 +191,7 @@ impl ServeArgs {
             socket: self.socket,
             state: self.state,
             images: self.images,
+            disks: self.disks,
             vmm: self.vmm,
             swtpm: self.swtpm,
             passt: self.passt,
@@ -209,10 +205,9 @@ impl ServeArgs {
 }
 
 fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
-    if path.is_absolute() {
-        Ok(())
-    } else {
-        Err(ConfigError::NotAbsolute { flag, path: path.into() })
+    match path.is_absolute() {
+        true => Ok(()),
+        false => Err(ConfigError::NotAbsolute(flag, path.into())),
     }
 }
 

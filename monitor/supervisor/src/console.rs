@@ -1,12 +1,20 @@
-//! What a guest prints, as far as its image lets the host see it: the last bytes, in memory.
+//! What a guest prints, as far as its image lets the host see it: the last bytes, in memory. And what is typed into an
+//! open box.
 //!
 //! The volume is the guest's choice, so it is a ring: it costs no disk and never grows. Bytes are kept as
-//! they came; who shows them on a terminal must make them harmless.
+//! they came; who shows them on a terminal must make them harmless. Any number of callers read; one types, and what the
+//! guest has not read yet is held in a pipe, as much as the kernel gives it: who types faster waits.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, pin::Pin};
 
+use axum::body::{Body, HttpBody};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::Notify;
+
+use crate::api_error::ApiError;
 
 /// Bytes kept.
 const RING_MAX: usize = 256 << 10;
@@ -16,6 +24,8 @@ const RING_MAX: usize = 256 << 10;
 pub struct Console {
     ring: Mutex<Ring>,
     changed: Notify,
+    /// Where what is typed goes; never set for a closed box.
+    input: OnceLock<tokio::sync::Mutex<OwnedFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +48,29 @@ pub enum Chunk {
 }
 
 impl Console {
+    /// Makes the way in; what comes out of it is for the VM process.
+    pub fn open_input(&self) -> io::Result<OwnedFd> {
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        self.input.set(ours.into()).map_err(|_| io::ErrorKind::AlreadyExists)?;
+        Ok(theirs)
+    }
+
+    /// Passes on what is typed, until it ends or the guest is gone. Who types faster than the guest reads waits.
+    pub async fn type_in(&self, mut typed: Body) -> Result<(), ApiError> {
+        let ours =
+            self.input.get().ok_or_else(|| ApiError::closed_box("a closed box has no input"))?;
+        let ours = ours.try_lock().map_err(|_| ApiError::busy("somebody types already"))?;
+        let pipe = ours.try_clone().and_then(Sender::from_owned_fd);
+        let mut pipe = pipe.map_err(|e| ApiError::internal(format!("no way to the guest: {e}")))?;
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut typed).poll_frame(cx)).await {
+            let bytes = frame.into_data().unwrap_or_default();
+            if pipe.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Appends; drops the oldest bytes if it must.
     pub fn push(&self, bytes: &[u8]) {
         let mut ring = self.lock();

@@ -1,7 +1,6 @@
 //! The host's half of the evidence for one VM and one challenge (SPEC 4.5).
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use coffer_formats::claims::VmClaims;
 use coffer_formats::evidence::HostPart;

@@ -1,8 +1,7 @@
 //! How many connections the API holds at a time. Who only holds some cannot take the descriptors that launches and
 //! guests' channels need: what is beyond waits to be accepted.
 
-use std::io;
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};

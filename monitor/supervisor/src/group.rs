@@ -5,12 +5,9 @@
 //! divide, and the one for I/O too where images lie on a disk; where it is not, no VM starts. Files are named below the
 //! group the monitor found itself in, by names that it made up.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io, os::unix::fs::MetadataExt as _, thread};
 
 use rustix::fs::{major, minor};
 

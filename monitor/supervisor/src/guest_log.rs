@@ -10,31 +10,20 @@ const LINES_MAX: u8 = 5;
 #[derive(Debug, Default)]
 pub struct GuestLog(AtomicU8);
 
-/// What becomes of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Written,
-    Announced,
-    Dropped,
-}
-
 impl GuestLog {
     /// Warns of what the guest of `vm` did.
     pub fn warn(&self, vm: &str, message: &str) {
         match self.spend() {
-            Fate::Written => tracing::warn!(vm, "{message}"),
-            Fate::Announced => tracing::warn!(vm, "more of the same; no longer logged"),
-            Fate::Dropped => {}
+            Ok(used) if used < LINES_MAX => tracing::warn!(vm, "{message}"),
+            Ok(_) => tracing::warn!(vm, "more of the same; no longer logged"),
+            Err(_) => {}
         }
     }
 
-    fn spend(&self) -> Fate {
+    /// How many lines came before this one; an error once no more are counted.
+    fn spend(&self) -> Result<u8, u8> {
         let count = |used: u8| (used <= LINES_MAX).then_some(used + 1);
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
-            Ok(used) if used < LINES_MAX => Fate::Written,
-            Ok(_) => Fate::Announced,
-            Err(_) => Fate::Dropped,
-        }
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
     }
 }
 
@@ -45,10 +34,10 @@ mod tests {
     #[test]
     fn writes_a_few_lines_then_one_then_none() {
         let log = GuestLog::default();
-        let fates: Vec<Fate> = (0..1000).map(|_| log.spend()).collect();
+        let spent: Vec<Result<u8, u8>> = (0..1000).map(|_| log.spend()).collect();
         let written = usize::from(LINES_MAX);
-        assert!(fates[..written].iter().all(|fate| *fate == Fate::Written));
-        assert_eq!(fates[written], Fate::Announced);
-        assert!(fates[written + 1..].iter().all(|fate| *fate == Fate::Dropped));
+        assert!(spent[..written].iter().all(|spent| spent.is_ok_and(|used| used < LINES_MAX)));
+        assert_eq!(spent[written], Ok(LINES_MAX));
+        assert!(spent[written + 1..].iter().all(Result::is_err));
     }
 }

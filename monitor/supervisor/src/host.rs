@@ -6,17 +6,14 @@ use coffer_host_tpm::{HostTpm, HostTpmError};
 use coffer_monitor_wire::api::HostInfo;
 use coffer_vtpm::Walls;
 
-use crate::boot_files::BootFiles;
-use crate::config::Config;
-use crate::ek_certificate::VtpmAuthority;
 use crate::group::{GroupError, Groups};
-use crate::history::History;
-use crate::host_claims::{HostCounters, HostFacts, MONITOR_VERSION};
-use crate::process::spawn_apart;
-use crate::registry::Registry;
+use crate::host_claims::{HostFacts, MONITOR_VERSION};
 use crate::state::{StateDir, StateError};
-use crate::uid;
 use crate::vtpm_pool::{Maker, VtpmPool};
+use crate::{
+    boot_files::BootFiles, config::Config, ek_certificate::VtpmAuthority, history::History,
+    process::spawn_apart, registry::Registry, uid,
+};
 
 /// The host.
 pub struct Host {
@@ -73,7 +70,9 @@ impl Host {
                 let program = std::env::current_exe().map_err(HostError::Program)?;
                 let tpm = HostTpm::start(&program, tcti, &config.host_event_log)?;
                 let (name, facts, registry) = (tpm.ak_name(), facts.clone(), Arc::clone(&registry));
-                tpm.set_claims(Arc::new(move || facts.claims(name, counters(&registry)).encode()));
+                tpm.set_claims(Arc::new(move || {
+                    facts.claims(name, registry.live(), registry.launch_log_head()).encode()
+                }));
                 Some(tpm)
             }
         };
@@ -114,8 +113,4 @@ impl Host {
             ready_vtpms: self.vtpms.ready(),
         }
     }
-}
-
-fn counters(registry: &Registry) -> HostCounters {
-    HostCounters { live_vms: registry.live(), launch_log_head: registry.launch_log_head() }
 }

@@ -1,7 +1,6 @@
 //! What the monitor says of its host (SPEC 4.4), gathered from the kernel each time it is said.
 
 use std::fs;
-use std::path::Path;
 
 use coffer_formats::claims::{HostClaims, MONITOR_SVN};
 use coffer_formats::{Digest, ObjectName};
@@ -24,15 +23,6 @@ pub struct HostFacts {
     pub boot_id: [u8; 16],
 }
 
-/// What changes.
-#[derive(Debug, Clone, Copy)]
-pub struct HostCounters {
-    /// VMs running.
-    pub live_vms: u32,
-    /// Head of the launch log.
-    pub launch_log_head: Digest,
-}
-
 impl HostFacts {
     /// Looks around.
     pub fn gather(profile: &'static str, swtpm_version: String) -> Self {
@@ -45,8 +35,8 @@ impl HostFacts {
         }
     }
 
-    /// Claims as of now.
-    pub fn claims(&self, hak_name: ObjectName, counters: HostCounters) -> HostClaims {
+    /// Claims as of now, with the number of VMs that run and the head of the launch log.
+    pub fn claims(&self, hak_name: ObjectName, live_vms: u32, head: Digest) -> HostClaims {
         HostClaims {
             version: 1,
             hak_name,
@@ -60,8 +50,8 @@ impl HostFacts {
             nested_paging: self.nested_paging.into(),
             smt: smt(),
             ksm: line("/sys/kernel/mm/ksm/run") == "1",
-            live_vms: counters.live_vms,
-            launch_log_head: counters.launch_log_head,
+            live_vms,
+            launch_log_head: head,
             boot_id: self.boot_id,
         }
     }
@@ -90,18 +80,15 @@ fn nested_paging() -> &'static str {
 
 /// The bracketed one of `none [integrity] confidentiality`; `none` where the kernel has no lockdown.
 fn lockdown(text: &str) -> String {
-    let current =
-        text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
-    match current {
-        Some(mode @ ("integrity" | "confidentiality")) => mode.to_owned(),
+    match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+        Some((mode @ ("integrity" | "confidentiality"), _)) => mode.to_owned(),
         _ => "none".to_owned(),
     }
 }
 
 /// An IOMMU is active when devices are in groups.
 fn iommu() -> bool {
-    fs::read_dir(Path::new("/sys/kernel/iommu_groups"))
-        .is_ok_and(|mut groups| groups.next().is_some())
+    fs::read_dir("/sys/kernel/iommu_groups").is_ok_and(|mut groups| groups.next().is_some())
 }
 
 fn boot_id() -> [u8; 16] {
@@ -111,6 +98,7 @@ fn boot_id() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coffer_attestation::Statement as _;
 
     #[test]
     fn lockdown_is_the_bracketed_mode() {
@@ -122,8 +110,7 @@ mod tests {
     #[test]
     fn claims_decode_as_the_verifier_reads_them() {
         let facts = HostFacts::gather("developer", "swtpm".into());
-        let counters = HostCounters { live_vms: 3, launch_log_head: Digest::ZERO };
-        let claims = facts.claims(ObjectName([1; 34]), counters);
+        let claims = facts.claims(ObjectName([1; 34]), 3, Digest::ZERO);
         assert_eq!(HostClaims::decode(&claims.encode()), Ok(claims));
         assert_ne!(facts.boot_id, [0; 16]);
     }

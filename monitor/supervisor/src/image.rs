@@ -42,10 +42,8 @@ fn refusal(error: LayoutError) -> LaunchError {
         LayoutError::Open { path, .. } => {
             return LaunchError::ImageNotFound(path.display().to_string());
         }
-        LayoutError::Missing { .. } => Reject::BlobMissing,
+        LayoutError::Missing { .. } | LayoutError::Read { .. } => Reject::BlobMissing,
         LayoutError::Size { what, .. } => of_part(what).unwrap_or(Reject::BlobMissing),
-        LayoutError::Digest { .. } => Reject::BadDescriptor,
-        LayoutError::Read { .. } => Reject::BlobMissing,
         _ => Reject::BadDescriptor,
     };
     LaunchError::Refused { reject, detail: error.to_string(), hint: error.hint() }

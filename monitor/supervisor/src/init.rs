@@ -5,10 +5,9 @@
 //! `serve` is a child, not PID 1 itself: reaping whatever ends up with PID 1 must not take away the exit
 //! statuses the supervisor waits for.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, bail};
 use coffer_pid1::Cgroups;
@@ -47,6 +46,9 @@ pub struct HostConfig {
     pub network: Option<HostNetwork>,
     /// Block device with an erofs image store.
     pub images_disk: Option<PathBuf>,
+    /// Folder of raw disks, such as `/dev`; without it there are none.
+    #[serde(default)]
+    pub disks: Option<PathBuf>,
     /// TCP address of the API over TLS, with [`TLS_CERTIFICATE`], [`TLS_KEY`] and [`CLIENT_CA`]. The key is as secret
     /// as this initrd: whoever reads that can pass for this host to a client, and manage nothing.
     pub tls_listen: Option<SocketAddr>,
@@ -96,7 +98,7 @@ fn live() -> anyhow::Result<()> {
     bring_up(&config)?;
     // After the mounts: the kernel may look for a file system's module by itself when one is first used.
     coffer_pid1::modules::forbid_more()?;
-    let service = spawn_session(&serve_command(&config), &environment())?;
+    let service = spawn_session(&serve_command(&config), &["PATH=/usr/bin:/bin".into()])?;
     loop {
         match reap()? {
             Some(reaped) if reaped.pid == service => {
@@ -145,6 +147,9 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti]
             .map(str::to_owned)
             .into();
+    if let Some(folder) = &config.disks {
+        command.extend(["--disks".into(), folder.to_string_lossy().into_owned()]);
+    }
     if let Some(address) = config.tls_listen {
         let address = address.to_string();
         let (certificate, key, ca) = (TLS_CERTIFICATE, TLS_KEY, CLIENT_CA);
@@ -155,8 +160,4 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
     }
     command
-}
-
-fn environment() -> Vec<String> {
-    vec!["PATH=/usr/bin:/bin".into()]
 }

@@ -2,7 +2,7 @@
 //!
 //! `/dev/kvm` alone proves nothing: paravirtual KVMs open, create VMs, and then no stock kernel boots.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 
 /// Why VMs cannot run here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,11 +17,8 @@ pub enum KvmUnusable {
 
 /// Opens KVM if it is usable.
 pub fn open() -> Result<File, KvmUnusable> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .map_err(|e| KvmUnusable::Device(e.to_string()))?;
+    let device = File::options().read(true).write(true).open("/dev/kvm");
+    let device = device.map_err(|e| KvmUnusable::Device(e.to_string()))?;
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if has_extension(&cpuinfo) { Ok(device) } else { Err(KvmUnusable::NoExtension) }
 }

@@ -5,40 +5,31 @@
 //! starting the processes overlap: none of them depends on another. Whatever fails, everything started so far
 //! ends with its owner.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs::File, sync::Arc, thread};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
+use coffer_formats::launch::{BoxKind, LaunchDisk};
 use coffer_formats::{Digest, Reject};
 use coffer_image::blob::Blob;
-use coffer_image::descriptor::Descriptor;
+use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
 use coffer_vtpm::Vtpm;
 
-use crate::channel::Channels;
-use crate::evidence::VmIdentity;
-use crate::group::Group;
-use crate::history::Kept;
-use crate::host::Host;
 use crate::host_claims::{self, MONITOR_VERSION};
-use crate::image::Image;
 use crate::kvm::{self, KvmUnusable};
-use crate::launch_error::LaunchError;
-use crate::measurements;
-use crate::memfile::MemFile;
 use crate::passt::{self, Passt};
-use crate::plan::Plan;
+use crate::raw_disk::{self, RawDisk};
 use crate::registry::{Registry, Reservation};
-use crate::restart;
-use crate::state::VmDir;
-use crate::uid;
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
-use crate::vtpm_pool::Ready;
+use crate::{
+    channel::Channels, evidence::VmIdentity, group::Group, history::Kept, host::Host, image::Image,
+    launch_error::LaunchError, measurements, memfile::MemFile, plan::Plan, restart, state::VmDir,
+    tap, uid, vtpm_pool::Ready,
+};
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
 const GUEST_CID: u32 = 3;
@@ -53,20 +44,15 @@ pub fn launch(
 ) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?)?;
+    let raw = raw_disk::open_all(&host.config.disks, request)?;
+    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &raw)?;
     let (registry, asked) = (&host.registry, plan.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 
     let Image { layout, files } = image;
-    let Prepared { boot, vtpm, processes } = prepare(host, &plan, files, &mut clock);
-    let boot = boot?;
-    boot.check(layout.descriptor())?;
-    clock.mark("hash");
-    // Later than the digests: an image that was tampered with is named as such on any machine.
-    let processes = processes?;
-    let Ready { vtpm, directory } = vtpm?;
-    clock.mark("vtpm");
+    let (boot, processes, Ready { vtpm, directory }) =
+        prepare(host, &plan, layout.descriptor(), files, raw, &mut clock)?;
     let groups = host.groups.as_ref().map_err(|error| error.clone())?;
     let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
     group.add(processes.vmm.id())?;
@@ -75,9 +61,7 @@ pub fn launch(
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
-    let events: Vec<(u8, Digest)> =
-        log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
-    let (vtpm, tpm_channel) = vtpm.measure(&events, &record)?.seal()?;
+    let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
     clock.mark("measure");
 
     clock.mark("spawn");
@@ -99,7 +83,7 @@ pub fn launch(
         restarts: restarts.unwrap_or_default(),
         last_reason,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        timings: clock.timings(),
+        timings: clock.timings.clone(),
     };
     let kept = Kept {
         info,
@@ -107,14 +91,14 @@ pub fn launch(
         measurements: measurements::describe(&log, &record),
     };
     let identity = VmIdentity {
-        vak_name: vtpm.ak_name(),
-        vek_name: vtpm.ek_name(),
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record: plan.record.clone(),
         record_bytes: record,
         descriptor: layout.descriptor_bytes().to_vec(),
     };
     let vm = Arc::new(Vm::new(kept, Some(identity), clock, Arc::clone(&registry.history)));
-    let control = processes.vmm.control();
+    let control = processes.vmm.control.clone();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
         start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
     })?;
@@ -154,32 +138,35 @@ pub fn enter_and_run(
     result
 }
 
-/// What is made at the same time. Each part has its own result: which failure is told is the caller's choice.
-struct Prepared {
-    boot: Result<Boot, LaunchError>,
-    vtpm: Result<Ready, LaunchError>,
-    processes: Result<Processes, LaunchError>,
-}
-
 /// The VM process and the network backend, started and waiting, and KVM.
 struct Processes {
     kvm: File,
     vmm: VmProcess,
     passt: Option<Passt>,
+    tap: Option<OwnedFd>,
 }
 
+/// What is made at the same time; the digests are compared before any other failure is told.
 fn prepare(
     host: &Host,
     plan: &Plan,
-    files: coffer_image::layout::ImageFiles,
+    descriptor: &Descriptor,
+    files: ImageFiles,
+    raw: Vec<RawDisk>,
     clock: &mut LaunchClock,
-) -> Prepared {
-    let failed =
-        || LaunchError::System { what: "preparing", source: std::io::ErrorKind::Other.into() };
+) -> Result<(Boot, Processes, Ready), LaunchError> {
+    let failed = || LaunchError::System("preparing", std::io::ErrorKind::Other.into());
+    let copy = |what, blob: &Blob, reject| {
+        host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
+    };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
-        let passt = Passt::spawn(&host.config.passt, &plan.network, &plan.publish)?;
-        Ok(Processes { kvm, vmm, passt })
+        let tap = plan.tap.as_deref().map(tap::open).transpose()?;
+        let passt = match &tap {
+            Some(_) => None,
+            None => Passt::spawn(&host.config.passt, plan)?,
+        };
+        Ok(Processes { kvm, vmm, passt, tap })
     });
     clock.mark("open");
     let unusable = matches!(
@@ -191,12 +178,33 @@ fn prepare(
             // No guest will ever use it.
             if unusable { Err(failed()) } else { host.vtpms.take() }
         });
-        let initrd = scope.spawn(|| copy(host, "initrd", &files.initrd, Reject::InitrdDigest));
-        let kernel = copy(host, "kernel", &files.kernel, Reject::KernelDigest);
+        let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
+        let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
         let initrd = initrd.join().unwrap_or_else(|_| Err(failed()));
-        let boot = Boot::assemble(kernel, initrd, &files.cmdline, files.disks);
-        Prepared { boot, processes, vtpm: vtpm.join().unwrap_or_else(|_| Err(failed())) }
+        let vtpm = vtpm.join().unwrap_or_else(|_| Err(failed()));
+        let cmdline = files.cmdline.read_all();
+        let cmdline = cmdline.map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
+        let cmdline_digest = Digest::of(&[&cmdline]);
+        let disks = in_order(&plan.record.disks, files.disks, raw);
+        let boot = Boot { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks };
+        boot.check(descriptor)?;
+        clock.mark("hash");
+        // Later than the digests: an image that was tampered with is named as such on any machine.
+        let (processes, vtpm) = (processes?, vtpm?);
+        clock.mark("vtpm");
+        Ok((boot, processes, vtpm))
     })
+}
+
+/// The files of the disks, in the record's order: raw ones by their name, the image's in the order it has them. An
+/// integrity disk is a whole file: its verity superblock is found by offset.
+fn in_order(record: &[LaunchDisk], image: Vec<Blob>, mut raw: Vec<RawDisk>) -> Vec<File> {
+    let mut image = image.into_iter();
+    let file = |disk: &LaunchDisk| match raw.iter().position(|raw| raw.name == disk.name) {
+        Some(at) => Some(raw.swap_remove(at).file),
+        None => Some(image.next()?.into_file().0),
+    };
+    record.iter().filter_map(file).collect()
 }
 
 /// What the guest boots from: sealed copies, and disks that are verified as they are read.
@@ -209,32 +217,13 @@ struct Boot {
 }
 
 impl Boot {
-    fn assemble(
-        kernel: Result<Arc<MemFile>, LaunchError>,
-        initrd: Result<Arc<MemFile>, LaunchError>,
-        cmdline: &Blob,
-        disks: Vec<Blob>,
-    ) -> Result<Self, LaunchError> {
-        let cmdline = cmdline
-            .read_all()
-            .map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
-        let cmdline_digest = Digest::of(&[&cmdline]);
-        // An integrity disk is a whole file: its verity superblock is found by offset.
-        let disks = disks.into_iter().map(|disk| disk.into_file().0).collect();
-        Ok(Self { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks })
-    }
-
     /// The bytes that will run are the ones the descriptor names.
     fn check(&self, descriptor: &Descriptor) -> Result<(), LaunchError> {
+        let Descriptor { kernel, initrd, cmdline, .. } = descriptor;
         let parts = [
-            ("kernel", Reject::KernelDigest, self.kernel.digest(), descriptor.kernel.digest.0),
-            ("initrd", Reject::InitrdDigest, self.initrd.digest(), descriptor.initrd.digest.0),
-            (
-                "command line",
-                Reject::CmdlineDigest,
-                self.cmdline_digest,
-                descriptor.cmdline.digest.0,
-            ),
+            ("kernel", Reject::KernelDigest, self.kernel.digest, kernel.digest.0),
+            ("initrd", Reject::InitrdDigest, self.initrd.digest, initrd.digest.0),
+            ("command line", Reject::CmdlineDigest, self.cmdline_digest, cmdline.digest.0),
         ];
         for (what, reject, found, expected) in parts {
             if found != expected {
@@ -255,18 +244,9 @@ impl Boot {
     }
 
     fn measurements(&self, image_id: &Digest, record: &[u8]) -> VmLog {
-        let (kernel, initrd) = (self.kernel.digest(), self.initrd.digest());
+        let (kernel, initrd) = (self.kernel.digest, self.initrd.digest);
         vm_launch_log(MONITOR_VERSION, &kernel, &initrd, &self.cmdline_digest, image_id, record)
     }
-}
-
-fn copy(
-    host: &Host,
-    what: &'static str,
-    blob: &Blob,
-    reject: Reject,
-) -> Result<Arc<MemFile>, LaunchError> {
-    host.boot_files.load(what, blob).map_err(|e| unreadable(what, reject, &e))
 }
 
 fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {
@@ -290,7 +270,7 @@ fn start(
     directory: VmDir,
     group: Group,
 ) -> Result<(), LaunchError> {
-    let Processes { kvm, vmm, passt } = processes;
+    let Processes { kvm, vmm, passt, tap } = processes;
     directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
         (FdRole::Kvm, kvm.as_fd()),
@@ -300,15 +280,19 @@ fn start(
     ];
     fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
     let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
-    fds.extend((0..).map(FdRole::Net).zip(frames.iter().map(AsFd::as_fd)));
+    fds.extend((0..).map(FdRole::Net).zip(frames.iter().chain(&tap).map(AsFd::as_fd)));
+    // A closed box has no ears: no descriptor for input is ever made.
+    let input = (plan.record.box_kind == BoxKind::Open).then(|| vm.console.open_input());
+    let input = input.transpose().map_err(LaunchError::system("making the console's input"))?;
+    fds.extend(input.iter().map(|pipe| (FdRole::Input, pipe.as_fd())));
     let (roles, fds): (Vec<FdRole>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     let spec = VmSpec {
         version: 1,
         vcpus: plan.record.vcpus,
         memory_mib: plan.record.memory_mib,
         cmdline: String::from_utf8_lossy(&boot.cmdline).into_owned(),
-        kernel_size: boot.kernel.size(),
-        initrd_size: boot.initrd.size(),
+        kernel_size: boot.kernel.size,
+        initrd_size: boot.initrd.size,
         event_log: hex::encode(&log.log),
         disks: plan.disks.clone(),
         nics: plan.nics.clone(),
@@ -322,7 +306,8 @@ fn start(
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
     let companions = Companions { passt, vtpm, directory, group };
-    vmm.start(vm, &spec, &fds, companions, Channels::new(host.tpm.clone()))
+    let channels = Channels::new(host.tpm.clone(), vmm.control.clone());
+    vmm.start(vm, &spec, &fds, companions, channels)
 }
 
 /// How the launch went, now that it either runs or is gone.

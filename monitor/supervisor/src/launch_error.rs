@@ -3,9 +3,7 @@
 use coffer_formats::Reject;
 use coffer_vtpm::VtpmError;
 
-use crate::group::GroupError;
-use crate::kvm::KvmUnusable;
-use crate::state::StateError;
+use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +34,9 @@ pub enum LaunchError {
     /// The port is taken.
     #[error("port {0} is in use on this host")]
     PortInUse(u16),
+    /// A raw disk that is not for this box, in use, or unusable: code, status, and what exactly.
+    #[error("{2}")]
+    Disk(&'static str, u16, String),
 
     // The host.
     /// No usable KVM.
@@ -47,6 +48,9 @@ pub enum LaunchError {
     /// The network backend.
     #[error("the network backend failed: {0}")]
     Network(String),
+    /// The tap device: its name, why it cannot be used, and what to try.
+    #[error("the tap device `{0}` {1}")]
+    Tap(String, String, &'static str),
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
@@ -56,14 +60,9 @@ pub enum LaunchError {
     /// State on disk.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Anything else the system refused.
-    #[error("{what}: {source}")]
-    System {
-        /// What was being done.
-        what: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    /// Anything else the system refused: what was being done, and what the kernel said.
+    #[error("{0}: {1}")]
+    System(&'static str, #[source] std::io::Error),
     /// The monitor is ending.
     #[error("the monitor is shutting down")]
     ShuttingDown,
@@ -78,12 +77,14 @@ impl LaunchError {
             Self::BadRequest(_) => ("bad-request", 400),
             Self::NameTaken(_) => ("name-taken", 409),
             Self::PortInUse(_) => ("port-in-use", 409),
+            Self::Disk(code, status, _) => (code, *status),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
+            Self::Tap(..) => ("tap-unusable", 503),
             Self::Vmm(_) => ("vmm-failed", 500),
             Self::Group(_) => ("no-control-group", 503),
-            Self::State(_) | Self::System { .. } => ("host-failed", 500),
+            Self::State(_) | Self::System(..) => ("host-failed", 500),
             Self::ShuttingDown => ("shutting-down", 503),
         }
     }
@@ -91,13 +92,16 @@ impl LaunchError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused { hint, .. } => hint,
+            Self::Refused { hint, .. } | Self::Tap(_, _, hint) => hint,
             Self::ImageNotFound(_) => {
                 "give the absolute path of an image layout on the host, or a name in its image store"
             }
             Self::BadRequest(_) => "see `coffer run --help`",
             Self::NameTaken(_) => "choose another with --name, or remove that VM with `coffer rm`",
             Self::PortInUse(_) => "publish another port, or stop what uses it",
+            Self::Disk(..) => {
+                "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
+            }
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
             }
@@ -115,7 +119,7 @@ impl LaunchError {
             Self::Group(_) => {
                 "use cgroup v2 at /sys/fs/cgroup, and give the monitor its part of it (systemd: Delegate=yes)"
             }
-            Self::State(_) | Self::System { .. } => {
+            Self::State(_) | Self::System(..) => {
                 "check space and permissions of the monitor's state directory"
             }
             Self::ShuttingDown => "try again when the monitor is back",
@@ -123,7 +127,7 @@ impl LaunchError {
     }
 
     pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::System { what, source }
+        move |source| Self::System(what, source)
     }
 }
 

@@ -1,9 +1,7 @@
 //! `coffer-monitor`: serves the management API, is PID 1 of a sealed host, or keeps the host's TPM.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::{os::fd::AsFd, os::unix::net::UnixStream, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use coffer_host_tpm::{HostTpmError, Tcti, keeper};

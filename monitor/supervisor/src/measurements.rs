@@ -1,7 +1,6 @@
 //! A launch's measurements, in the form people and tools read.
 
-use coffer_formats::Digest;
-use coffer_formats::event_log::{EventType, VmLog};
+use coffer_formats::event_log::{EventKind, VmEvent, VmLog};
 use coffer_formats::launch::LaunchRecord;
 use coffer_monitor_wire::api::{MeasuredEvent, Measurements};
 
@@ -14,16 +13,15 @@ pub fn describe(log: &VmLog, launch_record: &[u8]) -> Measurements {
     }
 }
 
-fn event((pcr, kind, digest, data): &(u8, EventType, Digest, Vec<u8>)) -> MeasuredEvent {
-    let name = kind.name().map_or_else(|| format!("{:#010x}", kind.0), str::to_owned);
-    MeasuredEvent { pcr: *pcr, what: what(*kind, data), event: name, digest: *digest }
+fn event(VmEvent { pcr, kind, digest, data, .. }: &VmEvent) -> MeasuredEvent {
+    MeasuredEvent { pcr: *pcr, what: what(*kind, data), event: kind.1.into(), digest: *digest }
 }
 
-fn what(kind: EventType, data: &[u8]) -> String {
+fn what(kind: EventKind, data: &[u8]) -> String {
     match kind {
-        EventType::S_CRTM_VERSION => format!("monitor {}", utf16(data)),
-        EventType::SEPARATOR => "separator".into(),
-        EventType::EVENT_TAG => "launch record".into(),
+        EventKind::S_CRTM_VERSION => format!("monitor {}", utf16(data)),
+        EventKind::SEPARATOR => "separator".into(),
+        EventKind::EVENT_TAG => "launch record".into(),
         _ => String::from_utf8_lossy(data).trim_end_matches('\0').to_owned(),
     }
 }

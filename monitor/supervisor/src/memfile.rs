@@ -18,8 +18,10 @@ const CHUNK: usize = 128 << 10;
 #[derive(Debug)]
 pub struct MemFile {
     file: File,
-    size: u64,
-    digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the copy.
+    pub digest: Digest,
 }
 
 impl MemFile {
@@ -47,16 +49,6 @@ impl MemFile {
         rustix::fs::fcntl_add_seals(&file, seals)?;
         Ok(Self { file, size, digest: Digest(hash.finalize().into()) })
     }
-
-    /// Bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// SHA-256 of the copy.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
 }
 
 impl AsFd for MemFile {
@@ -74,7 +66,7 @@ mod tests {
     fn hashes_what_it_holds_and_lets_nobody_change_it() {
         let bytes: Vec<u8> = (0..CHUNK * 2 + 17).map(|n| n as u8).collect();
         let copy = MemFile::copy("kernel", bytes.as_slice()).unwrap();
-        assert_eq!((copy.digest(), copy.size()), (Digest::of(&[&bytes]), bytes.len() as u64));
+        assert_eq!((copy.digest, copy.size), (Digest::of(&[&bytes]), bytes.len() as u64));
         assert!(copy.file.write_at(b"x", 0).is_err());
         assert!(copy.file.set_len(0).is_err());
         let mut read = vec![0; bytes.len()];

@@ -7,17 +7,14 @@
 //! the other end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{os::fd::OwnedFd, os::unix::net::UnixStream, path::Path};
 
+use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::Network;
 use coffer_monitor_wire::api::Publish;
 
-use crate::launch_error::LaunchError;
-use crate::process::Owned;
-use crate::uid;
+use crate::{launch_error::LaunchError, plan::Plan, process::Owned, uid};
 
 /// A running passt and the VM's end of its socket.
 pub struct Passt {
@@ -31,36 +28,29 @@ pub struct Passt {
 const MTU: &str = "1500";
 
 impl Passt {
-    /// Starts one for a network; none for no network.
-    pub fn spawn(
-        program: &Path,
-        network: &Network,
-        publish: &[Publish],
-    ) -> Result<Option<Self>, LaunchError> {
-        let Network::Nat { address, prefix, gateway } = network else { return Ok(None) };
+    /// Starts one for the network of a plan; none for no network.
+    pub fn spawn(program: &Path, plan: &Plan) -> Result<Option<Self>, LaunchError> {
+        let Network::Nat { address, prefix, gateway, .. } = &plan.network else { return Ok(None) };
         let failed = |e: std::io::Error| LaunchError::Network(e.to_string());
         let (frames, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(program);
         command
             .args(["--foreground", "--quiet", "--stderr", "--fd", "0", "--ipv4-only", "--mtu", MTU])
-            .args(arguments(*address, *prefix, *gateway))
+            .args(["--address", &address.to_string(), "--netmask", &prefix.to_string()])
+            .args(["--gateway", &gateway.to_string()])
             .args(["--udp-ports", "none", "--no-map-gw"])
-            // The guest's address is static: nothing here may be steered by a lease or an advertisement.
-            .args([
-                "--no-dhcp",
-                "--no-dhcpv6",
-                "--no-ndp",
-                "--no-ra",
-                "--no-dhcp-dns",
-                "--no-dhcp-search",
-            ])
+            .args(["--no-dhcpv6", "--no-ndp", "--no-ra", "--no-dhcp-dns", "--no-dhcp-search"])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        for port in publish {
+        // A closed box's address is static: nothing in it may be steered by a lease.
+        if plan.record.box_kind == BoxKind::Closed {
+            command.arg("--no-dhcp");
+        }
+        for port in &plan.publish {
             command.arg("--tcp-ports").arg(format!("{}:{}", port.host, port.guest));
         }
-        if publish.is_empty() {
+        if plan.publish.is_empty() {
             command.args(["--tcp-ports", "none"]);
         }
         if rustix::process::geteuid().is_root() {
@@ -82,17 +72,6 @@ pub fn own_addresses() -> Result<Vec<Ipv4Addr>, LaunchError> {
     own.sort_unstable();
     own.dedup();
     Ok(own)
-}
-
-fn arguments(address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> [String; 6] {
-    [
-        "--address".into(),
-        address.to_string(),
-        "--netmask".into(),
-        prefix.to_string(),
-        "--gateway".into(),
-        gateway.to_string(),
-    ]
 }
 
 /// Refuses ports somebody listens on already; passt would say so too, but later and in fewer words.

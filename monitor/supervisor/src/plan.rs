@@ -1,16 +1,15 @@
 //! A request, resolved against its image into a checked plan (SPEC 1.5, 3.2, 3.4). Nothing is started here.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
-use coffer_formats::{InstanceId, Reject};
-use coffer_image::appliance::Network;
-use coffer_image::descriptor::{ConsoleMode, Descriptor, Disk, Range};
+use coffer_formats::{Digest, InstanceId, Reject};
+use coffer_image::appliance::{Network, VerifierPin};
+use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
-use crate::image::Image;
-use crate::launch_error::LaunchError;
+use crate::{image::Image, launch_error::LaunchError, raw_disk::RawDisk};
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;
@@ -28,6 +27,8 @@ pub struct Plan {
     pub record: LaunchRecord,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// Tap device to attach to instead of a passt.
+    pub tap: Option<String>,
     /// True if the host may read the console.
     pub console: bool,
     /// Disks, as the VM process is told.
@@ -39,7 +40,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks `request` against `image`.
+    /// Checks `request`, for which the disks `raw` were opened, against `image`.
     ///
     /// `own` are the host's own addresses, which no guest may reach.
     pub fn new(
@@ -47,10 +48,11 @@ impl Plan {
         request: &CreateVm,
         id: InstanceId,
         own: &[Ipv4Addr],
+        raw: &[RawDisk],
     ) -> Result<Self, LaunchError> {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
-        check_publish(descriptor, &request.publish)?;
+        check_publish(descriptor, request)?;
         if let Some(name) = &request.name {
             check_name(name)?;
         }
@@ -58,7 +60,10 @@ impl Plan {
         let vcpus =
             u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
         let memory_mib = within("MiB of memory", request.memory_mib, &descriptor.shape.memory_mib)?;
-        let nics = nics(&descriptor.network, &id, own);
+        let nics = nics(descriptor, request, &id, own);
+        let backend = request.tap.as_ref().map_or("passt", |_| "tap");
+        let launched_nic = |nic: &NetSpec| LaunchNic { mac: nic.mac, backend: backend.into() };
+        let (launched, disks) = disks(descriptor, raw)?.into_iter().unzip();
         Ok(Self {
             id,
             name: request.name.clone(),
@@ -69,17 +74,15 @@ impl Plan {
                 image_id: image.layout.image_id(),
                 vcpus,
                 memory_mib,
-                disks: descriptor.disks.iter().map(launch_disk).collect(),
-                nics: nics
-                    .iter()
-                    .map(|nic| LaunchNic { mac: nic.mac, backend: "passt".into() })
-                    .collect(),
+                disks: launched,
+                nics: nics.iter().map(launched_nic).collect(),
                 instance_id: id,
                 incarnation: 1,
             },
             publish: request.publish.clone(),
+            tap: request.tap.clone(),
             console: request.box_kind == BoxKind::Open || descriptor.console == ConsoleMode::Output,
-            disks: descriptor.disks.iter().map(disk_spec).collect(),
+            disks,
             nics,
             network: descriptor.network.clone(),
         })
@@ -99,13 +102,24 @@ fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError>
     Ok(())
 }
 
-fn check_publish(descriptor: &Descriptor, publish: &[Publish]) -> Result<(), LaunchError> {
+fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), LaunchError> {
     let bad = |message: &str| Err(LaunchError::BadRequest(message.to_owned()));
-    if publish.is_empty() {
+    let publish = &request.publish;
+    if publish.is_empty() && request.tap.is_none() {
         return Ok(());
     }
-    if descriptor.network == Network::None {
-        return bad("the image has no network, so no port can be published");
+    let Network::Nat { reach, .. } = &descriptor.network else {
+        return bad("the image has no network, so no port can be published and no tap device used");
+    };
+    if !publish.is_empty() && request.tap.is_some() {
+        return bad("a VM on a tap device publishes no ports: clients reach its own address");
+    }
+    if let Some(closed) = publish.iter().find(|p| !reach.listens(p.guest)) {
+        return Err(LaunchError::Refused {
+            reject: Reject::ShapeNotAllowed,
+            detail: format!("the image lets no client connect to its port {}", closed.guest),
+            hint: "publish a port the image listens on; `coffer image inspect` shows them",
+        });
     }
     if publish.len() > PUBLISH_MAX {
         return bad("at most 32 ports can be published");
@@ -113,9 +127,7 @@ fn check_publish(descriptor: &Descriptor, publish: &[Publish]) -> Result<(), Lau
     if publish.iter().any(|p| p.host == 0 || p.guest == 0) {
         return bad("port 0 cannot be published");
     }
-    let mut hosts: Vec<u16> = publish.iter().map(|p| p.host).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
+    let hosts: BTreeSet<u16> = publish.iter().map(|p| p.host).collect();
     if hosts.len() != publish.len() {
         return bad("a host port is published twice");
     }
@@ -146,30 +158,66 @@ fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
     }
 }
 
-fn launch_disk(disk: &Disk) -> LaunchDisk {
-    let Disk::Integrity { name, data_size, root_hash, .. } = disk;
-    LaunchDisk {
-        name: name.clone(),
-        kind: "integrity".into(),
-        root_hash: Some(*root_hash),
-        size: *data_size,
+/// The image's disks, raw ones as they were given, then those that were given beside. The record and the VM process name
+/// them in one order.
+fn disks(
+    descriptor: &Descriptor,
+    given: &[RawDisk],
+) -> Result<Vec<(LaunchDisk, DiskSpec)>, LaunchError> {
+    let bad = |why: String| Err(LaunchError::BadRequest(why));
+    let mut all = Vec::new();
+    for disk in &descriptor.disks {
+        let name = disk.name();
+        all.push(match (disk, given.iter().find(|raw| raw.name == name)) {
+            (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
+                let (data_size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
+                let launched = launch_disk(name, "integrity", Some(root_hash), data_size);
+                (launched, DiskSpec::Integrity { data_size, root_hash, salt })
+            }
+            (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
+            (_, Some(_)) => return bad(format!("the image has a disk `{name}` of its own")),
+            (_, None) => return bad(format!("the image needs a raw disk `{name}`")),
+        });
     }
+    let others = given.iter().filter(|raw| all.iter().all(|(disk, _)| disk.name != raw.name));
+    let others: Vec<_> = others.map(raw_disk).collect();
+    all.extend(others);
+    let names: BTreeSet<&str> = given.iter().map(|raw| raw.name.as_str()).collect();
+    if names.len() < given.len() || !names.into_iter().all(coffer_image::rules::is_name) {
+        return bad("each disk has a name of its own, 1 to 63 of a-z, 0-9 and `-`".into());
+    }
+    if all.len() > DISKS_MAX {
+        return bad(format!("a VM has at most {DISKS_MAX} disks"));
+    }
+    Ok(all)
 }
 
-fn disk_spec(disk: &Disk) -> DiskSpec {
-    let Disk::Integrity { data_size, root_hash, salt, .. } = disk;
-    DiskSpec::Integrity { data_size: *data_size, root_hash: *root_hash, salt: salt.clone() }
+fn raw_disk(raw: &RawDisk) -> (LaunchDisk, DiskSpec) {
+    (launch_disk(&raw.name, "raw", None, raw.size), DiskSpec::Raw { size: raw.size })
+}
+
+fn launch_disk(name: &str, kind: &str, root_hash: Option<Digest>, size: u64) -> LaunchDisk {
+    LaunchDisk { name: name.into(), kind: kind.into(), root_hash, size }
 }
 
 /// One NIC for an image with a network. Its address is random with the instance: locally administered,
 /// unicast (IEEE 802, 8.2).
-fn nics(network: &Network, id: &InstanceId, own: &[Ipv4Addr]) -> Vec<NetSpec> {
+fn nics(
+    descriptor: &Descriptor,
+    request: &CreateVm,
+    id: &InstanceId,
+    own: &[Ipv4Addr],
+) -> Vec<NetSpec> {
+    let Network::Nat { address, reach, .. } = &descriptor.network else { return Vec::new() };
     let [a, b, c, d, e, ..] = id.0;
-    match network {
-        Network::None => Vec::new(),
-        Network::Nat { .. } => {
-            let mac = [0x02, a, b, c, d, e];
-            vec![NetSpec { mac, backend: NetBackend::Passt, deny: own.to_vec() }]
-        }
-    }
+    vec![NetSpec {
+        mac: [0x02, a, b, c, d, e],
+        address: *address,
+        backend: request.tap.as_ref().map_or(NetBackend::Passt, |_| NetBackend::Tap),
+        deny: own.to_vec(),
+        reach: reach.clone(),
+        verifier: descriptor.verifier.as_ref().and_then(VerifierPin::endpoint),
+        dhcp: request.box_kind == BoxKind::Open,
+        limit: request.network_limit,
+    }]
 }

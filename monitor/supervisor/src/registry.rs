@@ -1,17 +1,14 @@
 //! The VMs of this host, by name and id, and the names and ports promised to launches under way.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use coffer_formats::Digest;
 use coffer_monitor_wire::api::{CreateVm, Publish};
 
 use crate::history::{History, Kept};
-use crate::launch_error::LaunchError;
-use crate::plan::check_name;
 use crate::vm::{LaunchClock, Vm};
-use crate::vm_process::Control;
+use crate::{launch_error::LaunchError, plan::check_name, vm_process::Control};
 
 /// Most VMs kept, ended ones included, and launches under way: each ended one keeps its console.
 const VMS_MAX: usize = 512;

@@ -2,13 +2,9 @@
 //! after the monitor itself. It is a launch like any other, from the request as it came: measured anew, with a vTPM and an
 //! instance id of its own.
 
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{sync::Arc, thread, time::Duration};
 
-use crate::host::Host;
-use crate::launch;
-use crate::vm::Vm;
+use crate::{host::Host, launch, vm::Vm};
 
 /// Wait before the first restart; each further one waits twice as long.
 const FIRST: Duration = Duration::from_secs(1);

@@ -1,13 +1,11 @@
 //! The management API (SPEC 1.7, 6.4). Handlers only translate; what blocks runs on the blocking pool.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,23 +14,18 @@ use coffer_host_tpm::{HostTpm, HostTpmError, event_log};
 use coffer_monitor_wire::api::{
     CreateVm, HostInfo, Measurements, OPENAPI, StopVm, VmEvent, VmInfo, VmState, VmStats,
 };
+use futures_util::stream::unfold;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::sync::mpsc;
 
-use crate::api_error::ApiError;
-use crate::config::Profile;
-use crate::console::{Chunk, Console};
-use crate::enroll;
-use crate::history;
-use crate::host::Host;
-use crate::launch;
-use crate::launch_error::LaunchError;
-use crate::metrics;
+use crate::console::Chunk;
 use crate::registry::{Entry, NotFound};
-use crate::serve::Shutdown;
-use crate::vm::Vm;
+use crate::{
+    api_error::ApiError, config::Profile, enroll, history, host::Host, launch,
+    launch_error::LaunchError, metrics,
+};
 
 /// Most bytes of a request: the largest is an enrolment challenge, a few KiB.
 const BODY_MAX: usize = 64 << 10;
@@ -45,7 +38,7 @@ pub struct App {
     /// The host.
     pub host: Arc<Host>,
     /// Ends the server.
-    pub shutdown: Shutdown,
+    pub shutdown: Arc<Notify>,
 }
 
 type Answer<T> = Result<T, ApiError>;
@@ -65,10 +58,11 @@ pub fn router(app: App) -> Router {
         .route("/v1/vms/{id}", get(show_vm).delete(delete_vm))
         .route("/v1/vms/{id}/logs", get(vm_logs))
         .route("/v1/vms/{id}/measurements", get(vm_measurements))
+        .route("/v1/vms/{id}/console", post(type_in))
         .route("/v1/vms/{id}/stats", get(vm_stats))
         .route("/v1/vms/{id}/stop", post(stop_vm))
-        .route("/v1/vms/{id}/pause", post(async |app, id| set_paused(app, id, true).await))
-        .route("/v1/vms/{id}/resume", post(async |app, id| set_paused(app, id, false).await))
+        .route("/v1/vms/{id}/pause", post(async |entry| set_paused(entry, true).await))
+        .route("/v1/vms/{id}/resume", post(async |entry| set_paused(entry, false).await))
         .route("/v1/vms/{id}/reset", post(reset_vm))
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
@@ -108,14 +102,15 @@ async fn host_power_off(State(app): State<App>) -> Answer<StatusCode> {
         return Err(ApiError::bad_request("this is not a sealed host")
             .hint("stop the coffer-monitor service as any other"));
     }
-    app.shutdown.ask();
+    app.shutdown.notify_one();
     Ok(StatusCode::ACCEPTED)
 }
 
 async fn create_vm(State(app): State<App>, body: Bytes) -> Answer<(StatusCode, Json<VmInfo>)> {
     let request: CreateVm = parse(&body)?;
     let create = move || match launch::launch(&app.host, &request, None) {
-        Err(error @ LaunchError::NameTaken(_)) => {
+        // Its disk is looked at before its name.
+        Err(error @ (LaunchError::NameTaken(_) | LaunchError::Disk("disk-in-use", ..))) => {
             app.host.registry.made_by(&request).map(|vm| (StatusCode::OK, vm)).ok_or(error)
         }
         launched => launched.map(|vm| (StatusCode::CREATED, vm)),
@@ -129,38 +124,30 @@ async fn openapi() -> impl IntoResponse {
 }
 
 async fn events(State(app): State<App>) -> Response {
-    let (send, receive) = mpsc::channel(1);
-    tokio::spawn(copy_events(app.host.registry.history.listen(), send));
-    let body = Body::from_stream(Follow(receive));
-    ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+    let lines = unfold(app.host.registry.history.listen(), async |mut events| {
+        Some((Ok::<_, Infallible>(next_event(&mut events).await?), events))
+    });
+    ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
 
-/// One line for each event, until the reader leaves. One that reads too slowly is told how many it missed.
-async fn copy_events(mut events: Receiver<VmEvent>, to: mpsc::Sender<Vec<u8>>) {
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = to.closed() => return,
-        };
-        let event = match event {
-            Ok(event) => event,
-            Err(RecvError::Lagged(count)) => history::lost(count),
-            Err(RecvError::Closed) => return,
-        };
-        let Ok(mut line) = serde_json::to_vec(&event) else { return };
-        line.push(b'\n');
-        if to.send(line).await.is_err() {
-            return;
-        }
-    }
+/// The line of the next event. One that reads too slowly is told how many it missed.
+async fn next_event(events: &mut Receiver<VmEvent>) -> Option<Vec<u8>> {
+    let event = match events.recv().await {
+        Ok(event) => event,
+        Err(RecvError::Lagged(count)) => history::lost(count),
+        Err(RecvError::Closed) => return None,
+    };
+    let mut line = serde_json::to_vec(&event).ok()?;
+    line.push(b'\n');
+    Some(line)
 }
 
 async fn list_vms(State(app): State<App>) -> Json<Vec<VmInfo>> {
     Json(app.host.registry.list().iter().map(|entry| entry.vm.info()).collect())
 }
 
-async fn show_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<VmInfo>> {
-    Ok(Json(find(&app, &id)?.vm.info()))
+async fn show_vm(Entry { vm, .. }: Entry) -> Json<VmInfo> {
+    Json(vm.info())
 }
 
 /// One that is not there need not be removed (RFC 9110 9.2.2).
@@ -175,19 +162,11 @@ async fn delete_vm(State(app): State<App>, Path(id): Path<String>) -> Answer<Sta
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn vm_measurements(
-    State(app): State<App>,
-    Path(id): Path<String>,
-) -> Answer<Json<Measurements>> {
-    Ok(Json(find(&app, &id)?.vm.measurements.clone()))
+async fn vm_measurements(Entry { vm, .. }: Entry) -> Json<Measurements> {
+    Json(vm.measurements.clone())
 }
 
-async fn stop_vm(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer<Json<VmInfo>> {
-    let entry = find(&app, &id)?;
+async fn stop_vm(entry: Entry, body: Bytes) -> Answer<Json<VmInfo>> {
     let vm = Arc::clone(&entry.vm);
     blocking(move || stop(&entry, &body)).await??;
     Ok(Json(vm.info()))
@@ -202,12 +181,7 @@ fn stop(entry: &Entry, body: &[u8]) -> Answer<()> {
 }
 
 /// Ends it, if it has not ended, and launches it again.
-async fn reset_vm(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer<Json<VmInfo>> {
-    let entry = find(&app, &id)?;
+async fn reset_vm(State(app): State<App>, entry: Entry, body: Bytes) -> Answer<Json<VmInfo>> {
     let reset = move || {
         stop(&entry, &body)?;
         entry.vm.ask_again();
@@ -217,12 +191,7 @@ async fn reset_vm(
     Ok(Json(blocking(reset).await??.info()))
 }
 
-async fn set_paused(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    paused: bool,
-) -> Answer<Json<VmInfo>> {
-    let Entry { vm, control } = find(&app, &id)?;
+async fn set_paused(Entry { vm, control }: Entry, paused: bool) -> Answer<Json<VmInfo>> {
     let Some(control) = control.filter(|_| vm.info().state != VmState::Launching) else {
         return Err(ApiError::not_running(format!("`{}` does not run", vm.name)));
     };
@@ -234,11 +203,10 @@ async fn set_paused(
     }
 }
 
-async fn vm_stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<VmStats>> {
-    let vm = find(&app, &id)?.vm;
+async fn vm_stats(State(app): State<App>, Entry { vm, .. }: Entry) -> Json<VmStats> {
     let (info, group) = (vm.info(), vm.id.to_hex());
     let figure = |file: &str, key: &str| app.host.groups.as_ref().ok()?.figure(&group, file, key);
-    Ok(Json(VmStats {
+    Json(VmStats {
         id: vm.id,
         name: info.name,
         state: info.state,
@@ -249,7 +217,7 @@ async fn vm_stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json
         restarts: info.restarts,
         console_bytes: vm.console.written(),
         refusals: vm.refusals(),
-    }))
+    })
 }
 
 #[derive(Deserialize)]
@@ -262,13 +230,18 @@ struct LogsQuery {
 async fn vm_logs(
     State(app): State<App>,
     Path(id): Path<String>,
-    query: Result<Query<LogsQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Answer<Response> {
     let Query(LogsQuery { follow }) =
         query.map_err(|_| ApiError::bad_request("`follow` is true or false"))?;
     let vm = find(&app, &id)?.vm;
     let body = if follow {
-        Body::from_stream(Follow::start(&vm))
+        // Ends with the VM or with the reader.
+        let console = Arc::clone(&vm.console);
+        Body::from_stream(unfold((console, 0), async |(console, position)| {
+            let Chunk::Bytes(bytes, next) = console.next(position).await else { return None };
+            Some((Ok::<_, Infallible>(bytes), (console, next)))
+        }))
     } else {
         match vm.console.read(0) {
             Chunk::Bytes(bytes, _) => Body::from(bytes),
@@ -278,43 +251,28 @@ async fn vm_logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }
 
-/// A console as a response body that grows. Its task ends with the VM or with the reader.
-struct Follow(mpsc::Receiver<Vec<u8>>);
-
-impl Follow {
-    fn start(vm: &Arc<Vm>) -> Self {
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(copy_console(Arc::clone(&vm.console), send));
-        Self(receive)
+/// Types what the request body brings, as it comes.
+async fn type_in(Entry { vm, .. }: Entry, body: Body) -> Answer<StatusCode> {
+    if vm.has_ended() {
+        return Err(ApiError::not_running(format!("`{}` has ended", vm.name)));
     }
-}
-
-async fn copy_console(console: Arc<Console>, to: mpsc::Sender<Vec<u8>>) {
-    let mut position = 0;
-    loop {
-        let chunk = tokio::select! {
-            chunk = console.next(position) => chunk,
-            () = to.closed() => return,
-        };
-        let Chunk::Bytes(bytes, next) = chunk else { return };
-        position = next;
-        if to.send(bytes).await.is_err() {
-            return;
-        }
-    }
-}
-
-impl futures_core::Stream for Follow {
-    type Item = Result<Vec<u8>, std::convert::Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(Ok))
-    }
+    vm.console.type_in(body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("the request body is not acceptable: {e}")))
+}
+
+/// The VM that a path names.
+impl FromRequestParts<App> for Entry {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Response> {
+        let Path(id): Path<String> =
+            Path::from_request_parts(parts, app).await.map_err(IntoResponse::into_response)?;
+        find(app, &id).map_err(IntoResponse::into_response)
+    }
 }
 
 fn find(app: &App, id: &str) -> Answer<Entry> {

@@ -1,12 +1,10 @@
 //! The server: one Unix socket, its owner's alone; one monitor per state directory; an orderly end.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    io, net::SocketAddr, os::unix::fs::FileTypeExt, os::unix::net::UnixStream, sync::Arc,
+    time::Duration,
+};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,12 +13,8 @@ use tokio::sync::Notify;
 use crate::config::{Config, Profile};
 use crate::gate::{Gate, Place};
 use crate::host::{Host, HostError};
-use crate::kvm;
-use crate::log;
-use crate::process::close_inherited;
-use crate::restart;
 use crate::routes::{self, App};
-use crate::state::StateError;
+use crate::{kvm, log, process::close_inherited, restart, state::StateError};
 
 /// Time guests get when the monitor ends.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -68,17 +62,6 @@ impl ServeError {
     }
 }
 
-/// Ends the server when asked.
-#[derive(Clone, Default)]
-pub struct Shutdown(Arc<Notify>);
-
-impl Shutdown {
-    /// Asks.
-    pub fn ask(&self) {
-        self.0.notify_one();
-    }
-}
-
 /// Serves until told to end, then stops all VMs and leaves nothing behind.
 pub fn run(config: Config) -> Result<(), ServeError> {
     close_inherited().map_err(|e| ServeError::System("cannot read /proc/self/fd", e))?;
@@ -110,13 +93,13 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     let system = |e| ServeError::System("cannot wait for signals", e);
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    let socket = Socket::bind(&host.config.socket)?;
+    let (listener, _socket) = bind(&host.config.socket)?;
     let tcp = match host.config.tcp {
         Some(address) => Some(bind_tcp(address).await?),
         None => None,
     };
-    let shutdown = Shutdown::default();
-    let router = routes::router(App { host: Arc::clone(&host), shutdown: shutdown.clone() });
+    let shutdown = Arc::new(Notify::new());
+    let router = routes::router(App { host: Arc::clone(&host), shutdown: Arc::clone(&shutdown) });
     let tls = match host.config.tls.clone() {
         Some(tls) => {
             let address = tls.listen;
@@ -127,7 +110,7 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     };
     tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
     let plain = router.clone().into_make_service_with_connect_info::<Place>();
-    let unix = axum::serve(Gate::new(socket.listener), plain.clone());
+    let unix = axum::serve(Gate::new(listener), plain.clone());
     let over_tcp = async {
         match tcp {
             Some(listener) => axum::serve(Gate::new(listener), plain.clone()).await,
@@ -146,7 +129,7 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
         result = over_tcp => result.map_err(|e| ServeError::System("serving", e)),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        () = shutdown.0.notified() => Ok(()),
+        () = shutdown.notified() => Ok(()),
     }
 }
 
@@ -159,24 +142,17 @@ fn end_vms(host: &Host) {
     });
 }
 
-/// A listening socket and the path that goes with it.
-struct Socket {
-    listener: UnixListener,
-    _path: SocketPath,
-}
-
+/// A path that a socket is bound to; removed when dropped.
 struct SocketPath(PathBuf);
 
-impl Socket {
-    fn bind(path: &Path) -> Result<Self, ServeError> {
-        let failed = |e| ServeError::Listen(path.display().to_string(), e);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(failed)?;
-        }
-        remove_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        Ok(Self { listener, _path: SocketPath(path.to_owned()) })
+fn bind(path: &Path) -> Result<(UnixListener, SocketPath), ServeError> {
+    let failed = |e| ServeError::Listen(path.display().to_string(), e);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
     }
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    Ok((listener, SocketPath(path.to_owned())))
 }
 
 impl Drop for SocketPath {

@@ -2,9 +2,7 @@
 //! that the client CA signed and that is in force. There is nothing in between: who has one manages this host.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
 use axum_server::tls_rustls::RustlsConfig;

@@ -24,9 +24,7 @@ pub fn next() -> Result<u32, LaunchError> {
 /// A random instance id.
 pub fn instance_id() -> Result<InstanceId, LaunchError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| LaunchError::System {
-        what: "random numbers",
-        source: std::io::Error::other(e),
-    })?;
+    getrandom::fill(&mut id)
+        .map_err(|e| LaunchError::System("random numbers", std::io::Error::other(e)))?;
     Ok(InstanceId(id))
 }

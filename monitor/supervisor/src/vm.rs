@@ -3,6 +3,7 @@
 //! ```text
 //!  Launching --vCPUs run--> Booting --status--> Started --> Attested --> Running      (any of them <--> Paused)
 //!      |                       |                   |           |           |
+//!      | (raw root: Running)   |                   |           |           |
 //!      +-----------------------+--------- end -----+-----------+-----------+--> Stopped | Failed | Restarting
 //! ```
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
@@ -20,12 +21,11 @@ use coffer_monitor_wire::api::{
 };
 use coffer_monitor_wire::{EndReason, Refusal};
 
-use crate::console::Console;
-use crate::evidence::VmIdentity;
 use crate::history::{History, Kept};
-use crate::launch_error::LaunchError;
-use crate::process::printable;
-use crate::verdict::{Failure, Verdict};
+use crate::verdict::Verdict;
+use crate::{
+    console::Console, evidence::VmIdentity, launch_error::LaunchError, process::printable,
+};
 
 /// A VM.
 pub struct Vm {
@@ -74,7 +74,8 @@ enum Next {
 #[derive(Debug, Clone)]
 pub struct LaunchClock {
     start: Instant,
-    timings: Vec<Timing>,
+    /// Steps so far.
+    pub timings: Vec<Timing>,
 }
 
 impl LaunchClock {
@@ -86,11 +87,6 @@ impl LaunchClock {
     /// A step ended now.
     pub fn mark(&mut self, step: &str) {
         self.timings.push(self.timing(step));
-    }
-
-    /// Steps so far.
-    pub fn timings(&self) -> Vec<Timing> {
-        self.timings.clone()
     }
 
     fn timing(&self, step: &str) -> Timing {
@@ -163,24 +159,27 @@ impl Vm {
         Kept { info, request: self.request.clone(), measurements: self.measurements.clone() }
     }
 
-    /// The vCPUs run.
+    /// The vCPUs run. A root disk that brings its own init says no more of itself, so that is as far as it gets.
     pub fn running(&self) {
-        self.advance(VmState::Booting, "run");
+        let disks = self.identity.iter().flat_map(|identity| &identity.record.disks);
+        let raw_root = disks.take(1).any(|disk| disk.kind == "raw");
+        let _ = self.advance(if raw_root { VmState::Running } else { VmState::Booting }, "run");
     }
 
-    /// The guest tells how far it is.
-    pub fn reported(&self, phase: Phase, detail: &str) {
-        match phase {
-            Phase::Started => self.advance(VmState::Started, "init"),
-            Phase::Mounted => self.advance(VmState::Started, "mounted"),
-            Phase::Attested => self.advance(VmState::Attested, "attested"),
-            Phase::Running => self.advance(VmState::Running, "running"),
-            Phase::Exited => {}
+    /// The guest tells how far it is. True if that is further than before.
+    pub fn reported(&self, phase: Phase, detail: &str) -> bool {
+        let (state, step) = match phase {
+            Phase::Started => (VmState::Started, "init"),
+            Phase::Mounted => (VmState::Started, "mounted"),
+            Phase::Attested => (VmState::Attested, "attested"),
+            Phase::Running => (VmState::Running, "running"),
+            Phase::Exited => return false,
             Phase::Failed => {
-                let mut life = self.lock();
-                life.guest_failure.get_or_insert_with(|| printable(detail));
+                self.lock().guest_failure.get_or_insert_with(|| printable(detail));
+                return false;
             }
-        }
+        };
+        self.advance(state, step)
     }
 
     /// What the guest was refused so far, as its VM process counted it.
@@ -206,15 +205,16 @@ impl Vm {
             return;
         }
         let asked = life.stop_asked || life.kill_asked;
-        let Verdict { state, failure } = match (reason, &life.network_failure) {
+        let verdict = match (reason, &life.network_failure) {
             (EndReason::Killed, Some(said)) if !asked => {
                 Verdict::failed(Reporter::Monitor, NETWORK_FAILED, said)
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        tracing::info!(vm = %self.id, name = %self.name, ?state, reason = failure.as_ref().map(|f| f.code.as_str()), reported_by = ?failure.as_ref().map(|f| f.reporter), detail = ?failure.as_ref().map(|f| f.detail.as_str()), "ended");
-        let due = !asked && self.is_due(reason, state, life.info.restarts);
-        life.fail(state, failure);
+        life.fail(verdict);
+        let VmInfo { state, reason: code, reported_by, detail, restarts, .. } = &life.info;
+        tracing::info!(vm = %self.id, name = %self.name, ?state, reason = code, ?reported_by, ?detail, "ended");
+        let due = !asked && self.is_due(reason, *state, *restarts);
         life.next = if due { Next::Policy } else { Next::Nothing };
         life.ended = true;
         // What is kept is never behind what is told.
@@ -274,8 +274,7 @@ impl Vm {
         let mut life = self.lock();
         let by_policy = life.next == Next::Policy;
         if life.next != Next::Nothing {
-            let failed = Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string());
-            life.fail(failed.state, failed.failure);
+            life.fail(Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string()));
             life.info.restarts = life.info.restarts.saturating_add(by_policy.into());
         }
         let lasting = matches!(error, LaunchError::Refused { .. } | LaunchError::ShuttingDown);
@@ -368,16 +367,18 @@ impl Vm {
         until(&life)
     }
 
-    fn advance(&self, state: VmState, step: &str) {
+    fn advance(&self, state: VmState, step: &str) -> bool {
         let mut life = self.lock();
         let repeated = life.info.timings.iter().any(|timing| timing.step == step);
-        if life.ended || repeated || rank(state) < rank(life.info.state) {
-            return;
+        // `VmState` is in the order in which a VM gets there.
+        if life.ended || repeated || state < life.info.state {
+            return false;
         }
         life.info.state = state;
         life.info.timings.push(self.clock.timing(step));
         drop(life);
         self.note();
+        true
     }
 
     /// Tells everybody how it is now.
@@ -407,22 +408,11 @@ impl Life {
         VmInfo { state, ..self.info.clone() }
     }
 
-    fn fail(&mut self, state: VmState, failure: Option<Failure>) {
+    fn fail(&mut self, Verdict { state, failure }: Verdict) {
         self.info.state = state;
         self.info.reason = failure.as_ref().map(|failure| failure.code.clone());
         self.info.reported_by = failure.as_ref().map(|failure| failure.reporter);
         self.info.detail = failure.map(|failure| failure.detail);
-    }
-}
-
-fn rank(state: VmState) -> u8 {
-    match state {
-        VmState::Launching => 0,
-        VmState::Booting => 1,
-        VmState::Started => 2,
-        VmState::Attested => 3,
-        VmState::Running => 4,
-        _ => 5,
     }
 }
 
@@ -442,6 +432,9 @@ pub(crate) mod tests {
             vcpus: None,
             memory_mib: None,
             publish: vec![Publish { host: 8443, guest: 443 }],
+            disks: vec![],
+            tap: None,
+            network_limit: Default::default(),
             restart,
         };
         let info = VmInfo {

@@ -1,14 +1,9 @@
 //! The VM process and its companions, from the spec to the end.
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{io::Read, os::unix::net::UnixStream, path::Path, sync::Arc, thread, time::Duration};
 
 use coffer_formats::channel;
 use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
@@ -16,12 +11,8 @@ use coffer_vtpm::Vtpm;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::channel::Channels;
-use crate::group::Group;
-use crate::launch_error::LaunchError;
 use crate::process::{Owned, Tail};
-use crate::state::VmDir;
-use crate::vm::Vm;
+use crate::{channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::Vm};
 
 /// How long a VM process may take to exit after it said how it ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +28,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// A VM process that waits for its spec.
 pub struct VmProcess {
     process: Owned,
-    control: Control,
+    /// The power over it.
+    pub control: Control,
     errors: Tail,
 }
 
@@ -66,6 +58,12 @@ struct Reins {
 }
 
 impl Control {
+    /// Tells it that the guest has attested.
+    pub fn open_network(&self) {
+        // A VM process that is gone needs no telling.
+        let _ = wire::send(self.0.socket.as_fd(), &wire::Command::OpenNetwork, &[]);
+    }
+
     /// Has it stand still, or go on. True if it does; false if it ended or does not obey.
     pub fn pause(&self, vm: &Vm, paused: bool) -> bool {
         let word = if paused { wire::Command::Pause } else { wire::Command::Resume };
@@ -92,7 +90,7 @@ impl VmProcess {
     /// Starts one. It has descriptors of nothing but its control socket.
     pub fn spawn(program: &Path) -> Result<Self, LaunchError> {
         let failed = |e: std::io::Error| LaunchError::Vmm(e.to_string());
-        let (control, theirs) =
+        let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| failed(e.into()))?;
         let mut command = Command::new(program);
@@ -101,25 +99,14 @@ impl VmProcess {
         let pidfd = pidfd_open(Pid::from_child(process.child()), PidfdFlags::empty())
             .map_err(|e| failed(e.into()))?;
         let errors = process.child().stderr.take().map(|pipe| Tail::follow(pipe, |_| {}));
-        Ok(Self {
-            process,
-            control: Control(Arc::new(Reins {
-                socket: control,
-                pidfd,
-                killed: AtomicBool::new(false),
-            })),
-            errors: errors.transpose().map_err(failed)?.unwrap_or_default(),
-        })
+        let errors = errors.transpose().map_err(failed)?.unwrap_or_default();
+        let control = Control(Arc::new(Reins { socket, pidfd, killed: false.into() }));
+        Ok(Self { process, control, errors })
     }
 
     /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    /// The power over it.
-    pub fn control(&self) -> Control {
-        self.control.clone()
     }
 
     /// Hands over the spec and everything it names, and supervises until the end on a thread of its own.
@@ -143,41 +130,19 @@ impl VmProcess {
             watch_network(vm, &self.control, passt)
                 .map_err(LaunchError::system("watching the network backend"))?;
         }
-        let supervision = Supervision {
-            vm: Arc::clone(vm),
-            control: self.control,
-            process: self.process,
-            errors: self.errors,
-            companions,
-            channels,
-        };
-        thread::Builder::new()
-            .name("vm".into())
-            .spawn(move || supervision.run())
-            .map(drop)
-            .map_err(failed)
+        let vm = Arc::clone(vm);
+        let run = move || self.run(&vm, companions, &channels);
+        thread::Builder::new().name("vm".into()).spawn(run).map(drop).map_err(failed)
     }
-}
 
-struct Supervision {
-    vm: Arc<Vm>,
-    control: Control,
-    process: Owned,
-    errors: Tail,
-    companions: Companions,
-    channels: Channels,
-}
-
-impl Supervision {
-    fn run(self) {
-        let reason = self.follow();
-        let Self { vm, control, process, errors, companions, .. } = self;
-        let status = process.end_within(EXIT_PATIENCE);
-        let killed = control.0.killed.load(Ordering::Acquire).then_some(EndReason::Killed);
+    fn run(self, vm: &Arc<Vm>, companions: Companions, channels: &Channels) {
+        let reason = self.follow(vm, channels);
+        let status = self.process.end_within(EXIT_PATIENCE);
+        let killed = self.control.0.killed.load(Ordering::Acquire).then_some(EndReason::Killed);
         let reason = reason.or(killed).unwrap_or_else(|| {
             let status =
                 status.map_or_else(|| "without a word".to_owned(), |s| format!("with {s}"));
-            let said = errors.last_line_within(LAST_WORDS);
+            let said = self.errors.last_line_within(LAST_WORDS);
             let said = said.map(|line| format!(": {line}")).unwrap_or_default();
             EndReason::Failed { detail: format!("the VM process ended {status}{said}") }
         });
@@ -187,17 +152,17 @@ impl Supervision {
     }
 
     /// Follows the events; how it ended, if the VM process could still say so.
-    fn follow(&self) -> Option<EndReason> {
+    fn follow(&self, vm: &Arc<Vm>, channels: &Channels) -> Option<EndReason> {
         loop {
             match wire::receive::<Event>(self.control.0.socket.as_fd()) {
                 Ok(Some((Event::Running { setup_us }, _))) => {
                     tracing::debug!(setup_us, "vCPUs run");
-                    self.vm.running();
+                    vm.running();
                 }
-                Ok(Some((Event::Channel { port }, fds))) => self.open_channel(port, fds),
-                Ok(Some((Event::Refused { counts }, _))) => self.vm.refused(counts),
-                Ok(Some((Event::Paused, _))) => self.vm.is_paused(true),
-                Ok(Some((Event::Resumed, _))) => self.vm.is_paused(false),
+                Ok(Some((Event::Channel { port }, fds))) => open_channel(vm, channels, port, fds),
+                Ok(Some((Event::Refused { counts }, _))) => vm.refused(counts),
+                Ok(Some((Event::Paused, _))) => vm.is_paused(true),
+                Ok(Some((Event::Resumed, _))) => vm.is_paused(false),
                 Ok(Some((Event::Ended { reason }, _))) => return Some(reason),
                 Ok(None) => return None,
                 Err(error) => {
@@ -207,15 +172,13 @@ impl Supervision {
             }
         }
     }
+}
 
-    fn open_channel(&self, port: u32, fds: Vec<OwnedFd>) {
-        match fds.into_iter().next() {
-            Some(stream) if port == channel::PORT => {
-                self.channels.serve(&self.vm, UnixStream::from(stream))
-            }
-            // Nothing else is served; closing the stream tells the guest.
-            _ => tracing::debug!(port, "guest connected to a port nobody serves"),
-        }
+fn open_channel(vm: &Arc<Vm>, channels: &Channels, port: u32, fds: Vec<OwnedFd>) {
+    match fds.into_iter().next() {
+        Some(stream) if port == channel::PORT => channels.serve(vm, UnixStream::from(stream)),
+        // Nothing else is served; closing the stream tells the guest.
+        _ => tracing::debug!(port, "guest connected to a port nobody serves"),
     }
 }
 
@@ -225,9 +188,8 @@ fn watch_network(vm: &Arc<Vm>, control: &Control, passt: &mut Owned) -> std::io:
     let (vm, control) = (Arc::clone(vm), control.clone());
     let at_end = move |tail: &Tail| {
         if !vm.has_ended() {
-            vm.note_network_failure(
-                tail.last_line().unwrap_or_else(|| "it ended without a word".into()),
-            );
+            let said = tail.last_line();
+            vm.note_network_failure(said.unwrap_or_else(|| "it ended without a word".into()));
             control.end(&vm);
         }
     };

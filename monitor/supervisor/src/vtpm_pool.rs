@@ -4,18 +4,15 @@
 //! Making one takes a CPU for a while, so it is done when launches rest. Where none is ready a launch makes its own,
 //! and learns what is wrong if that fails.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{collections::VecDeque, path::PathBuf};
 
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
-use crate::ek_certificate::VtpmAuthority;
-use crate::launch_error::LaunchError;
 use crate::state::{StateDir, VmDir};
-use crate::uid;
+use crate::{ek_certificate::VtpmAuthority, launch_error::LaunchError, uid};
 
 /// How many are kept ready.
 const READY: usize = 2;
@@ -81,10 +78,7 @@ impl VtpmPool {
 
     /// One that is ready or almost, or a new one.
     pub fn take(&self) -> Result<Ready, LaunchError> {
-        match self.shared.take() {
-            Some(ready) => Ok(ready),
-            None => self.shared.maker.make(),
-        }
+        self.shared.take().map_or_else(|| self.shared.maker.make(), Ok)
     }
 
     /// How many are ready.
@@ -180,11 +174,8 @@ impl Maker {
         let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state, walls })?;
         directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
         let keyed = swtpm.initialise()?.make_keys()?;
-        let certificate = self.authority.certify(&keyed.keys().ek);
-        let certificate = certificate.map_err(|e| LaunchError::System {
-            what: "certifying the vEK",
-            source: std::io::Error::other(e),
-        })?;
+        let certificate = self.authority.certify(&keyed.keys.ek).map_err(std::io::Error::other);
+        let certificate = certificate.map_err(LaunchError::system("certifying the vEK"))?;
         Ok(Ready { vtpm: keyed.certify(&certificate)?, directory })
     }
 }
@@ -227,7 +218,7 @@ mod tests {
         wait_for(&pool, 2);
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
         let names: std::collections::BTreeSet<String> =
-            [&own, &first, &second].map(|ready| ready.vtpm.keys().ek.object_name().to_hex()).into();
+            [&own, &first, &second].map(|ready| ready.vtpm.keys.ek.object_name().to_hex()).into();
         assert_eq!(names.len(), 3);
         wait_for(&pool, 2);
         assert_eq!(folders(dir.path()), 5);

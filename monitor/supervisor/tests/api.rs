@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use coffer_formats::launch::BoxKind;
+use coffer_image::descriptor::Disk;
 use coffer_monitor_wire::api::{HostInfo, VmInfo};
 use common::{Monitor, TestImage, serve};
 use serde_json::json;
@@ -105,6 +106,52 @@ fn refuses_an_open_image_as_a_closed_box() {
 }
 
 #[test]
+fn refuses_raw_disks_of_closed_boxes_and_those_that_cannot_be() {
+    let (monitor, image) = setup();
+    let disks = monitor.dir.path().join("disks");
+    fs::create_dir(&disks).unwrap();
+    fs::write(disks.join("a.raw"), [0; 4096]).unwrap();
+    let disk = |name: &str, path: &str| json!({ "name": name, "path": path });
+    let request = |kind: &str, image: &TestImage, list: &[serde_json::Value]| json!({ "image": image.path, "box": kind, "disks": list });
+    let a = disk("data", "a.raw");
+    refused(&monitor, &request("closed", &image, std::slice::from_ref(&a)), (403, "closed-box"));
+    for (list, expected) in [
+        (vec![disk("data", "absent.raw")], (422, "disk-unusable")),
+        (vec![disk("data", "/etc/passwd")], (422, "disk-unusable")),
+        (vec![a.clone(), disk("more", "a.raw")], (409, "disk-in-use")),
+        (vec![disk("root", "a.raw")], (400, "bad-request")),
+        (vec![disk("Data", "a.raw")], (400, "bad-request")),
+    ] {
+        refused(&monitor, &request("open", &image, &list), expected);
+    }
+    // An image that leaves its root to be given, without one and with one.
+    let bare = TestImage::write_with(&monitor.images().join("bare"), BoxKind::Open, |descriptor| {
+        descriptor.disks = vec![Disk::Raw { name: "root".into() }];
+    });
+    refused(&monitor, &request("open", &bare, &[]), (400, "bad-request"));
+    refused(&monitor, &request("open", &bare, std::slice::from_ref(&a)), (400, "bad-request"));
+}
+
+#[test]
+fn a_raw_disk_passes_every_check_up_to_kvm() {
+    let monitor = Monitor::start_on_bare_dev();
+    let image = TestImage::write(&monitor.images().join("test"), BoxKind::Closed);
+    let bare = TestImage::write_with(&monitor.images().join("bare"), BoxKind::Open, |descriptor| {
+        descriptor.disks = vec![Disk::Raw { name: "root".into() }];
+    });
+    let disks = monitor.dir.path().join("disks");
+    fs::create_dir(&disks).unwrap();
+    fs::write(disks.join("a.raw"), [0; 4096]).unwrap();
+    for (image, name) in [(&image, "data"), (&bare, "root")] {
+        let list = [json!({ "name": name, "path": "a.raw" })];
+        let request = json!({ "image": image.path, "box": "open", "disks": list });
+        // Twice: the lock is gone with the launch.
+        refused(&monitor, &request, (503, "kvm-unusable"));
+        refused(&monitor, &request, (503, "kvm-unusable"));
+    }
+}
+
+#[test]
 fn refuses_a_port_in_use_and_ports_that_make_no_sense() {
     let (monitor, image) = setup();
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -140,6 +187,13 @@ fn refuses_requests_that_do_not_parse() {
         ),
         ("GET", "/v1/vms/absent", "", (404, "not-found")),
         ("GET", "/v1/vms/absent/logs?follow=maybe", "", (400, "bad-request")),
+        ("POST", "/v1/vms/absent/console", "ls", (404, "not-found")),
+        (
+            "POST",
+            "/v1/vms",
+            r#"{"image":"test","box":"open","disks":[{"name":"a","path":"b","size":1}]}"#,
+            (400, "bad-request"),
+        ),
         ("POST", "/v1/vms/absent/pause", "", (404, "not-found")),
         ("POST", "/v1/vms/absent/reset", r#"{"grace_s":0}"#, (404, "not-found")),
         ("GET", "/v1/vms/absent/stats", "", (404, "not-found")),

@@ -8,7 +8,7 @@ use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::name::Name;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{
-    Digest, InstanceId, Nonce, ObjectName, Reject, binding, cbor, enroll, merkle,
+    Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, binding, cbor, enroll, merkle,
 };
 use coffer_formats::claims::HostClaims;
 use coffer_formats::evidence::QuotePart;

@@ -30,6 +30,9 @@ fn running(number: u8, name: &str, policy: RestartPolicy) -> Kept {
         vcpus: None,
         memory_mib: None,
         publish: publish.clone(),
+        disks: vec![],
+        tap: None,
+        network_limit: Default::default(),
         restart: Restart { policy, max: None },
     };
     let info = VmInfo {

@@ -1,5 +1,6 @@
 //! A hostile management role, as far as no VM is needed (SPEC 1.7, 2.2): what it sends, the images it names, the folder
 //! the monitor works in, the environment it starts it with. Each attempt has its twin, which is not refused.
+//! `tests/lab/tests/lab/management` has the rest.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod common;

@@ -11,9 +11,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_attestation::merkle;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
+use coffer_attestation::{Statement as _, merkle};
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
@@ -39,6 +42,7 @@ use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState};
 use coffer_monitor_wire::{FdRole, VmSpec};
 use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
+use http_body_util::channel::Channel;
 use rustix::process::{Pid, Signal, kill_process};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -100,9 +104,9 @@ fn launch_watched(
     let kernel = MemFile::copy("kernel", &b"kernel"[..]).unwrap();
     let log = vm_launch_log(
         "test",
-        &kernel.digest(),
-        &kernel.digest(),
-        &kernel.digest(),
+        &kernel.digest,
+        &kernel.digest,
+        &kernel.digest,
         &record.image_id,
         &record_bytes,
     );
@@ -114,9 +118,9 @@ fn launch_watched(
     })
     .unwrap();
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
-    let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys().ek).unwrap();
-    let events: Vec<_> = log.events.iter().map(|(pcr, _, digest, _)| (*pcr, *digest)).collect();
-    let measured = keyed.certify(&certificate).unwrap().measure(&events, &record_bytes).unwrap();
+    let certificate = VtpmAuthority::new().unwrap().certify(&keyed.keys.ek).unwrap();
+    let measured =
+        keyed.certify(&certificate).unwrap().measure(&log.events, &record_bytes).unwrap();
     let (vtpm, tpm_channel) = measured.seal().unwrap();
     let registry = Arc::new(Registry::default());
     let kept = Kept {
@@ -125,8 +129,8 @@ fn launch_watched(
         measurements: measurements::describe(&log, &record_bytes),
     };
     let identity = VmIdentity {
-        vak_name: vtpm.ak_name(),
-        vek_name: vtpm.ek_name(),
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
@@ -136,13 +140,15 @@ fn launch_watched(
     let disk_path = dir.path().join("disk");
     std::fs::write(&disk_path, [0; 4096]).unwrap();
     let disk = File::open(disk_path).unwrap();
+    // As the launch of an open box does it.
+    let input = (story == "hear").then(|| vm.console.open_input().unwrap());
     let spec = VmSpec {
         version: 1,
         vcpus: 1,
         memory_mib: 256,
         cmdline: story.into(),
-        kernel_size: kernel.size(),
-        initrd_size: kernel.size(),
+        kernel_size: kernel.size,
+        initrd_size: kernel.size,
         event_log: hex::encode(&log.log),
         disks: Vec::new(),
         nics: Vec::new(),
@@ -150,9 +156,15 @@ fn launch_watched(
         uid: 0x7000_0000,
         smt: false,
         console: true,
-        fds: vec![FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)],
+        fds: [FdRole::Kernel, FdRole::Initrd, FdRole::Tpm, FdRole::Disk(0)]
+            .into_iter()
+            .chain(input.iter().map(|_| FdRole::Input))
+            .collect(),
     };
-    let fds = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()];
+    let fds: Vec<_> = [kernel.as_fd(), kernel.as_fd(), tpm_channel.as_fd(), disk.as_fd()]
+        .into_iter()
+        .chain(input.iter().map(AsFd::as_fd))
+        .collect();
     let group = Group::dangerous_without_limits(
         &unified_hierarchy()
             .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
@@ -160,14 +172,15 @@ fn launch_watched(
     let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
-    let (pid, control) = (process.id(), process.control());
+    let (pid, control) = (process.id(), process.control.clone());
     let result = std::thread::scope(|scope| {
         scope.spawn(|| watch(&registry));
         enter_and_run(&registry, reservation, &vm, control.clone(), patience, || {
             let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
             assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
             assert_ne!(registry.launch_log_head(), Digest::ZERO);
-            process.start(&vm, &spec, &fds, companions, Channels::new(host_tpm))
+            let channels = Channels::new(host_tpm, control.clone());
+            process.start(&vm, &spec, &fds, companions, channels)
         })
     });
     let entry = Entry { vm, control: Some(control) };
@@ -182,6 +195,9 @@ fn request() -> CreateVm {
         vcpus: None,
         memory_mib: None,
         publish: Vec::new(),
+        disks: vec![],
+        tap: None,
+        network_limit: Default::default(),
         restart: Restart::default(),
     }
 }
@@ -282,6 +298,64 @@ fn refuses_evidence_without_a_host_tpm() {
         Some("the VM process ended with exit status: 8: this host has no TPM")
     );
     assert!(!vm.console().contains("host part"), "{}", vm.console());
+}
+
+/// Types into it; the status that refuses, if one does.
+async fn typed(vm: &Launched, text: &'static str) -> Result<(), StatusCode> {
+    let typed = vm.entry.vm.console.type_in(Body::from(text)).await;
+    typed.map_err(|refused| refused.into_response().status())
+}
+
+#[tokio::test]
+async fn one_caller_types_and_a_box_without_input_hears_none() {
+    let vm = launch("hear", None);
+    typed(&vm, "hello").await.unwrap();
+    vm.wait_for(
+        |vm| matches!(vm.console.read(0), Chunk::Bytes(b, _) if b.ends_with(b"heard hello\n")),
+    );
+    // A caller that has typed nothing yet.
+    let (keep, body) = Channel::<Bytes>::new(1);
+    let console = vm.entry.vm.console.clone();
+    let first = tokio::spawn(async move { console.type_in(Body::new(body)).await.is_ok() });
+    tokio::task::yield_now().await;
+    assert_eq!(typed(&vm, "x").await, Err(StatusCode::CONFLICT));
+    drop(keep);
+    assert!(first.await.unwrap());
+    typed(&vm, "end").await.unwrap();
+    vm.ended(VmState::Stopped, None);
+    // Nobody is left to hear it, and nobody waits.
+    typed(&vm, "late").await.unwrap();
+
+    let deaf = launch("wait", None);
+    assert_eq!(typed(&deaf, "hello").await, Err(StatusCode::FORBIDDEN));
+    assert!(deaf.entry.stop(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn who_types_more_than_the_guest_reads_waits_and_no_longer_than_the_guest_lives() {
+    let vm = launch("hear", None);
+    typed(&vm, "sleep").await.unwrap();
+    // More than any pipe of the kernel's holds.
+    let console = vm.entry.vm.console.clone();
+    let flood =
+        tokio::spawn(async move { console.type_in(Body::from(vec![b'x'; 4 << 20])).await.is_ok() });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!flood.is_finished());
+    assert!(vm.entry.stop(Duration::ZERO));
+    assert!(flood.await.unwrap());
+}
+
+#[test]
+fn opens_the_network_once_when_the_guest_attested_and_not_before() {
+    let vm = launch("network", None);
+    vm.ended(VmState::Stopped, None);
+    let console = vm.console();
+    let heard: Vec<&str> = console.lines().filter_map(|l| l.strip_prefix("heard ")).collect();
+    let nothing = "None after";
+    assert_eq!(heard.len(), 4, "{console}");
+    assert!(heard[0].starts_with(nothing), "{console}");
+    assert_eq!(heard[1], "Some(OpenNetwork) after Attested");
+    assert!(heard[2].starts_with(nothing) && heard[3].starts_with(nothing), "{console}");
 }
 
 #[test]
@@ -426,10 +500,11 @@ fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
         walls: Walls::DangerouslyNone,
     };
     let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
-    let ek = keyed.keys().ek.clone();
+    let ek = keyed.keys.ek.clone();
     let certificate = VtpmAuthority::new().unwrap().certify(&ek).unwrap();
     let record = b"record";
-    let events = [(17, Digest::of(&[record]))];
+    let d = Digest::ZERO;
+    let events = vm_launch_log("test", &d, &d, &d, &d, record).events;
     let measured = keyed.certify(&certificate).unwrap().measure(&events, record).unwrap();
     let (_vtpm, channel) = measured.seal().unwrap();
     let read = dir.path().join("nv.der");

@@ -21,6 +21,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use coffer_formats::Digest;
+use coffer_image::reach::Reach;
+use coffer_monitor_wire::api::NetLimit;
 use coffer_monitor_wire::{DiskSpec, Event, FdRole, NetBackend, NetSpec, VmSpec};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -93,8 +95,13 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
         roles.push(FdRole::Net(0));
         nics.push(NetSpec {
             mac: [0x52, 0x54, 0, 0, 0, 1],
+            address: [192, 168, 76, 2].into(),
             backend: NetBackend::Passt,
             deny: Vec::new(),
+            reach: Reach::default(),
+            verifier: None,
+            dhcp: true,
+            limit: NetLimit::default(),
         });
     }
     let spec = VmSpec {

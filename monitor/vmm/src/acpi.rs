@@ -68,58 +68,29 @@ fn dsdt(devices: &AcpiDevices) -> Vec<u8> {
 }
 
 fn serial() -> Vec<u8> {
-    in_system_bus(&Device::new(
-        Path::new("COM1"),
-        vec![
-            &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
-            &Name::new(Path::new("_UID"), &aml::ZERO),
-            &Name::new(
-                Path::new("_CRS"),
-                &ResourceTemplate::new(vec![
-                    &IO::new(layout::COM1_PORT, layout::COM1_PORT, 1, 8),
-                    &edge_interrupt(layout::COM1_GSI),
-                ]),
-            ),
-        ],
-    ))
+    let ports = IO::new(layout::COM1_PORT, layout::COM1_PORT, 1, 8);
+    let interrupt = edge_interrupt(layout::COM1_GSI);
+    let resources = ResourceTemplate::new(vec![&ports, &interrupt]);
+    let id = EISAName::new("PNP0501");
+    device("COM1", &[("_HID", &id), ("_UID", &aml::ZERO), ("_CRS", &resources)])
 }
 
 fn tpm() -> Vec<u8> {
-    in_system_bus(&Device::new(
-        Path::new("TPM_"),
-        vec![
-            &Name::new(Path::new("_HID"), &"MSFT0101"),
-            &Name::new(Path::new("_STA"), &0x0Fu8),
-            &Name::new(
-                Path::new("_CRS"),
-                // Registers and buffer: Linux refuses a region that does not cover both.
-                &ResourceTemplate::new(vec![&Memory32Fixed::new(
-                    true,
-                    layout::TPM as u32,
-                    (layout::TPM_WINDOW + layout::TPM_BUFFER_SIZE) as u32,
-                )]),
-            ),
-        ],
-    ))
+    // Registers and buffer: Linux refuses a region that does not cover both.
+    let size = (layout::TPM_WINDOW + layout::TPM_BUFFER_SIZE) as u32;
+    let registers = Memory32Fixed::new(true, layout::TPM as u32, size);
+    let resources = ResourceTemplate::new(vec![&registers]);
+    device("TPM_", &[("_HID", &"MSFT0101"), ("_STA", &0x0Fu8), ("_CRS", &resources)])
 }
 
 fn virtio(index: u32) -> Vec<u8> {
     let base = layout::VIRTIO_BASE as u32 + index * layout::VIRTIO_WINDOW as u32;
-    in_system_bus(&Device::new(
-        Path::new(&format!("V{index:03}")),
-        vec![
-            &Name::new(Path::new("_HID"), &"LNRO0005"),
-            &Name::new(Path::new("_UID"), &index),
-            &Name::new(Path::new("_CCA"), &aml::ONE),
-            &Name::new(
-                Path::new("_CRS"),
-                &ResourceTemplate::new(vec![
-                    &Memory32Fixed::new(true, base, layout::VIRTIO_WINDOW as u32),
-                    &edge_interrupt(layout::VIRTIO_FIRST_GSI + index),
-                ]),
-            ),
-        ],
-    ))
+    let registers = Memory32Fixed::new(true, base, layout::VIRTIO_WINDOW as u32);
+    let interrupt = edge_interrupt(layout::VIRTIO_FIRST_GSI + index);
+    let resources = ResourceTemplate::new(vec![&registers, &interrupt]);
+    let names: [(&str, &dyn Aml); 4] =
+        [("_HID", &"LNRO0005"), ("_UID", &index), ("_CCA", &aml::ONE), ("_CRS", &resources)];
+    device(&format!("V{index:03}"), &names)
 }
 
 fn edge_interrupt(gsi: u32) -> Interrupt {
@@ -127,21 +98,22 @@ fn edge_interrupt(gsi: u32) -> Interrupt {
     Interrupt::new(consumer, edge, active_low, shared, gsi)
 }
 
-fn in_system_bus(device: &Device<'_>) -> Vec<u8> {
-    bytes(&Scope::new(Path::new("_SB_"), vec![device]))
+/// A device on the system bus, and the objects it has.
+fn device(name: &str, objects: &[(&str, &dyn Aml)]) -> Vec<u8> {
+    let objects: Vec<Name> =
+        objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)).collect();
+    let device =
+        Device::new(Path::new(name), objects.iter().map(|object| object as &dyn Aml).collect());
+    bytes(&Scope::new(Path::new("_SB_"), vec![&device]))
 }
 
 fn fadt(dsdt: u64) -> Vec<u8> {
     /// No VGA, no CMOS clock, and by the bits left zero neither legacy devices nor an i8042 to probe for.
     const BOOT_ARCH: u16 = (1 << 2) | (1 << 5);
-    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, REVISION)
-        .dsdt_64(dsdt)
-        .flag(Flags::Wbinvd)
-        .flag(Flags::PwrButton)
-        .flag(Flags::SlpButton)
-        .flag(Flags::ResetRegSup)
-        .flag(Flags::Headless)
-        .flag(Flags::HwReducedAcpi);
+    use Flags::{Headless, HwReducedAcpi, PwrButton, ResetRegSup, SlpButton, Wbinvd};
+    let fadt = FADTBuilder::new(OEM, OEM_TABLE, REVISION).dsdt_64(dsdt);
+    let flags = [Wbinvd, PwrButton, SlpButton, ResetRegSup, Headless, HwReducedAcpi];
+    let mut fadt = flags.into_iter().fold(fadt, FADTBuilder::flag);
     fadt.iapc_boot_arch = BOOT_ARCH.into();
     fadt.reset_reg = port(power::RESET);
     fadt.reset_value = power::RESET_VALUE;

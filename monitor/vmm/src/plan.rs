@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use coffer_monitor_wire::{DiskSpec, FdRole, NetSpec, VmSpec};
 use thiserror::Error;
 
+use crate::boot::loader::Payload;
 use crate::layout;
 
 /// Version of [`VmSpec`] this program understands.
@@ -51,28 +52,24 @@ pub enum PlanRefused {
 pub struct VmPlan {
     /// `/dev/kvm`.
     pub kvm: OwnedFd,
-    /// Kernel and its size.
-    pub kernel: (File, u64),
-    /// Initrd and its size.
-    pub initrd: (File, u64),
+    /// What is loaded into guest memory.
+    pub payload: Payload,
     /// swtpm's data channel.
     pub tpm: OwnedFd,
     /// Disks.
     pub disks: Vec<(DiskSpec, File)>,
     /// NICs.
     pub nics: Vec<(NetSpec, OwnedFd)>,
-    /// TCG2 event log.
-    pub event_log: Vec<u8>,
     /// vCPUs.
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u32,
-    /// Kernel command line.
-    pub cmdline: String,
     /// vsock CID.
     pub guest_cid: u32,
     /// Serial output goes to standard output.
     pub console: bool,
+    /// Serial input; a box without it can be told nothing.
+    pub input: Option<OwnedFd>,
 }
 
 impl VmPlan {
@@ -83,8 +80,12 @@ impl VmPlan {
         let mut fds = Descriptors::new(&spec.fds, fds)?;
         let plan = Self {
             kvm: fds.take(FdRole::Kvm)?,
-            kernel: (fds.take(FdRole::Kernel)?.into(), spec.kernel_size),
-            initrd: (fds.take(FdRole::Initrd)?.into(), spec.initrd_size),
+            payload: Payload {
+                kernel: (fds.take(FdRole::Kernel)?.into(), spec.kernel_size),
+                initrd: (fds.take(FdRole::Initrd)?.into(), spec.initrd_size),
+                cmdline: spec.cmdline,
+                event_log,
+            },
             tpm: fds.take(FdRole::Tpm)?,
             disks: (0..)
                 .zip(spec.disks)
@@ -94,12 +95,11 @@ impl VmPlan {
                 .zip(spec.nics)
                 .map(|(n, nic)| Ok((nic, fds.take(FdRole::Net(n))?)))
                 .collect::<Result<_, _>>()?,
-            event_log,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
-            cmdline: spec.cmdline,
             guest_cid: spec.guest_cid,
             console: spec.console,
+            input: fds.take(FdRole::Input).ok(),
         };
         fds.none_left()?;
         Ok(plan)
@@ -186,7 +186,14 @@ mod tests {
     fn accepts_a_complete_spec_in_any_order_of_descriptors() {
         let mut spec = spec();
         spec.fds.reverse();
-        assert!(VmPlan::new(spec, fds(4)).is_ok());
+        assert!(VmPlan::new(spec, fds(4)).is_ok_and(|plan| plan.input.is_none()));
+    }
+
+    #[test]
+    fn input_is_there_if_its_descriptor_is() {
+        let mut spec = spec();
+        spec.fds.push(FdRole::Input);
+        assert!(VmPlan::new(spec, fds(5)).is_ok_and(|plan| plan.input.is_some()));
     }
 
     #[test]
@@ -200,6 +207,8 @@ mod tests {
         refuses(|s| s.event_log.push('x'), PlanRefused::EventLog);
         refuses(|s| s.fds.truncate(3), PlanRefused::Missing(FdRole::Tpm));
         refuses(|s| s.fds.push(FdRole::Kvm), PlanRefused::Surplus(FdRole::Kvm));
+        let twice = [FdRole::Input, FdRole::Input];
+        refuses(|s| s.fds.extend(twice), PlanRefused::Surplus(FdRole::Input));
         refuses(|s| s.fds.push(FdRole::Disk(0)), PlanRefused::Surplus(FdRole::Disk(0)));
         assert_eq!(
             VmPlan::new(spec(), fds(3)).err(),

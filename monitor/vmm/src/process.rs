@@ -6,24 +6,29 @@
 //! Whatever goes wrong after the spec arrived is told as `Ended { Failed }` before the process exits. A supervisor that
 //! goes away takes its VMs with it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use coffer_monitor_wire::{Command, EndReason, Event, VmSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
 use crate::jail;
 use crate::plan::VmPlan;
 use crate::stop::Stop;
+use crate::virtio::net::Gate;
 use crate::vm::Vm;
 
 /// The supervisor's end of our standard input.
 #[derive(Clone)]
-pub struct Control(Arc<OwnedFd>);
+pub struct Control {
+    socket: Arc<OwnedFd>,
+    /// Opens at a word from the supervisor.
+    pub network: Gate,
+}
 
 /// Runs the process; an error is one line for standard error.
 pub fn run() -> anyhow::Result<()> {
@@ -41,11 +46,9 @@ pub fn run() -> anyhow::Result<()> {
             .context("no control socket on standard input")?,
     );
     let Some((spec, fds)) = control.receive_spec()? else { return Ok(()) };
-    let reason = match launch(&control, spec, fds, started) {
-        Ok(reason) => reason,
-        Err(error) => EndReason::Failed { detail: format!("{error:#}") },
-    };
-    finish(&control, reason)
+    let reason = launch(&control, spec, fds, started);
+    let failed = |error| EndReason::Failed { detail: format!("{error:#}") };
+    finish(&control, reason.unwrap_or_else(failed))
 }
 
 /// A VM that lost one of its threads is no VM: whichever panics, the process ends.
@@ -94,22 +97,24 @@ fn finish(control: &Control, reason: EndReason) -> anyhow::Result<()> {
 impl Control {
     /// Takes over the control socket.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(Arc::new(socket))
+        Self { socket: Arc::new(socket), network: Gate::default() }
     }
 
     /// Waits for the spec; `None` if the supervisor went away first. Afterwards the socket no longer blocks.
     fn receive_spec(&self) -> anyhow::Result<Option<(VmSpec, Vec<OwnedFd>)>> {
-        let message = coffer_monitor_wire::receive(&*self.0)
+        let message = coffer_monitor_wire::receive(&*self.socket)
             .context("cannot read the vm spec from standard input")?;
-        rustix::io::ioctl_fionbio(&*self.0, true).context("cannot unblock the control socket")?;
+        rustix::io::ioctl_fionbio(&*self.socket, true)
+            .context("cannot unblock the control socket")?;
         Ok(message)
     }
 
     /// Sends an event; waits a little if the supervisor is slow to read.
-    pub fn send(&self, event: &Event, fds: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+    pub fn send(&self, event: &Event, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
         match self.try_send(event, fds) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                self.wait_writable()?;
+                poll(&mut [PollFd::new(&*self.socket, PollFlags::OUT)], Some(&PATIENCE))?;
                 self.try_send(event, fds)
             }
             other => other,
@@ -117,58 +122,38 @@ impl Control {
     }
 
     /// Sends an event, or fails at once with `WouldBlock`.
-    pub fn try_send(
-        &self,
-        event: &Event,
-        fds: &[std::os::fd::BorrowedFd<'_>],
-    ) -> std::io::Result<()> {
-        coffer_monitor_wire::send(self.0.as_fd(), event, fds)
+    pub fn try_send(&self, event: &Event, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        coffer_monitor_wire::send(self.socket.as_fd(), event, fds)
     }
 
-    /// What the supervisor wants, if anything: `None` while there is nothing to read.
-    pub fn orders(&self) -> Option<Orders> {
-        match coffer_monitor_wire::receive::<Command>(&*self.0) {
-            Ok(Some((Command::Kill, _))) => Some(Orders::Kill),
-            Ok(Some((Command::Pause, _))) => Some(Orders::Pause),
-            Ok(Some((Command::Resume, _))) => Some(Orders::Resume),
+    /// What the supervisor wants, if that is for others to do: `None` while there is nothing to read.
+    pub fn orders(&self) -> Option<Command> {
+        match coffer_monitor_wire::receive::<Command>(&*self.socket) {
+            Ok(Some((Command::OpenNetwork, _))) => {
+                self.network.store(true, Ordering::Release);
+                None
+            }
+            Ok(Some((order, _))) => Some(order),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             // Gone, or speaking gibberish: either way nobody answers for this VM any more.
-            Ok(None) | Err(_) => Some(Orders::Gone),
+            Ok(None) | Err(_) => Some(Command::Kill),
         }
     }
 
     /// Waits for an order, and for nothing else.
-    pub fn next_order(&self) -> Orders {
+    pub fn next_order(&self) -> Command {
         loop {
             if let Some(order) = self.orders() {
                 return order;
             }
             // Whatever interrupts the wait, the look above tells what came.
-            let _ = poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], None);
+            let _ = poll(&mut [PollFd::new(&*self.socket, PollFlags::IN)], None);
         }
-    }
-
-    fn wait_writable(&self) -> Result<(), Errno> {
-        const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-        poll(&mut [PollFd::new(&*self.0, PollFlags::OUT)], Some(&PATIENCE)).map(|_| ())
     }
 }
 
 impl AsFd for Control {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
-}
-
-/// What came down the control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orders {
-    /// Stop and exit.
-    Kill,
-    /// Stand still.
-    Pause,
-    /// Go on.
-    Resume,
-    /// The supervisor is gone.
-    Gone,
 }

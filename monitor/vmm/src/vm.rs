@@ -1,25 +1,28 @@
 //! One VM: its parts put together, started in order, and watched until it ends.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Barrier};
+use std::time::Instant;
 
 use anyhow::Context;
 use coffer_machine::{Doorbell, Exit, Machine, Vcpu, VcpuThread};
-use coffer_monitor_wire::{EndReason, Event};
+use coffer_monitor_wire::{Command, EndReason, Event};
 
 use crate::acpi::AcpiDevices;
-use crate::boot::loader::{self, Payload};
+use crate::boot::loader;
 use crate::devices::bus::DeviceBus;
 use crate::devices::lifecycle::Lifecycle;
 use crate::devices::power::{self, I8042Reset, PowerBlock};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::swtpm::SwtpmChannel;
-use crate::devices::tpm_crb::TpmCrb;
+use crate::devices::tpm_crb::{self, TpmCrb};
 use crate::gate::Gate;
 use crate::jail;
 use crate::layout::{self, MemoryMap};
 use crate::plan::VmPlan;
-use crate::process::{Control, Orders};
+use crate::process::Control;
 use crate::refusals::Refusals;
 use crate::stop::Stop;
 use crate::virtio::device_loop::DeviceLoop;
@@ -30,6 +33,7 @@ pub struct Vm {
     machine: Machine,
     vcpus: Vec<Vcpu>,
     bus: DeviceBus,
+    serial: Arc<SerialPort>,
     virtio: Vec<Arc<VirtioMmio>>,
     /// Everything with a life, in the order it is started.
     devices: Vec<Arc<dyn Lifecycle>>,
@@ -45,65 +49,43 @@ impl Vm {
         let virtio =
             virtio::attach(&machine, plan.disks, plan.nics, plan.guest_cid, control, &refusals)?;
         let acpi = AcpiDevices { vcpus: plan.vcpus, virtio: u32::try_from(virtio.len())? };
-        let entry = loader::load(
-            machine.ram(),
-            &map,
-            &Payload {
-                kernel: (&plan.kernel.0, plan.kernel.1),
-                initrd: (&plan.initrd.0, plan.initrd.1),
-                cmdline: &plan.cmdline,
-                event_log: &plan.event_log,
-                devices: acpi,
-            },
-        )?;
+        let entry = loader::load(machine.ram(), &map, &plan.payload, &acpi)?;
         let vcpus = (0..plan.vcpus)
             .map(|id| machine.vcpu(id, plan.vcpus))
             .collect::<Result<Vec<_>, _>>()?;
         vcpus.first().context("a vm needs a vcpu")?.boot(entry)?;
-        let bus = DeviceBus::new(refusals.clone());
-        let mut vm = Self { machine, vcpus, bus, virtio, devices: Vec::new(), refusals };
-        vm.map_fixed_devices(plan.tpm, plan.console, stop)?;
-        vm.map_virtio();
+        let line = machine.interrupt_line(layout::COM1_GSI)?;
+        let serial = Arc::new(serial_port(line, plan.console, plan.input, refusals.clone())?);
+        let (bus, devices) = (DeviceBus::new(refusals.clone()), Vec::new());
+        let mut vm = Self { machine, vcpus, bus, serial, virtio, devices, refusals };
+        vm.map_devices(plan.tpm, stop)?;
         Ok(vm)
     }
 
-    fn map_fixed_devices(
-        &mut self,
-        tpm: std::os::fd::OwnedFd,
-        console: bool,
-        stop: &Stop,
-    ) -> anyhow::Result<()> {
-        let output: Box<dyn Write + Send> =
-            if console { Box::new(io::stdout()) } else { Box::new(io::sink()) };
-        let uart =
-            Arc::new(SerialPort::new(self.machine.interrupt_line(layout::COM1_GSI)?, output));
-        let (swtpm, memory) = (SwtpmChannel::new(tpm)?, self.machine.ram().clone());
-        let tpm = TpmCrb::new(Box::new(swtpm), memory, || {
+    fn map_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
+        let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
+        let tpm = TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?;
         let tpm = Arc::new(tpm.counting(self.refusals.clone()));
-        self.bus.map_ports(layout::COM1_PORT, serial::PORTS, uart.clone());
+        self.bus.map_ports(layout::COM1_PORT, serial::PORTS, self.serial.clone());
         self.bus.map_ports(layout::I8042_PORT, 1, Arc::new(I8042Reset(stop.clone())));
         self.bus.map_ports(layout::POWER_PORT, power::SIZE, Arc::new(PowerBlock(stop.clone())));
         self.bus.map_memory(layout::TPM, layout::TPM_WINDOW, tpm.clone());
         self.devices.push(tpm);
-        self.devices.push(uart);
-        Ok(())
-    }
-
-    fn map_virtio(&mut self) {
-        for (device, base) in
-            self.virtio.iter().zip((layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize))
-        {
+        self.devices.push(self.serial.clone());
+        let windows = (layout::VIRTIO_BASE..).step_by(layout::VIRTIO_WINDOW as usize);
+        for (device, base) in self.virtio.iter().zip(windows) {
             self.bus.map_memory(base, layout::VIRTIO_WINDOW, device.clone());
             self.devices.push(device.clone());
         }
+        Ok(())
     }
 
     /// Runs the VM to its end.
     pub fn run(self, control: &Control, stop: &Stop) -> anyhow::Result<EndReason> {
-        let Self { machine, vcpus, bus, virtio, devices, refusals } = self;
-        let device_loop = DeviceLoop::new(control, stop, &refusals, &virtio)?;
+        let Self { machine, vcpus, bus, serial, virtio, devices, refusals } = self;
+        let device_loop = DeviceLoop::new(control, stop, &serial, &refusals, &virtio)?;
         devices.iter().for_each(|device| device.start());
         let bus = Arc::new(bus);
         let (mut threads, gate) = (Vec::new(), Arc::new(Gate::default()));
@@ -139,6 +121,21 @@ impl Vm {
     }
 }
 
+/// The serial port, to standard output where the host may read. Nobody waits for whoever does.
+fn serial_port(
+    line: Doorbell,
+    seen: bool,
+    input: Option<OwnedFd>,
+    refusals: Refusals,
+) -> io::Result<SerialPort> {
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let output: Box<dyn Write + Send> =
+        if seen { Box::new(File::from(output)) } else { Box::new(io::sink()) };
+    let start = Instant::now();
+    SerialPort::new(line, output, Box::new(move || start.elapsed()), input, refusals)
+}
+
 /// What the supervisor's words act on.
 struct Hands<'a> {
     control: &'a Control,
@@ -150,11 +147,13 @@ struct Hands<'a> {
 
 impl Hands<'_> {
     /// Does as told; the reason if that is to end.
-    fn obey(&self, order: Orders) -> Option<EndReason> {
+    fn obey(&self, order: Command) -> Option<EndReason> {
         match order {
-            Orders::Kill | Orders::Gone => Some(EndReason::Killed),
-            Orders::Pause => self.stand_still(),
-            Orders::Resume => self.tell(&Event::Resumed),
+            Command::Kill => Some(EndReason::Killed),
+            Command::Pause => self.stand_still(),
+            Command::Resume => self.tell(&Event::Resumed),
+            // `Control` has done it.
+            Command::OpenNetwork => None,
         }
     }
 
@@ -173,7 +172,7 @@ impl Hands<'_> {
         self.devices.iter().rev().for_each(|device| device.pause());
         self.tell(&Event::Paused);
         let order = self.control.next_order();
-        if order == Orders::Resume {
+        if order == Command::Resume {
             self.devices.iter().for_each(|device| device.start());
             self.go_on();
         }

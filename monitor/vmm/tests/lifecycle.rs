@@ -6,14 +6,15 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
+use coffer_disk::{MemoryStore, Raw};
 use coffer_machine::{Doorbell, GuestRam, RamRange};
 use coffer_monitor_wire::{NetBackend, NetSpec};
 use coffer_vmm::devices::bus::Registers as _;
 use coffer_vmm::devices::lifecycle::{Lifecycle as _, Paused, StateRefused};
-use coffer_vmm::virtio::block::{Block, BlockSource, Fault};
+use coffer_vmm::virtio::block::Block;
 use coffer_vmm::virtio::device::VirtioDevice;
 use coffer_vmm::virtio::mmio::{Signal, Slot, VirtioMmio};
-use coffer_vmm::virtio::net::Net;
+use coffer_vmm::virtio::net::{Gate, Net};
 use coffer_vmm::virtio::rng::Rng;
 use coffer_vmm::virtio::vsock::{ChannelSink, Vsock};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -168,24 +169,10 @@ fn plug(device: Box<dyn VirtioDevice>, memory: &GuestRam) -> (VirtioMmio, Doorbe
     (VirtioMmio::new(device, slot).unwrap(), line)
 }
 
-/// Block `n` is full of `n`.
-struct Numbered;
-
-impl BlockSource for Numbered {
-    fn size(&self) -> u64 {
-        64 << 12
-    }
-
-    fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        for (number, block) in (first..).zip(buffer.chunks_mut(4096)) {
-            block.fill(number as u8);
-        }
-        Ok(())
-    }
-}
-
+/// Block `n` is filled with `n`.
 fn disk() -> Box<dyn VirtioDevice> {
-    Box::new(Block::over(0, Box::new(Numbered)))
+    let content = (0..64).flat_map(|number| [number; 4096]).collect();
+    Box::new(Block::over(0, Box::new(Raw::new(MemoryStore(content)).unwrap())))
 }
 
 fn ask_for_block(driver: &mut Driver, number: u64) -> u64 {
@@ -247,8 +234,17 @@ fn randomness_goes_on() {
 fn nic() -> (Box<dyn VirtioDevice>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let spec = NetSpec { mac: [2, 0, 0, 0, 0, 1], backend: NetBackend::Passt, deny: Vec::new() };
-    (Box::new(Net::new(spec, ours.into()).unwrap()), theirs)
+    let spec = NetSpec {
+        mac: [2, 0, 0, 0, 0, 1],
+        address: [192, 168, 76, 2].into(),
+        backend: NetBackend::Passt,
+        deny: Vec::new(),
+        reach: Default::default(),
+        verifier: None,
+        dhcp: false,
+        limit: Default::default(),
+    };
+    (Box::new(Net::new(spec, ours.into(), Gate::default()).unwrap()), theirs)
 }
 
 /// An ARP frame with a mark.
@@ -401,7 +397,7 @@ fn a_driver_that_is_setting_up_goes_on_setting_up() {
             (0x24, 1),
             (0x20, 1),
             (0x24, 0),
-            (0x20, 0x20),
+            (0x20, 0x200),
             (0x70, 11),
             (0x30, 0),
             (0x38, 16),

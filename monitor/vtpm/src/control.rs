@@ -36,10 +36,8 @@ const SET_DATAFD: Command = Command(0x10, "SET_DATAFD");
 /// Capabilities a vTPM is made with: INIT, SET_LOCALITY, HASHING, STOP, GET_CONFIG, SET_DATAFD
 /// (PTM_CAP_* in `tpm_ioctl.h`).
 const NEEDED: u32 = 1 | 1 << 3 | 1 << 4 | 1 << 10 | 1 << 11 | 1 << 12;
-/// GET_CONFIG: state encrypted with a file key.
-const CONFIG_STATE_KEY: u32 = 1;
-/// GET_CONFIG: exports encrypted with a migration key.
-const CONFIG_MIGRATION_KEY: u32 = 2;
+/// GET_CONFIG: state encrypted with a file key, exports encrypted with a migration key.
+const CONFIG_KEYS: [(u32, &str); 2] = [(1, "state"), (2, "migration")];
 /// Bytes sent in one HASH_DATA: the least buffer a TPM offers is larger (MAX_DIGEST_BUFFER, 1024).
 const HASH_CHUNK: usize = 1024;
 
@@ -58,13 +56,10 @@ impl Control {
             return Err(VtpmError::Lacks { what: "a control command the vTPM needs" });
         }
         let [config] = self.ask(GET_CONFIG, &[])?;
-        if config & CONFIG_STATE_KEY != 0 {
-            return Err(VtpmError::UnexpectedKey { what: "state" });
+        match CONFIG_KEYS.into_iter().find(|(key, _)| config & key != 0) {
+            Some((_, what)) => Err(VtpmError::UnexpectedKey { what }),
+            None => Ok(()),
         }
-        if config & CONFIG_MIGRATION_KEY != 0 {
-            return Err(VtpmError::UnexpectedKey { what: "migration" });
-        }
-        Ok(())
     }
 
     /// Gives swtpm its end of the data channel. It takes one for life.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use coffer_formats::tpm::hash::HashAlg;
 use coffer_formats::tpm::response::TpmError;
 
 /// Why a vTPM could not be made or measured into.
@@ -75,10 +76,12 @@ pub enum VtpmError {
         what: &'static str,
     },
     /// After measuring, a PCR does not hold what it must.
-    #[error("PCR {pcr} of the vTPM does not hold the launch")]
+    #[error("PCR {pcr} of the vTPM does not hold the launch in bank {bank}")]
     PcrMismatch {
         /// PCR index.
         pcr: u8,
+        /// Bank.
+        bank: HashAlg,
     },
     /// A step failed, and swtpm said more about it than its answer does.
     #[error("{step}; swtpm said: {said}")]

@@ -6,7 +6,7 @@
 //! ```text
 //! Swtpm --initialise--> Initialised --make_keys--> Keyed --certify--> Certified
 //!   process runs          started, SHA-256          vEK, vAK           EK certificate
-//!                         bank only                 known              in NV
+//!                         and SHA-384 banks only    known              in NV
 //! Certified --measure--> Measured --seal--> Vtpm
 //!   nothing of the launch   PCRs hold the launch,      platform hierarchy closed,
 //!   is in it yet            read back and compared     locality 0, for a guest to use

@@ -18,7 +18,6 @@ use std::thread::{self, JoinHandle};
 
 use crate::VtpmError;
 use crate::control::Control;
-use crate::stages::Initialised;
 
 /// How to start a swtpm.
 #[derive(Debug, Clone)]
@@ -83,14 +82,8 @@ impl Swtpm {
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
         let (mut command, folder) = config.command();
         command
-            .args([
-                "socket",
-                "--tpm2",
-                "--terminate",
-                "--ctrl",
-                "type=unixio,clientfd=0",
-                "--tpmstate",
-            ])
+            .args(["socket", "--tpm2", "--terminate"])
+            .args(["--ctrl", "type=unixio,clientfd=0", "--tpmstate"])
             .arg(format!("dir={},mode=0600", folder.display()))
             .env_clear()
             .current_dir("/")
@@ -108,11 +101,6 @@ impl Swtpm {
     /// Process id, for the monitor's record of what it started.
     pub fn pid(&self) -> u32 {
         self.process.pid()
-    }
-
-    /// Checks the program, connects the data channel, leaves SHA-256 as the only bank, and starts the TPM.
-    pub fn initialise(self) -> Result<Initialised, VtpmError> {
-        Initialised::new(self)
     }
 }
 

@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use coffer_formats::event_log::VmEvent;
 use coffer_formats::tpm::command::{self, Hierarchy};
 use coffer_formats::tpm::made::MadeKey;
-use coffer_formats::tpm::response;
+use coffer_formats::tpm::response::{self, TpmError};
 use coffer_formats::tpm::{pcr, template};
-use coffer_formats::{Digest, ObjectName};
 
 use crate::control::{Control, PATIENCE};
 use crate::process::{Process, Swtpm};
@@ -34,19 +34,21 @@ struct Engine {
     process: Process,
 }
 
-/// Started, with SHA-256 as the only bank.
+/// Started, with no banks but those that are measured into.
 pub struct Initialised(Engine);
 
 /// vEK and vAK are known.
 pub struct Keyed {
     engine: Engine,
-    keys: Keys,
+    /// Public halves.
+    pub keys: Keys,
 }
 
 /// The EK certificate is in NV.
 pub struct Certified {
     engine: Engine,
-    keys: Keys,
+    /// Public halves.
+    pub keys: Keys,
 }
 
 /// The launch is in the PCRs.
@@ -67,20 +69,24 @@ pub struct Keys {
 /// A vTPM a guest may use. The supervisor keeps this; the guest's VM process gets the data channel.
 pub struct Vtpm {
     process: Process,
-    keys: Keys,
+    /// Public halves.
+    pub keys: Keys,
     /// Held, never used again: whoever holds it can export the TPM's state.
     _control: Control,
 }
 
-impl Initialised {
-    pub(crate) fn new(swtpm: Swtpm) -> Result<Self, VtpmError> {
-        let Swtpm { mut process, mut control } = swtpm;
+impl Swtpm {
+    /// Checks the program, connects the data channel, leaves no bank that is not measured into, and starts the TPM.
+    pub fn initialise(self) -> Result<Initialised, VtpmError> {
+        let Self { mut process, mut control } = self;
         let data = connect(&mut control).map_err(|e| process.explain(e))?;
         let mut engine = Engine { data, control, process };
-        engine.explained(Engine::only_sha256)?;
-        Ok(Self(engine))
+        engine.explained(Engine::only_measured_banks)?;
+        Ok(Initialised(engine))
     }
+}
 
+impl Initialised {
     /// Derives vEK and vAK and forgets them again: the guest derives the same from the same seed.
     pub fn make_keys(self) -> Result<Keyed, VtpmError> {
         let mut engine = self.0;
@@ -94,11 +100,6 @@ impl Initialised {
 }
 
 impl Keyed {
-    /// Public halves.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
-    }
-
     /// Writes the EK certificate (DER) to NV.
     pub fn certify(self, certificate: &[u8]) -> Result<Certified, VtpmError> {
         let Self { mut engine, keys } = self;
@@ -121,11 +122,6 @@ impl Keyed {
 }
 
 impl Certified {
-    /// Public halves.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
-    }
-
     /// Process id of swtpm.
     pub fn pid(&self) -> u32 {
         self.engine.process.pid()
@@ -136,20 +132,17 @@ impl Certified {
         self.engine.process.has_ended()
     }
 
-    /// Measures a launch: extends each `(PCR, digest)` in order, PCR 17 by the hash sequence over
-    /// `launch_record`, then reads the quoted registers back and compares.
-    pub fn measure(
-        self,
-        events: &[(u8, Digest)],
-        launch_record: &[u8],
-    ) -> Result<Measured, VtpmError> {
+    /// Measures a launch: extends each event in order and in every bank, PCR 17 by the hash sequence over
+    /// `launch_record`, then reads the quoted registers of every bank back and compares.
+    pub fn measure(self, events: &[VmEvent], launch_record: &[u8]) -> Result<Measured, VtpmError> {
         let Self { mut engine, keys } = self;
         engine.explained(|engine| {
-            for (pcr, digest) in events {
-                if *pcr == LAUNCH_PCR {
+            for event in events {
+                if event.pcr == LAUNCH_PCR {
                     engine.control.hash_sequence(launch_record)?;
                 } else {
-                    engine.run("PCR_Extend", &command::pcr_extend(*pcr, digest))?;
+                    let command = command::pcr_extend(event.pcr, &event.digests());
+                    engine.run("PCR_Extend", &command)?;
                 }
             }
             engine.compare_pcrs(events)
@@ -174,21 +167,6 @@ impl Measured {
 }
 
 impl Vtpm {
-    /// Public halves.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
-    }
-
-    /// Name of the attestation key.
-    pub fn ak_name(&self) -> ObjectName {
-        self.keys.ak.object_name()
-    }
-
-    /// Name of the endorsement key.
-    pub fn ek_name(&self) -> ObjectName {
-        self.keys.ek.object_name()
-    }
-
     /// True once swtpm has ended.
     pub fn has_ended(&mut self) -> bool {
         self.process.has_ended()
@@ -215,14 +193,13 @@ impl Engine {
         step(self).map_err(|error| self.process.explain(error))
     }
 
-    /// A new TPM may have several banks; a guest could extend the ones nobody quotes. The allocation takes
+    /// A new TPM may have several banks; a guest could extend the ones nobody measured into. The allocation takes
     /// effect at the next reset.
-    fn only_sha256(&mut self) -> Result<(), VtpmError> {
+    fn only_measured_banks(&mut self) -> Result<(), VtpmError> {
         self.run("Startup", &command::startup_clear())?;
-        let what = "PCR_Allocate";
-        let answer = self.exchange(what, &command::pcr_allocate_sha256())?;
-        if !response::pcr_allocate(&answer).map_err(|source| VtpmError::Tpm { what, source })? {
-            return Err(VtpmError::Lacks { what: "a SHA-256 PCR bank of its own" });
+        let allocate = command::pcr_allocate(&pcr::VM_BANKS);
+        if !self.ask("PCR_Allocate", &allocate, response::pcr_allocate)? {
+            return Err(VtpmError::Lacks { what: "PCR banks SHA-256 and SHA-384 and no other" });
         }
         self.control.stop()?;
         self.control.init()?;
@@ -232,42 +209,44 @@ impl Engine {
     }
 
     fn primary(&mut self, key: &'static str, template: &[u8]) -> Result<MadeKey, VtpmError> {
-        let what = "CreatePrimary";
-        let answer =
-            self.exchange(what, &command::create_primary(Hierarchy::Endorsement, template))?;
-        let (handle, public) =
-            response::create_primary(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
+        let create = command::create_primary(Hierarchy::Endorsement, template);
+        let (handle, public) = self.ask("CreatePrimary", &create, response::create_primary)?;
         self.run("FlushContext", &command::flush_context(handle))?;
         MadeKey::new(template, public).map_err(|_| VtpmError::BadKey { what: key })
     }
 
-    /// The registers a VM quote covers hold what our own arithmetic says.
-    fn compare_pcrs(&mut self, events: &[(u8, Digest)]) -> Result<(), VtpmError> {
-        let what = "PCR_Read";
-        let answer = self.exchange(what, &command::pcr_read(pcr::VM_SELECTION))?;
-        let values =
-            response::pcr_read(&answer).map_err(|source| VtpmError::Tpm { what, source })?;
-        for pcr in pcr::VM_SELECTION {
-            let expected = events
-                .iter()
-                .filter(|(index, _)| index == pcr)
-                .fold(Digest::ZERO, |value, (_, digest)| value.extend(digest));
-            if !values.iter().any(|v| v.index == *pcr && v.digest == expected) {
-                return Err(VtpmError::PcrMismatch { pcr: *pcr });
+    /// The registers a VM quote covers hold, in every bank, what our own arithmetic says.
+    fn compare_pcrs(&mut self, events: &[VmEvent]) -> Result<(), VtpmError> {
+        for bank in pcr::VM_BANKS {
+            let read = command::pcr_read(bank, pcr::VM_SELECTION);
+            let values =
+                self.ask("PCR_Read", &read, |answer| response::pcr_read_in(bank, answer))?;
+            for pcr in pcr::VM_SELECTION {
+                let of_pcr = events.iter().filter(|event| event.pcr == *pcr);
+                let digests = of_pcr.flat_map(VmEvent::digests).filter(|d| d.hash() == bank);
+                let expected = digests.fold(bank.zero(), |value, d| value.extend(d.as_bytes()));
+                if !values.contains(&(*pcr, expected)) {
+                    return Err(VtpmError::PcrMismatch { pcr: *pcr, bank });
+                }
             }
         }
         Ok(())
     }
 
     fn run(&mut self, what: &'static str, command: &[u8]) -> Result<(), VtpmError> {
-        let answer = self.exchange(what, command)?;
-        response::ok(&answer).map_err(|source| VtpmError::Tpm { what, source })
+        self.ask(what, command, response::ok)
     }
 
     /// One command, one answer. The command goes out in one write: swtpm takes what it reads first for all.
-    fn exchange(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, VtpmError> {
+    fn ask<T>(
+        &mut self,
+        what: &'static str,
+        command: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<T, TpmError>,
+    ) -> Result<T, VtpmError> {
         self.data.write_all(command).map_err(|e| broken(what, e))?;
-        read_answer(&mut self.data).map_err(|e| broken(what, e))
+        let answer = read_answer(&mut self.data).map_err(|e| broken(what, e))?;
+        read(&answer).map_err(|source| VtpmError::Tpm { what, source })
     }
 }
 

@@ -9,6 +9,8 @@ use std::process::Command;
 use coffer_exchange::tpm::command::{self, Hierarchy};
 use coffer_exchange::tpm::response::{self, TpmError};
 use coffer_formats::Digest;
+use coffer_formats::event_log::{VmEvent, vm_launch_log};
+use coffer_formats::tpm::hash::HashAlg;
 use coffer_formats::tpm::{pcr, template};
 use coffer_vtpm::{EK_CERTIFICATE_INDEX, Swtpm, SwtpmConfig, Vtpm, VtpmError, Walls};
 
@@ -30,19 +32,10 @@ fn swtpm(name: &str) -> (PathBuf, Swtpm) {
     (state, Swtpm::spawn(&config).unwrap())
 }
 
-fn events() -> Vec<(u8, Digest)> {
-    [
-        (0, "monitor"),
-        (4, "kernel"),
-        (9, "initrd"),
-        (9, "cmdline"),
-        (11, "descriptor"),
-        (12, "shape"),
-    ]
-    .iter()
-    .map(|(pcr, what)| (*pcr, Digest::of(&[what.as_bytes()])))
-    .chain([(17, Digest::of(&[RECORD]))])
-    .collect()
+fn events() -> Vec<VmEvent> {
+    let [kernel, initrd, cmdline, descriptor] =
+        ["kernel", "initrd", "cmdline", "descriptor"].map(|what| Digest::of(&[what.as_bytes()]));
+    vm_launch_log("monitor", &kernel, &initrd, &cmdline, &descriptor, RECORD).events
 }
 
 fn sealed(name: &str) -> (Vtpm, Guest) {
@@ -69,16 +62,38 @@ impl Guest {
 #[test]
 fn pcr_17_is_the_hash_sequence_over_the_launch_record() {
     let (_vtpm, mut guest) = sealed("pcr17");
-    let values = response::pcr_read(&guest.run(&command::pcr_read(pcr::VM_SELECTION))).unwrap();
-    let pcr17 = values.iter().find(|v| v.index == 17).unwrap();
-    assert_eq!(pcr17.digest, Digest::ZERO.extend(&Digest::of(&[RECORD])));
+    for bank in pcr::VM_BANKS {
+        let answer = guest.run(&command::pcr_read(bank, &[17]));
+        let expected = bank.zero().extend(bank.digest(&[RECORD]).as_bytes());
+        assert_eq!(response::pcr_read_in(bank, &answer), Ok(vec![(17, expected)]), "{bank}");
+    }
+}
+
+#[test]
+fn every_event_is_in_both_banks() {
+    let (_vtpm, mut guest) = sealed("both");
+    // Registers nobody quotes too.
+    for pcr in [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 17] {
+        for bank in pcr::VM_BANKS {
+            let digests = events().into_iter().filter(|event| event.pcr == pcr);
+            let expected = digests
+                .flat_map(|event| event.digests())
+                .filter(|digest| digest.hash() == bank)
+                .fold(bank.zero(), |value, digest| value.extend(digest.as_bytes()));
+            assert_ne!(expected, bank.zero());
+            let answer = guest.run(&command::pcr_read(bank, &[pcr]));
+            assert_eq!(response::pcr_read_in(bank, &answer), Ok(vec![(pcr, expected)]), "{bank}");
+        }
+    }
 }
 
 #[test]
 fn guest_can_neither_extend_nor_reset_pcr_17() {
     let (_vtpm, mut guest) = sealed("locality");
-    let extend = guest.run(&command::pcr_extend(17, &Digest::of(&[b"forged"])));
-    assert_eq!(response::ok(&extend), Err(TpmError::Code(RC_LOCALITY)));
+    for bank in pcr::VM_BANKS {
+        let extend = guest.run(&command::pcr_extend(17, &[bank.digest(&[b"forged"])]));
+        assert_eq!(response::ok(&extend), Err(TpmError::Code(RC_LOCALITY)));
+    }
     // TPM2_PCR_Reset(17) with an empty password.
     let reset = hex("8002 0000001b 0000013d 00000011 00000009 40000009 0000 00 0000");
     assert_eq!(response::ok(&guest.run(&reset)), Err(TpmError::Code(RC_LOCALITY)));
@@ -88,7 +103,7 @@ fn guest_can_neither_extend_nor_reset_pcr_17() {
 fn platform_hierarchy_is_closed() {
     let (_vtpm, mut guest) = sealed("platform");
     for command in [
-        command::pcr_allocate_sha256(),
+        command::pcr_allocate(&[HashAlg::Sha256]),
         command::nv_define(0x0150_0001, 8, 1 | 1 << 16 | 1 << 30),
         command::hierarchy_disable_platform(),
         command::create_primary(Hierarchy::Platform, &template::vm_ak()),
@@ -102,16 +117,16 @@ fn guest_derives_the_attestation_key_the_monitor_named() {
     let (vtpm, mut guest) = sealed("vak");
     let made = guest.run(&command::create_primary(Hierarchy::Endorsement, &template::vm_ak()));
     let (_, public) = response::create_primary(&made).unwrap();
-    assert_eq!(public, vtpm.keys().ak.as_bytes());
-    assert_ne!(vtpm.ak_name(), vtpm.ek_name());
+    assert_eq!(public, vtpm.keys.ak.as_bytes());
+    assert_ne!(vtpm.keys.ak.object_name(), vtpm.keys.ek.object_name());
 }
 
 #[test]
 fn two_launches_share_no_key() {
     let (a, _) = sealed("fresh-a");
     let (b, _) = sealed("fresh-b");
-    assert_ne!(a.ak_name(), b.ak_name());
-    assert_ne!(a.ek_name(), b.ek_name());
+    assert_ne!(a.keys.ak.object_name(), b.keys.ak.object_name());
+    assert_ne!(a.keys.ek.object_name(), b.keys.ek.object_name());
 }
 
 #[test]
@@ -127,12 +142,27 @@ fn guest_reads_the_ek_certificate_and_cannot_change_it() {
 }
 
 #[test]
-fn sha256_is_the_only_bank() {
+fn there_is_no_bank_that_is_not_measured_into() {
     let (_vtpm, mut guest) = sealed("banks");
-    // TPM2_PCR_Read of PCR 0 in SHA-1: the answered selection is empty.
-    let answer = guest.run(&hex("8001 00000014 0000017e 00000001 0004 03 010000"));
-    assert_eq!(answer.get(14..18), Some(&[0, 0, 0, 1][..]));
-    assert_eq!(answer.get(20..24), Some(&[3, 0, 0, 0][..]));
+    for bank in HashAlg::ALL {
+        let answer = guest.run(&command::pcr_read(bank, &[0]));
+        // The answered selection is empty where there is no bank.
+        let there = u8::from(pcr::VM_BANKS.contains(&bank));
+        assert_eq!(answer.get(14..18), Some(&[0, 0, 0, 1][..]));
+        assert_eq!(answer.get(20..24), Some(&[3, there, 0, 0][..]), "{bank}");
+    }
+    // TPM2_GetCapability(TPM_CAP_PCRS): a bank that this build has no name for would stand here too.
+    let answer = guest.run(&hex("8001 00000016 0000017a 00000005 00000000 00000001"));
+    let listed = &answer[15..];
+    let count = u32::from_be_bytes(listed[..4].try_into().unwrap());
+    let (entries, rest) = listed[4..].as_chunks::<6>();
+    assert_eq!((count as usize, rest), (entries.len(), &[][..]));
+    let allocated: Vec<u16> = entries
+        .iter()
+        .filter(|entry| entry[3..] != [0; 3])
+        .map(|entry| u16::from_be_bytes([entry[0], entry[1]]))
+        .collect();
+    assert_eq!(allocated, pcr::VM_BANKS.map(HashAlg::id));
 }
 
 #[test]
@@ -140,7 +170,18 @@ fn refuses_a_launch_whose_record_is_not_the_one_logged() {
     let (_, swtpm) = swtpm("mismatch");
     let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
     let result = keyed.certify(CERTIFICATE).unwrap().measure(&events(), b"another record");
-    assert!(matches!(result, Err(VtpmError::PcrMismatch { pcr: 17 })));
+    assert!(matches!(result, Err(VtpmError::PcrMismatch { pcr: 17, bank: HashAlg::Sha256 })));
+}
+
+#[test]
+fn refuses_a_launch_of_which_another_bank_holds_something_else() {
+    let (_, swtpm) = swtpm("other-bank");
+    let keyed = swtpm.initialise().unwrap().make_keys().unwrap();
+    let mut events = events();
+    // What the sequence made of the record is not what this event says of it.
+    events.last_mut().unwrap().sha384 = HashAlg::Sha384.digest(&[b"another record"]);
+    let result = keyed.certify(CERTIFICATE).unwrap().measure(&events, RECORD);
+    assert!(matches!(result, Err(VtpmError::PcrMismatch { pcr: 17, bank: HashAlg::Sha384 })));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!
 //! | method and path | body | answer |
 //! |---|---|---|
-//! | `GET /metrics` | | counters as Prometheus text |
+//! | `GET /metrics` | | text |
 //! | `GET /v1/host` | | [`HostInfo`] |
 //! | `GET /v1/host/identity` | | `coffer_formats::protocol::HostIdentity` |
 //! | `POST /v1/host/activate` | `EnrollChallenge` | `EnrollComplete` |
@@ -19,6 +19,7 @@
 //! | `GET /v1/vms/{id}` | | [`VmInfo`] |
 //! | `GET /v1/vms/{id}/logs` | `?follow=true` streams | text |
 //! | `GET /v1/vms/{id}/measurements` | | [`Measurements`] |
+//! | `POST /v1/vms/{id}/console` | bytes, as they are typed | 204 at their end; open boxes only, one caller at a time |
 //! | `GET /v1/vms/{id}/stats` | | [`VmStats`] |
 //! | `POST /v1/vms/{id}/stop` | [`StopVm`] | [`VmInfo`]; the same if it had ended |
 //! | `POST /v1/vms/{id}/pause` | | [`VmInfo`]; the same if it was paused |
@@ -30,6 +31,7 @@
 //! `coffer_formats::protocol::ErrorBody`.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId};
@@ -46,6 +48,16 @@ pub struct Publish {
     pub host: u16,
     /// Port in the guest.
     pub guest: u16,
+}
+
+/// A raw disk of an open box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDiskRequest {
+    /// Name: one that the image leaves to be given, or a new one.
+    pub name: String,
+    /// File or block device below the monitor's folder for disks, by path from there or from the root.
+    pub path: String,
 }
 
 /// After which ends a VM is launched again. Never after a stop, and never after a promise of the image was broken.
@@ -89,13 +101,42 @@ pub struct CreateVm {
     /// Published ports.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// Raw disks; of open boxes only.
+    #[serde(default)]
+    pub disks: Vec<RawDiskRequest>,
+    /// The host's tap device its frames go to, made if it is not there; behind passt's NAT if absent.
+    #[serde(default)]
+    pub tap: Option<String>,
+    /// The most its network carries; what [`NetLimit`] says if absent.
+    #[serde(default)]
+    pub network_limit: NetLimit,
     /// What happens when it ends; nothing if absent.
     #[serde(default)]
     pub restart: Restart,
 }
 
-/// How far a VM is.
+/// The most a network interface carries in each direction; what is beyond that is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetLimit {
+    /// Bytes of frames in a second.
+    pub bytes_per_s: NonZeroU64,
+    /// Frames in a second.
+    pub frames_per_s: NonZeroU32,
+}
+
+/// Ten gigabits, and a quarter of a million frames: more than one VM usually moves, less than keeps a host busy.
+impl Default for NetLimit {
+    fn default() -> Self {
+        Self {
+            bytes_per_s: const { NonZeroU64::new(1_250_000_000).unwrap() },
+            frames_per_s: const { NonZeroU32::new(250_000).unwrap() },
+        }
+    }
+}
+
+/// How far a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmState {
     /// Being hashed, measured and started.
@@ -106,7 +147,7 @@ pub enum VmState {
     Started,
     /// Secrets are in place.
     Attested,
-    /// The workload runs.
+    /// The workload runs; or the vCPUs, of a box whose root disk brings its own init.
     Running,
     /// Its vCPUs stand still until it is resumed.
     Paused,

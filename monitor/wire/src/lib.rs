@@ -8,13 +8,13 @@
 pub mod api;
 mod refusal;
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{collections::BTreeMap, mem::MaybeUninit};
 
 use coffer_formats::{Digest, Reject};
+use coffer_image::reach::Reach;
 pub use refusal::Refusal;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -39,10 +39,12 @@ pub enum FdRole {
     Initrd,
     /// swtpm's data channel; the control channel stays with the supervisor.
     Tpm,
-    /// Disk `n` of `VmSpec::disks`, opened read-only.
+    /// Disk `n` of `VmSpec::disks`, open as its kind needs.
     Disk(u8),
     /// Backend of NIC `n`: a passt stream socket or a tap device.
     Net(u8),
+    /// What people type at the serial port: the reading end of a pipe. Closed boxes have none.
+    Input,
 }
 
 /// A disk the VM process serves.
@@ -57,6 +59,11 @@ pub enum DiskSpec {
         root_hash: Digest,
         /// Salt, hex.
         salt: String,
+    },
+    /// Written and read as it is, no promise.
+    Raw {
+        /// Bytes of it, a multiple of 4096.
+        size: u64,
     },
 }
 
@@ -76,10 +83,20 @@ pub enum NetBackend {
 pub struct NetSpec {
     /// MAC address of the guest.
     pub mac: [u8; 6],
+    /// IPv4 address of the guest.
+    pub address: Ipv4Addr,
     /// Backend.
     pub backend: NetBackend,
     /// Addresses no frame of the guest may go to: the host's own.
     pub deny: Vec<Ipv4Addr>,
+    /// What the descriptor lets through.
+    pub reach: Reach,
+    /// The verifier the descriptor names: within reach whatever that says.
+    pub verifier: Option<SocketAddrV4>,
+    /// True if the guest may ask for its address by DHCP.
+    pub dhcp: bool,
+    /// The most it carries, in each direction.
+    pub limit: api::NetLimit,
 }
 
 /// Everything a VM process is told at its start.
@@ -122,6 +139,8 @@ pub struct VmSpec {
 pub enum Command {
     /// Stop the vCPUs and exit.
     Kill,
+    /// The guest has attested: networks that wait for that are open from now on.
+    OpenNetwork,
     /// Stop the vCPUs and devices until told to resume.
     Pause,
     /// Go on.

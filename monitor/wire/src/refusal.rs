@@ -28,8 +28,26 @@ pub enum Refusal {
     Chain,
     /// A block request that leaves the disk, is too large, writes to what is read-only, or is of no known kind.
     BlockRequest,
-    /// A frame that may not leave (SPEC 6.6).
-    Frame,
+    // Frames of the guest (SPEC 6.6).
+    /// No frame, or one whose header does not fit it or has options.
+    FrameMalformed,
+    /// Neither ARP nor IPv4.
+    FrameProtocol,
+    /// From another hardware address than the interface has.
+    FrameMac,
+    /// From another IPv4 address than the descriptor gives.
+    FrameAddress,
+    /// ARP in another's name.
+    FrameArp,
+    /// To the host, or to nobody.
+    FrameHost,
+    /// To where the descriptor does not let it out.
+    FrameEgress,
+    // Frames of either direction.
+    /// Before the guest attested.
+    FrameClosed,
+    /// Beyond the limit.
+    FrameLimit,
     /// A vsock packet from another address than the guest's.
     VsockSource,
     /// A vsock packet to what is not there, of no known kind, or beyond its credit.
@@ -38,6 +56,8 @@ pub enum Refusal {
     TpmCommand,
     /// A TPM control register written in a state or place where that means nothing.
     TpmControl,
+    /// A line to the serial port beyond its rate, or for which a reader that is behind left no room.
+    ConsoleOutput,
 }
 
 impl fmt::Display for Refusal {

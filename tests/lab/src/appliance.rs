@@ -7,10 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use coffer_attestation::Digest;
 use coffer_image::descriptor::{BlobDigest, Descriptor, Disk};
 
 use crate::coffer::Coffer;
-use crate::{needle, process, workspace};
+use crate::{initrd, needle, probe, process, workspace};
 
 /// Name in the site's certificate.
 pub const SITE_NAME: &str = "site.example";
@@ -105,19 +106,51 @@ pub fn site_recipe(pin: &serde_json::Value, kernel_parameters: &[&str]) -> serde
             "argv": ["/usr/sbin/nginx", "-c", "/etc/nginx/coffer.conf"],
             "tmpfs": ["/var/lib/nginx", "/var/log/nginx"],
         },
+        // It answers visitors and asks its verifier; there is nothing else for it in the world.
+        "network": {
+            "mode": "nat", "address": "192.168.76.2", "prefix": 24, "gateway": "192.168.76.1",
+            "egress": [], "listen": [SITE_PORT], "until_attested": true,
+        },
         "verifier": pin,
         "secrets": [{ "id": SITE_KEY_ID, "file": "site.key", "mode": "0400" }],
         "cmdline": kernel_parameters,
     })
 }
 
-/// Builds an image with `coffer image build`.
+/// An image whose workload is this program, with these arguments. Debian's C library comes from the tools' root file
+/// system; what is made on the way lies in `folder`.
+pub fn of_this_program(
+    name: &str,
+    arguments: &[&str],
+    folder: &Path,
+    layout: &Path,
+) -> Result<Image> {
+    let root = folder.join("rootfs");
+    copy_tree(&workspace::rootfs("tools")?, &root)?;
+    let program = initrd::stripped("coffer-lab", &folder.join("image"))?;
+    std::fs::copy(program, root.join(probe::PROGRAM.trim_start_matches('/')))?;
+    let argv = [&[probe::PROGRAM], arguments].concat();
+    let recipe = serde_json::json!({ "name": name, "workload": { "argv": argv } });
+    build(&recipe, &root, layout)
+}
+
+/// Builds an image with `coffer image build`, on the kernel that most have.
 pub fn build(recipe: &serde_json::Value, rootfs: &Path, layout: &Path) -> Result<Image> {
+    build_on(&workspace::kernel_package()?, recipe, rootfs, layout)
+}
+
+/// The same on the kernel of this unpacked package.
+pub fn build_on(
+    kernel: &Path,
+    recipe: &serde_json::Value,
+    rootfs: &Path,
+    layout: &Path,
+) -> Result<Image> {
     let file = layout.with_extension("recipe.json");
     std::fs::write(&file, serde_json::to_vec_pretty(recipe)?)?;
     let built = Coffer::plain().run(["image", "build"], |c| {
         c.arg(&file).arg("--rootfs").arg(rootfs);
-        c.arg("--kernel").arg(workspace::kernel_package().unwrap_or_default());
+        c.arg("--kernel").arg(kernel);
         c.arg("--init").arg(workspace::static_init().unwrap_or_default());
         c.arg("-o").arg(layout)
     });
@@ -142,6 +175,32 @@ impl Image {
     pub fn descriptor(&self) -> Result<Descriptor> {
         let bytes = std::fs::read(self.blob(&self.id))?;
         serde_json::from_slice(&bytes).context("the descriptor does not parse")
+    }
+
+    /// The same image under another descriptor: whoever makes an image says in it what he likes.
+    pub fn redescribed(&self, change: impl FnOnce(&mut serde_json::Value)) -> Result<Self> {
+        let mut descriptor = read_json(&self.blob(&self.id))?;
+        change(&mut descriptor);
+        let config = self.put(&descriptor)?;
+        let index_path = self.layout.join("index.json");
+        let mut index = read_json(&index_path)?;
+        let named = index["manifests"][0]["digest"].as_str().unwrap_or_default();
+        let mut manifest = read_json(&self.blob(named.trim_start_matches("sha256:")))?;
+        manifest["config"]["digest"] = format!("sha256:{}", config.0).into();
+        manifest["config"]["size"] = config.1.into();
+        let manifest = self.put(&manifest)?;
+        index["manifests"][0]["digest"] = format!("sha256:{}", manifest.0).into();
+        index["manifests"][0]["size"] = manifest.1.into();
+        std::fs::write(index_path, index.to_string())?;
+        Ok(Self { layout: self.layout.clone(), id: config.0.to_hex() })
+    }
+
+    /// Digest and size of a blob that is put there.
+    fn put(&self, value: &serde_json::Value) -> Result<(Digest, usize)> {
+        let bytes = value.to_string();
+        let digest = Digest::of(&[bytes.as_bytes()]);
+        std::fs::write(self.blob(&digest.to_hex()), &bytes)?;
+        Ok((digest, bytes.len()))
     }
 
     fn blob(&self, hexadecimal: &str) -> PathBuf {
@@ -173,6 +232,11 @@ impl Image {
         flip(&blob, offset)?;
         Ok(copy)
     }
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("`{}` is no JSON", path.display()))
 }
 
 /// Where a program starts inside a disk image, by its first 64 bytes: the part no start of it can do without.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::coffer::Coffer;
 use crate::host_tpm::HostTpm;
 use crate::initrd::{self, API_PORT, Extras};
+use crate::intruder::{self, Attempt, Outcome};
 use crate::machine::{Machine, MachineSpec};
 use crate::needle::Needle;
 use crate::{crash, probe, process, wait, workspace};
@@ -28,6 +29,8 @@ const CMDLINE: &str = "console=ttyS0 panic=-1 quiet";
 pub struct LabConfig {
     /// Folder with image layouts, the host's image store.
     pub images: Option<PathBuf>,
+    /// Disk images that open boxes may have, each copied: `/dev/vdb` and on where there is an image store.
+    pub raw_disks: Vec<PathBuf>,
     /// Ports of the host to reach from here, beside the API.
     pub publish: Vec<u16>,
     /// Port on 127.0.0.1 of the verifier.
@@ -61,8 +64,12 @@ impl LabHost {
             make_store(images, &store)?;
             disks.push(store);
         }
-        let ports: Vec<u16> =
-            [API_PORT, probe::PORT, crash::PORT].iter().chain(&config.publish).copied().collect();
+        let raw_disks = copies(&config.raw_disks, folder)?;
+        let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT]
+            .iter()
+            .chain(&config.publish)
+            .copied()
+            .collect();
         let memory_mib = config.memory_mib.unwrap_or(MEMORY_MIB);
         let started = Instant::now();
         let machine = Machine::power_on(
@@ -73,6 +80,7 @@ impl LabHost {
                 initrd: &initrd,
                 cmdline: CMDLINE,
                 disks: &disks,
+                raw_disks: &raw_disks,
                 ports: &ports,
                 verifier_port: config.verifier_port,
                 memory_mib,
@@ -153,6 +161,24 @@ impl LabHost {
         self.coffer()?.run(["inspect", "--json", name], |c| c)?.json()
     }
 
+    /// How often a VM's guest was refused what, from the monitor's metrics.
+    pub fn refusals(&self, name: &str) -> Result<BTreeMap<String, u64>> {
+        let url = format!("{}/metrics", self.api()?);
+        let said = process::run(
+            Command::new("curl").args(["-sSf", "--max-time", "20"]).arg(&url),
+            Duration::from_secs(30),
+        )?;
+        ensure!(said.ok, "the metrics cannot be read: {}", said.err);
+        let of_vm = format!("name=\"{name}\",refusal=\"");
+        let lines = said.out.lines().filter_map(|line| line.split_once(&of_vm));
+        lines
+            .map(|(_, line)| {
+                let (refusal, count) = line.split_once("\"} ").context("a line without a count")?;
+                Ok((refusal.to_owned(), count.parse()?))
+            })
+            .collect()
+    }
+
     /// What a VM printed.
     pub fn logs(&self, name: &str) -> Result<String> {
         self.coffer()?.run(["logs", name], |c| c)?.must()
@@ -166,6 +192,11 @@ impl LabHost {
     /// What the kernel says of the threads of every process of this name.
     pub fn threads(&self, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
         probe::threads(self.machine.port(probe::PORT)?, process)
+    }
+
+    /// Has a process of the host's, under this uid, try things; what came of each.
+    pub fn intrude(&self, uid: u32, attempts: &[Attempt]) -> Result<Vec<Outcome>> {
+        intruder::send(self.machine.port(intruder::PORT)?, uid, attempts)
     }
 
     /// Searches every file of the host.
@@ -187,6 +218,19 @@ impl LabHost {
     pub fn console_tail(&self) -> String {
         self.machine.console_tail()
     }
+}
+
+/// Copies of disk images, as sparse as they are.
+fn copies(disks: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> {
+    let copy = |(at, disk): (usize, &PathBuf)| {
+        let copy = folder.join(format!("raw{at}.raw"));
+        let mut cp = Command::new("cp");
+        cp.arg("--sparse=always").arg(disk).arg(&copy);
+        let said = process::run(&mut cp, Duration::from_secs(60))?;
+        ensure!(said.ok, "cp failed: {}", said.err);
+        Ok(copy)
+    };
+    disks.iter().enumerate().map(copy).collect()
 }
 
 /// True if a server answers. QEMU accepts connections long before its guest has a network, and is slow to try

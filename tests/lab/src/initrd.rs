@@ -20,8 +20,8 @@ pub const ADDRESS: &str = "10.0.2.15";
 pub const API_PORT: u16 = 7070;
 
 /// Modules in the order they load: network card, image store disk, KVM, and what VMs' networks need.
-const MODULES: [&str; 7] =
-    ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd"];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd", "tun"];
 
 /// What goes into an initrd beyond the ordinary.
 #[derive(Default, Clone)]
@@ -86,6 +86,8 @@ fn host_configuration(modules: &[&str]) -> serde_json::Value {
         // The one guest address of QEMU's user network.
         "network": { "interface": null, "address": ADDRESS, "prefix": 24, "gateway": "10.0.2.2" },
         "images_disk": "/dev/vda",
+        // Open boxes may have the host's disks; the image store is mounted, and so taken.
+        "disks": "/dev",
         "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),
         "tcti": null,
     })

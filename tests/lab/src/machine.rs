@@ -31,6 +31,8 @@ pub struct MachineSpec<'a> {
     pub cmdline: &'a str,
     /// Disk images, read-only, `/dev/vda` first.
     pub disks: &'a [PathBuf],
+    /// Disk images to write to, after those.
+    pub raw_disks: &'a [PathBuf],
     /// Ports of the host to reach from here; each gets a free port on 127.0.0.1.
     pub ports: &'a [u16],
     /// Port on 127.0.0.1 where the verifier listens.
@@ -87,6 +89,14 @@ impl Machine {
                 .arg(format!("if=none,id=disk{at},format=raw,readonly=on,file={}", disk.display()))
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive=disk{at}"));
+        }
+        for (at, disk) in spec.raw_disks.iter().enumerate() {
+            // What a lab writes need not outlive the machine it runs on.
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id=raw{at},format=raw,cache=unsafe,file={}", disk.display()))
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=raw{at}"));
         }
         command.arg("-kernel").arg(spec.kernel).arg("-initrd").arg(spec.initrd);
         command.args(["-append", spec.cmdline]);

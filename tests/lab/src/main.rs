@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer_lab::record::{self, BootPath};
-use coffer_lab::{bench, collapse, crash, demo, forward, guard, probe, recording};
+use coffer_lab::{bench, collapse, crash, demo, forward, guard, intruder, probe, recording};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -46,6 +46,9 @@ enum Command {
         /// Qualifying data of the quote, in hexadecimal
         nonce: String,
     },
+    /// Time TPM commands and exits; runs in a guest
+    #[command(hide = true)]
+    TimeTpm,
     /// End what a lab left behind; reads its orders from standard input
     #[command(hide = true)]
     Guard,
@@ -64,6 +67,18 @@ enum Command {
     /// Become a second monitor; runs on the host
     #[command(hide = true)]
     SecondMonitor,
+    /// Make the attempts read from standard input; runs on the host
+    #[command(hide = true)]
+    Intrude,
+    /// Wait to be looked at, until standard input ends
+    #[command(hide = true)]
+    GuineaPig,
+    /// Note a core that the kernel sends; runs on the host
+    #[command(hide = true)]
+    CatchCore {
+        /// Whose
+        process: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +94,7 @@ fn main() -> ExitCode {
         Command::RecordEvidence { folder } => recording::record(&folder),
         Command::RecordBoots { into, paths } => record::run(&into, &paths),
         Command::RecordInside { nonce } => record::inside::as_workload(&nonce),
+        Command::TimeTpm => bench::vtpm_guest::run(),
         Command::Guard => {
             guard::run_on_stdin();
             Ok(())
@@ -87,6 +103,12 @@ fn main() -> ExitCode {
         Command::Forward { port } => forward::run(port),
         Command::Probe => probe::serve(),
         Command::SecondMonitor => crash::become_second(),
+        Command::Intrude => intruder::intrude(),
+        Command::GuineaPig => {
+            println!("here");
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).map(drop).map_err(Into::into)
+        }
+        Command::CatchCore { process } => intruder::catch_core(process),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

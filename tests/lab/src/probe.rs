@@ -31,6 +31,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use crate::bench::agent;
 use crate::crash;
 use crate::initrd;
+use crate::intruder;
 use crate::needle::Needle;
 
 /// Port of the probe on a lab host.
@@ -68,6 +69,7 @@ pub fn serve() -> Result<()> {
         std::thread::spawn(agent::serve);
     }
     std::thread::spawn(crash::serve);
+    std::thread::spawn(intruder::serve);
     // Held for as long as this process runs: a search must find it in both.
     let _planted = plant().context("cannot plant the decoy")?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;

@@ -69,12 +69,13 @@ impl Scene {
 
     /// Boots a host with the scene's TPM and image store.
     pub fn boot_host(&self, name: &str, marker: Option<&str>) -> Result<LabHost> {
-        let extras = Extras {
-            decoy: Some(self.decoy.clone()),
-            marker: marker.map(str::to_owned),
-            ..Extras::default()
-        };
-        self.boot_host_with(name, LabConfig { extras, ..LabConfig::default() })
+        self.boot_host_with(name, self.config(marker))
+    }
+
+    /// What an ordinary host gets.
+    pub fn config(&self, marker: Option<&str>) -> LabConfig {
+        let (decoy, marker) = (Some(self.decoy.clone()), marker.map(str::to_owned));
+        LabConfig { extras: Extras { decoy, marker, ..Extras::default() }, ..LabConfig::default() }
     }
 
     /// The same with what `config` says beside TPM, images and verifier.

@@ -29,6 +29,11 @@ pub fn kernel_package() -> Result<PathBuf> {
     existing(root().join(".coffer/cache/kernel"))
 }
 
+/// Another one: Debian's next, for guests that differ.
+pub fn other_kernel_package() -> Result<PathBuf> {
+    existing(root().join(".coffer/cache/other-kernel"))
+}
+
 /// The kernel of lab host and guests.
 pub fn kernel() -> Result<PathBuf> {
     only_entry(kernel_package()?.join("boot"), "vmlinuz-")
@@ -44,6 +49,11 @@ pub fn boot_loaders() -> Result<PathBuf> {
     let folder = root().join(".coffer/cache/boot-loaders");
     ensure!(folder.exists(), "`{}` is missing; run `cargo xtask record boots`", folder.display());
     Ok(folder)
+}
+
+/// The stock Debian disk: one partition, root's password is `coffer`.
+pub fn stock_disk() -> Result<PathBuf> {
+    existing(root().join(".coffer/cache/stock-disk/disk.raw"))
 }
 
 /// A root file system made of Debian packages.

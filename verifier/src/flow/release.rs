@@ -8,7 +8,7 @@
 use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
 };
-use coffer_attestation::launch::{BoxKind, LaunchRecord};
+use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchRecord};
 use coffer_attestation::ledger::Current;
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::tpm::public::Public;
@@ -312,14 +312,18 @@ fn check_launch(descriptor: &Descriptor, record: &LaunchRecord) -> Result<(), Fa
         );
         return Err(Fault::reject(Reject::ShapeNotAllowed, explanation));
     }
-    let same = record.disks.len() == descriptor.disks.len()
-        && record.disks.iter().zip(&descriptor.disks).all(|(launched, declared)| match declared {
-            Disk::Integrity { name, data_size, root_hash, .. } => {
+    let is_raw = |disk: &LaunchDisk| disk.kind == "raw" && disk.root_hash.is_none();
+    let same = record.disks.len() >= descriptor.disks.len()
+        && record.disks.iter().enumerate().all(|(n, launched)| match descriptor.disks.get(n) {
+            Some(Disk::Integrity { name, data_size, root_hash, .. }) => {
                 launched.kind == "integrity"
                     && &launched.name == name
                     && launched.size == *data_size
                     && launched.root_hash.as_ref() == Some(root_hash)
             }
+            Some(Disk::Raw { name }) => is_raw(launched) && &launched.name == name,
+            // An open box may have more; a closed one has none but its image's.
+            None => record.box_kind == BoxKind::Open && is_raw(launched),
         });
     if same {
         Ok(())

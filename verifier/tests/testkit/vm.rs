@@ -6,7 +6,7 @@ use coffer_attestation::evidence::{Evidence, HostPart, VmPart};
 use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
 use coffer_attestation::release::SealedSecret;
 use coffer_attestation::runtime::RuntimeData;
-use coffer_attestation::tpm::pcr::VM_SELECTION;
+use coffer_attestation::tpm::pcr::{VM_BANKS, VM_SELECTION};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::template;
 use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor, merkle};
@@ -33,6 +33,10 @@ pub struct Shape {
     pub vcpus: u8,
     pub declares: Vec<&'static str>,
     pub disk_root: Digest,
+    /// The image leaves its root to be given; a raw one of this name is.
+    pub raw_root: Option<&'static str>,
+    /// Kind of a disk beside the image's.
+    pub more: Option<&'static str>,
     pub made_for: BoxKind,
     pub nat: bool,
     pub nics: usize,
@@ -50,6 +54,8 @@ impl Default for Shape {
             vcpus: 2,
             declares: vec![SECRET_ID],
             disk_root: ROOT_HASH,
+            raw_root: None,
+            more: None,
             made_for: BoxKind::Closed,
             nat: false,
             nics: 0,
@@ -95,12 +101,7 @@ impl Vm {
             image_id: Digest::of(&[&descriptor]),
             vcpus: shape.vcpus,
             memory_mib: 512,
-            disks: vec![LaunchDisk {
-                name: "root".into(),
-                kind: "integrity".into(),
-                root_hash: Some(shape.disk_root),
-                size: DATA_SIZE,
-            }],
+            disks: launched(shape),
             nics: vec![LaunchNic { mac: [2; 6], backend: "passt".into() }; shape.nics],
             instance_id: shape.instance.unwrap_or_else(fresh_instance),
             incarnation: shape.incarnation,
@@ -114,13 +115,8 @@ impl Vm {
             &record.image_id,
             &record.encode(),
         );
-        let mut tpm = Swtpm::fresh();
-        for (pcr, _, digest, _) in &launch.events {
-            match pcr {
-                17 => tpm.hash_sequence(&record.encode()),
-                _ => tpm.extend(*pcr, digest),
-            }
-        }
+        let mut tpm = Swtpm::with_banks(&VM_BANKS);
+        tpm.measure(&launch.events, &record.encode());
         let (vak_handle, vak) = tpm.create_primary(&template::vm_ak());
         let (private, public) = X25519HkdfSha256::gen_keypair();
         Self {
@@ -200,6 +196,18 @@ impl Vm {
     }
 }
 
+fn launched(shape: &Shape) -> Vec<LaunchDisk> {
+    let disk = |name: &str, kind: &str, root_hash| {
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        LaunchDisk { name, kind, root_hash, size: DATA_SIZE }
+    };
+    let root = match shape.raw_root {
+        Some(name) => disk(name, "raw", None),
+        None => disk("root", "integrity", Some(shape.disk_root)),
+    };
+    [root].into_iter().chain(shape.more.map(|kind| disk("more", kind, None))).collect()
+}
+
 fn descriptor(shape: &Shape) -> Descriptor {
     let blob = |b: u8, size| BlobRef { digest: BlobDigest(Digest([b; 32])), size };
     let pin = VerifierPin {
@@ -221,12 +229,15 @@ fn descriptor(shape: &Shape) -> Descriptor {
         kernel: blob(1, 4096),
         initrd: blob(2, 4096),
         cmdline: blob(3, 20),
-        disks: vec![Disk::Integrity {
-            name: "root".into(),
-            blob: blob(5, DATA_SIZE + 4096 + 4096),
-            data_size: DATA_SIZE,
-            root_hash: ROOT_HASH,
-            salt: String::new(),
+        disks: vec![match shape.raw_root {
+            Some(_) => Disk::Raw { name: "root".into() },
+            None => Disk::Integrity {
+                name: "root".into(),
+                blob: blob(5, DATA_SIZE + 4096 + 4096),
+                data_size: DATA_SIZE,
+                root_hash: ROOT_HASH,
+                salt: String::new(),
+            },
         }],
         shape: VmShape {
             vcpus: Range { min: 1, max: 4 },
@@ -239,6 +250,7 @@ fn descriptor(shape: &Shape) -> Descriptor {
                 address: [192, 168, 76, 2].into(),
                 prefix: 24,
                 gateway: [192, 168, 76, 1].into(),
+                reach: Default::default(),
             },
         },
         verifier: Some(pin),

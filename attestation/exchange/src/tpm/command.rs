@@ -85,19 +85,29 @@ const SE_POLICY: u8 = 1;
 mod tests {
     use super::*;
     use crate::Digest;
+    use crate::tpm::hash::Ha;
 
     #[test]
     fn writes_the_bytes_of_part_3() {
         assert_eq!(hex::encode(startup_clear()), "80010000000c000001440000");
         assert_eq!(
-            hex::encode(pcr_extend(9, &Digest([0xab; 32]))),
+            hex::encode(pcr_extend(
+                9,
+                &[Digest([0xab; 32]).into(), Ha::new(HashAlg::Sha384, &[0xcd; 48]).unwrap()]
+            )),
             format!(
-                "80020000004100000182{}{}{}{}",
+                "80020000007300000182{}{}{}{}000c{}",
                 "00000009",
                 "00000009400000090000000000",
-                "00000001000b",
-                "ab".repeat(32)
+                "00000002000b",
+                "ab".repeat(32),
+                "cd".repeat(48)
             )
+        );
+        assert_eq!(
+            hex::encode(pcr_allocate(&[HashAlg::Sha256, HashAlg::Sha384])),
+            "8002000000370000012b4000000c0000000940000009000000000000000004\
+             000403000000000b03ffffff000c03ffffff000d03000000"
         );
         assert_eq!(hex::encode(get_random(16)), "80010000000c0000017b0010");
     }
@@ -106,7 +116,7 @@ mod tests {
     fn declares_its_own_length() {
         let template = crate::tpm::template::ek_rsa2048();
         for command in [
-            pcr_allocate_sha256(),
+            pcr_allocate(&[HashAlg::Sha256]),
             create_primary(Hierarchy::Endorsement, &template),
             quote(0x8000_0000, &[1; 32], &[0, 17]),
             nv_define(0x01c0_000a, 900, 0),

@@ -3,4 +3,4 @@
 pub mod command;
 pub mod response;
 
-pub use coffer_formats::tpm::{alg, attributes, hash, made, pcr, template, wire};
+pub use coffer_formats::tpm::{alg, hash, made, pcr, template, wire};

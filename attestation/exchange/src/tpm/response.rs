@@ -2,7 +2,9 @@
 
 pub use coffer_formats::tpm::response::*;
 
+use super::hash::{Ha, HashAlg};
 use super::wire::Reader;
+use crate::evidence::PcrValue;
 
 /// Contents of an NV index's public area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,13 @@ pub fn quote(answer: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
     let mut r = parameters(header(answer)?)?;
     let attest = r.tpm2b(BUFFER_MAX)?.to_vec();
     Ok((attest, r.rest().to_vec()))
+}
+
+/// TPM2_PCR_Read of the SHA-256 bank.
+pub fn pcr_read(answer: &[u8]) -> Result<Vec<PcrValue>, TpmError> {
+    let values = pcr_read_in(HashAlg::Sha256, answer)?.into_iter();
+    let value = |(index, value): (u8, Ha)| Some(PcrValue { index, digest: value.sha256()? });
+    values.map(value).collect::<Option<_>>().ok_or(TpmError::Malformed)
 }
 
 /// TPM2_NV_ReadPublic.

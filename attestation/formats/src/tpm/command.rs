@@ -4,9 +4,9 @@
 //! Lengths no TPM accepts are not checked here; the TPM refuses them (see [`super::wire::Writer::tpm2b`]).
 
 use super::alg;
-use super::pcr::{PCR_COUNT, write_selection};
+use super::hash::{Ha, HashAlg};
+use super::pcr::{PCR_COUNT, Selections};
 use super::wire::Writer;
-use crate::Digest;
 
 /// A hierarchy (TPMI_RH_HIERARCHY; Part 2, 9.13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,26 +27,27 @@ pub fn startup_clear() -> Vec<u8> {
     plain(0x0144, Writer::new().u16(SU_CLEAR))
 }
 
-/// TPM2_PCR_Allocate: the SHA-256 bank whole, the other banks empty. Takes effect at the next TPM Reset;
+/// TPM2_PCR_Allocate: these banks whole, the other banks empty. Takes effect at the next TPM Reset;
 /// the answer's allocationSuccess is read by [`super::response::pcr_allocate`].
-pub fn pcr_allocate_sha256() -> Vec<u8> {
-    let banks = [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0), (alg::SHA512, 0)];
-    let list = banks
-        .iter()
-        .fold(Writer::new().u32(4), |w, (bank, bits)| w.u16(*bank).u8(3).bytes(&[*bits; 3]));
+pub fn pcr_allocate(banks: &[HashAlg]) -> Vec<u8> {
+    let bits = |bank| if banks.contains(&bank) { [0xff; 3] } else { [0; 3] };
+    let list = HashAlg::ALL
+        .into_iter()
+        .fold(Writer::new().u32(4), |w, bank| w.u16(bank.id()).u8(3).bytes(&bits(bank)));
     authorised(0x012b, &[Hierarchy::Platform as u32], list)
 }
 
-/// TPM2_PCR_Extend of the SHA-256 bank.
-pub fn pcr_extend(pcr: u8, digest: &Digest) -> Vec<u8> {
-    let digests = Writer::new().u32(1).u16(alg::SHA256).bytes(digest.as_bytes());
-    authorised(0x0182, &[u32::from(pcr)], digests)
+/// TPM2_PCR_Extend of as many banks as there are digests.
+pub fn pcr_extend(pcr: u8, digests: &[Ha]) -> Vec<u8> {
+    let count = Writer::new().u32(u32::try_from(digests.len()).unwrap_or(u32::MAX));
+    let list = digests.iter().fold(count, |w, d| w.u16(d.hash().id()).bytes(d.as_bytes()));
+    authorised(0x0182, &[u32::from(pcr)], list)
 }
 
-/// TPM2_PCR_Read of the SHA-256 bank. A TPM answers at most eight registers at once; ask in portions.
-pub fn pcr_read(pcrs: &[u8]) -> Vec<u8> {
+/// TPM2_PCR_Read of one bank. A TPM answers at most eight registers at once; ask in portions.
+pub fn pcr_read(bank: HashAlg, pcrs: &[u8]) -> Vec<u8> {
     debug_assert!(pcrs.iter().all(|pcr| *pcr < PCR_COUNT));
-    plain(0x017e, write_selection(Writer::new(), pcrs))
+    plain(0x017e, Selections::of(&[(bank, pcrs)]).write(Writer::new()))
 }
 
 /// TPM2_CreatePrimary from a TPMT_PUBLIC template, with empty auth and no creation PCRs.

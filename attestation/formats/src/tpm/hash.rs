@@ -35,34 +35,29 @@ impl HashAlg {
         Self::ALL.into_iter().find(|hash| hash.name() == name)
     }
 
+    /// TPM_ALG_ID (Part 2, 6.3), the name that tpm2-tools use, bytes of a digest.
+    const fn row(self) -> (u16, &'static str, usize) {
+        match self {
+            Self::Sha1 => (alg::SHA1, "sha1", 20),
+            Self::Sha256 => (alg::SHA256, "sha256", 32),
+            Self::Sha384 => (alg::SHA384, "sha384", 48),
+            Self::Sha512 => (alg::SHA512, "sha512", 64),
+        }
+    }
+
     /// TPM_ALG_ID (Part 2, 6.3).
     pub const fn id(self) -> u16 {
-        match self {
-            Self::Sha1 => alg::SHA1,
-            Self::Sha256 => alg::SHA256,
-            Self::Sha384 => alg::SHA384,
-            Self::Sha512 => alg::SHA512,
-        }
+        self.row().0
     }
 
     /// The name that tpm2-tools use.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-        }
+        self.row().1
     }
 
     /// Bytes of a digest.
     pub const fn size(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-            Self::Sha512 => 64,
-        }
+        self.row().2
     }
 
     /// Digest of the concatenation of `parts`.
@@ -72,9 +67,7 @@ impl HashAlg {
             for part in parts {
                 state.update(part);
             }
-            let mut bytes = [0; Ha::MAX];
-            bytes.iter_mut().zip(state.finalize()).for_each(|(to, from)| *to = from);
-            Ha { hash, bytes }
+            Ha::padded(hash, &state.finalize())
         }
         match self {
             Self::Sha1 => of::<sha1::Sha1>(self, parts),
@@ -110,12 +103,13 @@ impl Ha {
 
     /// Takes exactly as many bytes as the algorithm makes.
     pub fn new(hash: HashAlg, digest: &[u8]) -> Option<Self> {
-        if digest.len() != hash.size() {
-            return None;
-        }
-        let mut bytes = [0; Self::MAX];
-        bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
-        Some(Self { hash, bytes })
+        (digest.len() == hash.size()).then(|| Self::padded(hash, digest))
+    }
+
+    fn padded(hash: HashAlg, digest: &[u8]) -> Self {
+        let mut ha = hash.zero();
+        ha.bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+        ha
     }
 
     /// The algorithm.
@@ -142,9 +136,7 @@ impl Ha {
 
 impl From<Digest> for Ha {
     fn from(digest: Digest) -> Self {
-        let mut bytes = [0; Self::MAX];
-        bytes.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
-        Self { hash: HashAlg::Sha256, bytes }
+        Self::padded(HashAlg::Sha256, digest.as_bytes())
     }
 }
 

@@ -4,7 +4,6 @@
 //! guest send. Structures are read strictly over the bytes received; a field this build does not know is refused,
 //! never skipped. Nothing here talks to a TPM, and nothing judges what one signed: that is `coffer-attestation`.
 
-pub mod attributes;
 pub mod command;
 pub mod hash;
 pub mod made;
@@ -29,10 +28,6 @@ pub mod alg {
     pub const SHA512: u16 = 0x000d;
     /// No algorithm.
     pub const NULL: u16 = 0x0010;
-    /// RSASSA-PKCS1-v1_5.
-    pub const RSASSA: u16 = 0x0014;
-    /// RSASSA-PSS.
-    pub const RSAPSS: u16 = 0x0016;
     /// ECDSA.
     pub const ECDSA: u16 = 0x0018;
     /// ECC keys.

@@ -3,11 +3,10 @@
 
 use thiserror::Error;
 
-use super::hash::HashAlg;
+use super::hash::{Ha, HashAlg};
 use super::pcr::Selections;
 use super::wire::Reader;
-use crate::evidence::PcrValue;
-use crate::{Digest, Reject};
+use crate::Reject;
 
 /// Why an answer was not the one hoped for.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
@@ -39,20 +38,20 @@ pub fn create_primary(answer: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
     Ok((handle, r.tpm2b(BUFFER_MAX)?.to_vec()))
 }
 
-/// TPM2_PCR_Read: the registers the TPM answered, which may be fewer than asked for.
-pub fn pcr_read(answer: &[u8]) -> Result<Vec<PcrValue>, TpmError> {
+/// TPM2_PCR_Read of one bank: the registers the TPM answered, which may be fewer than asked for.
+pub fn pcr_read_in(bank: HashAlg, answer: &[u8]) -> Result<Vec<(u8, Ha)>, TpmError> {
     let mut r = header(answer)?;
     let _update_counter = r.u32()?;
     let selections = Selections::read(&mut r)?;
-    if selections.only_bank() != Some(HashAlg::Sha256)
+    if selections.only_bank() != Some(bank)
         || usize::try_from(r.u32()?) != Ok(selections.registers().count())
     {
         return Err(TpmError::Malformed);
     }
     let mut values = Vec::new();
     for (_, index) in selections.registers() {
-        let digest = Digest::from_slice(r.tpm2b(Digest::LEN)?).ok_or(TpmError::Malformed)?;
-        values.push(PcrValue { index, digest });
+        let value = Ha::new(bank, r.tpm2b(bank.size())?).ok_or(TpmError::Malformed)?;
+        values.push((index, value));
     }
     r.finish()?;
     Ok(values)

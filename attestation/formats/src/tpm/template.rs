@@ -4,19 +4,14 @@
 //! the same vAK without handing it over. EK templates are those of the TCG EK Credential Profile 2.6,
 //! annex B: L-1 (RSA-2048) and L-2 (ECC P-256).
 
+use super::alg;
 use super::wire::Writer;
-use super::{alg, attributes};
 use crate::Digest;
 
 /// Attributes an attestation key has, all of them and no others: it signs only what the TPM itself made,
-/// it was made in the TPM, and it never leaves.
-pub const AK_ATTRIBUTES: u32 = attributes::FIXED_TPM
-    | attributes::FIXED_PARENT
-    | attributes::SENSITIVE_DATA_ORIGIN
-    | attributes::USER_WITH_AUTH
-    | attributes::NO_DA
-    | attributes::RESTRICTED
-    | attributes::SIGN;
+/// it was made in the TPM, and it never leaves. fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA,
+/// restricted, sign (TPMA_OBJECT; Part 2, 8.3).
+pub const AK_ATTRIBUTES: u32 = 0x0005_0472;
 
 /// Attributes of the low-range EK templates: fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy,
 /// restricted, decrypt (EK Credential Profile 2.6, B.3.3 and B.3.4).
@@ -26,22 +21,6 @@ pub const EK_ATTRIBUTES: u32 = 0x0003_00b2;
 pub const EK_POLICY: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24,
     0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
-];
-
-/// Attributes of the high-range EK templates: as the low range, and userWithAuth (B.4).
-pub const EK_HIGH_ATTRIBUTES: u32 = 0x0003_00f2;
-
-/// authPolicy of the high-range EK templates under SHA-256: PolicyB, PolicyA or PolicyAuthorizeNV (B.6.2).
-pub const EK_HIGH_POLICY_SHA256: [u8; 32] = [
-    0xca, 0x3d, 0x0a, 0x99, 0xa2, 0xb9, 0x39, 0x06, 0xf7, 0xa3, 0x34, 0x24, 0x14, 0xef, 0xcf, 0xb3,
-    0xa3, 0x85, 0xd4, 0x4c, 0xd1, 0xfd, 0x45, 0x90, 0x89, 0xd1, 0x9b, 0x50, 0x71, 0xc0, 0xb7, 0xa0,
-];
-
-/// PolicyB under SHA-384 (B.6.3).
-pub const EK_HIGH_POLICY_SHA384: [u8; 48] = [
-    0xb2, 0x6e, 0x7d, 0x28, 0xd1, 0x1a, 0x50, 0xbc, 0x53, 0xd8, 0x82, 0xbc, 0xf5, 0xfd, 0x3a, 0x1a,
-    0x07, 0x41, 0x48, 0xbb, 0x35, 0xd3, 0xb4, 0xe4, 0xcb, 0x1c, 0x0a, 0xd9, 0xbd, 0xe4, 0x19, 0xca,
-    0xcb, 0x47, 0xba, 0x09, 0x69, 0x96, 0x46, 0x15, 0x0f, 0x9f, 0xc0, 0x00, 0xf3, 0xf8, 0x0e, 0x12,
 ];
 
 /// A VM's attestation key (vAK), endorsement hierarchy.

@@ -9,8 +9,10 @@
 
 pub mod body;
 pub mod boot;
+mod builder;
 pub mod cel;
 mod content;
+mod event_type;
 mod explain;
 mod firmware;
 pub mod ima;
@@ -23,8 +25,10 @@ pub mod secure_boot;
 mod separator;
 mod show;
 
-pub use coffer_exchange::event_log::{EventType, LogBuilder, SEPARATOR, VmLog, vm_launch_log};
+pub use builder::LogBuilder;
+pub use coffer_exchange::event_log::{EventKind, SEPARATOR, VmEvent, VmLog, vm_launch_log};
 pub use content::{Backed, Content, Subject, subject};
+pub use event_type::EventType;
 pub use explain::{Booted, Explanation, Found, Judged, Note, Verdict, explain};
 pub use log::{Event, EventLog, Format, Log};
 pub use parse::{parse, parse_bank};

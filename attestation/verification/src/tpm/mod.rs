@@ -5,6 +5,7 @@
 //! bytes received; a field this build does not know is refused, never skipped.
 
 pub mod attest;
+pub mod attributes;
 mod ecdsa_p256;
 pub mod name;
 pub mod public;
@@ -14,3 +15,13 @@ pub mod signature;
 pub mod testing;
 
 pub use coffer_exchange::tpm::*;
+
+/// TPM_ALG_ID values (Part 2, 6.3): those of signatures that only others than Coffer's keys make, and the rest.
+pub mod alg {
+    pub use coffer_exchange::tpm::alg::*;
+
+    /// RSASSA-PKCS1-v1_5.
+    pub const RSASSA: u16 = 0x0014;
+    /// RSASSA-PSS.
+    pub const RSAPSS: u16 = 0x0016;
+}

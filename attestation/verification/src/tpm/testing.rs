@@ -13,7 +13,8 @@ use super::name::Name;
 use super::public::Public;
 use crate::Digest;
 use crate::evidence::{PcrValue, QuotePart};
-use crate::tpm::pcr::write_selection;
+use crate::tpm::hash::HashAlg;
+use crate::tpm::pcr::Selections;
 use crate::tpm::template;
 use crate::tpm::wire::Writer;
 
@@ -76,7 +77,7 @@ impl AttestDraft {
             signer: signer.to_bytes(),
             extra: extra.0.to_vec(),
             safe: 1,
-            selection: write_selection(Writer::new(), &indices).finish(),
+            selection: Selections::of(&[(HashAlg::Sha256, &indices)]).write(Writer::new()).finish(),
             digest: Digest::of(&digests).0.to_vec(),
             tail: vec![],
         }

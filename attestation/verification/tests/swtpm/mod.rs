@@ -9,7 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use coffer_attestation::Digest;
+use coffer_attestation::event_log::VmEvent;
 use coffer_attestation::evidence::PcrValue;
+use coffer_attestation::tpm::hash::{Ha, HashAlg};
 use coffer_attestation::tpm::{command, response};
 use tempfile::TempDir;
 
@@ -23,8 +25,13 @@ pub struct Swtpm {
 impl Swtpm {
     /// A fresh TPM with the SHA-256 bank alone, started.
     pub fn fresh() -> Self {
+        Self::with_banks(&[HashAlg::Sha256])
+    }
+
+    /// A fresh TPM with these banks alone, started.
+    pub fn with_banks(banks: &[HashAlg]) -> Self {
         let mut tpm = Self::start(TempDir::new().unwrap());
-        assert_eq!(response::pcr_allocate(&tpm.send(&command::pcr_allocate_sha256())), Ok(true));
+        assert_eq!(response::pcr_allocate(&tpm.send(&command::pcr_allocate(banks))), Ok(true));
         tpm.reset();
         tpm
     }
@@ -74,12 +81,32 @@ impl Swtpm {
     }
 
     pub fn extend(&mut self, pcr: u8, digest: &Digest) {
-        response::ok(&self.send(&command::pcr_extend(pcr, digest))).unwrap();
+        response::ok(&self.send(&command::pcr_extend(pcr, &[(*digest).into()]))).unwrap();
+    }
+
+    /// Measures a launch as the monitor does: PCR 17 by the hash sequence over `record`, the rest by extends.
+    pub fn measure(&mut self, events: &[VmEvent], record: &[u8]) {
+        for event in events {
+            match event.pcr {
+                17 => self.hash_sequence(record),
+                pcr => {
+                    response::ok(&self.send(&command::pcr_extend(pcr, &event.digests()))).unwrap()
+                }
+            }
+        }
     }
 
     /// Reads registers in the portions the TPM answers.
     pub fn pcrs(&mut self, pcrs: &[u8]) -> Vec<PcrValue> {
-        let read = |part: &[u8]| response::pcr_read(&self.send(&command::pcr_read(part))).unwrap();
+        let read = |(index, value): (u8, Ha)| PcrValue { index, digest: value.sha256().unwrap() };
+        self.pcrs_in(HashAlg::Sha256, pcrs).into_iter().map(read).collect()
+    }
+
+    /// The same of any bank.
+    pub fn pcrs_in(&mut self, bank: HashAlg, pcrs: &[u8]) -> Vec<(u8, Ha)> {
+        let read = |part: &[u8]| {
+            response::pcr_read_in(bank, &self.send(&command::pcr_read(bank, part))).unwrap()
+        };
         pcrs.chunks(8).flat_map(read).collect()
     }
 

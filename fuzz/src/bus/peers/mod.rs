@@ -5,7 +5,7 @@ mod net;
 mod rng;
 mod vsock;
 
-pub use block::BlockPeer;
+pub use block::{BlockPeer, Kind};
 pub use net::NetPeer;
 pub use rng::RngPeer;
 pub use vsock::VsockPeer;

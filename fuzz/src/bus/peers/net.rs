@@ -2,22 +2,32 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::atomic::Ordering;
 
+use coffer_image::reach::Reach;
+use coffer_monitor_wire::api::NetLimit;
 use coffer_monitor_wire::{NetBackend, NetSpec};
 use coffer_vmm::virtio::device::VirtioDevice;
 use coffer_vmm::virtio::mmio::Signal;
-use coffer_vmm::virtio::net::Net;
+use coffer_vmm::virtio::net::{Gate, Net};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::super::{Chain, Completed, Guest, Link, Memory, Nature, Peer, Program, Turn, WRITE};
 use super::slot;
 
 const MAC: [u8; 6] = [2, 0xC0, 0xFF, 0xEE, 0, 1];
+/// The guest's own address.
+const GUEST: [u8; 4] = [192, 168, 76, 2];
 /// The host's own address (RFC 5737).
 const DENIED: [u8; 4] = [192, 0, 2, 2];
+/// Where the verifier is.
+const VERIFIER: ([u8; 4], u16) = ([198, 51, 100, 7], 8443);
+/// What the descriptor of half of the guests lets out, beside answers from port 80.
+const EGRESS: &str = r#"[{"cidr":"192.0.2.0/30","protocol":"tcp","ports":{"min":443,"max":444}},
+                         {"cidr":"198.51.100.0/24","protocol":"udp"}]"#;
 const HEADER: usize = 12;
 const FRAME_MAX: usize = 65_535 + 18;
 
@@ -28,10 +38,21 @@ enum Cable {
     Gone,
 }
 
+/// What the interface is told of its guest.
+#[derive(Clone, Copy)]
+struct Rules {
+    listed: bool,
+    /// True if it waits for the guest to attest, which it does not.
+    closed: bool,
+    dhcp: bool,
+}
+
 /// virtio-net: out go whole frames the guest sent, in order, that may leave (SPEC 6.6), and nothing else; in come frames
-/// the backend sent, in order, whole or not at all, behind a header that says nothing.
+/// the backend sent that may enter, in order, whole or not at all, behind a header that says nothing.
 pub struct NetPeer {
     how: u8,
+    rules: Rules,
+    gate: Gate,
     cable: Cable,
     /// The device's end, until it is plugged in.
     theirs: Option<NetSpec>,
@@ -50,8 +71,8 @@ pub struct NetPeer {
     stream: Vec<u8>,
     /// True if the device holds the first of them.
     waiting: bool,
-    /// Frames delivered in this turn; after 256 the device does not look for another.
-    delivered: usize,
+    /// Frames looked at in this turn; after 256 the device does not look at another.
+    looked: usize,
     /// True if what was sent is no stream of frames.
     broken: bool,
     reads: bool,
@@ -60,9 +81,16 @@ pub struct NetPeer {
 impl NetPeer {
     /// A backend, of which the lowest bits say how it is.
     pub fn new(how: u8) -> Self {
+        let gate = Gate::default();
+        if how & 32 != 0 {
+            gate.store(true, Ordering::Release);
+        }
+        let rules = Rules { listed: how & 8 != 0, closed: how & 48 == 16, dhcp: how & 64 != 0 };
         let (cable, spec, descriptor) = cable(how);
         Self {
             how,
+            rules,
+            gate,
             cable,
             theirs: Some(spec),
             descriptor: Some(descriptor),
@@ -74,7 +102,7 @@ impl NetPeer {
             incoming: VecDeque::new(),
             stream: Vec::new(),
             waiting: false,
-            delivered: 0,
+            looked: 0,
             broken: false,
             reads: how & 4 == 0,
         }
@@ -84,7 +112,7 @@ impl NetPeer {
     pub fn device(&mut self) -> Box<dyn VirtioDevice> {
         let (spec, descriptor) = (self.theirs.take(), self.descriptor.take());
         let spec = spec.expect("once");
-        Box::new(Net::new(spec, descriptor.expect("once")).expect("a device"))
+        Box::new(Net::new(spec, descriptor.expect("once"), self.gate.clone()).expect("a device"))
     }
 
     /// Sends bytes, and notes which frames they make.
@@ -112,6 +140,14 @@ impl NetPeer {
                 }
             }
             Cable::Gone => {}
+        }
+    }
+
+    /// Forgets the frames that the device looked at and did not let in.
+    fn skip(&mut self) {
+        while self.looked < 256 && self.incoming.front().is_some_and(|f| !self.rules.may_enter(f)) {
+            self.incoming.pop_front();
+            self.looked += 1;
         }
     }
 
@@ -152,7 +188,11 @@ impl NetPeer {
     }
 
     fn arrived(&mut self, frame: &[u8]) {
-        assert!(may_leave(frame), "this must not leave: {:02x?}", &frame[..frame.len().min(40)]);
+        assert!(
+            self.rules.may_leave(frame),
+            "this must not leave: {:02x?}",
+            &frame[..frame.len().min(40)]
+        );
         if self.knows_outgoing {
             loop {
                 let next = self.outgoing.pop_front().expect("the guest sent no such frame");
@@ -167,7 +207,21 @@ impl NetPeer {
 
 /// A cable that is as the lowest bits of `how` say, and its other end.
 fn cable(how: u8) -> (Cable, NetSpec, OwnedFd) {
-    let spec = |backend| NetSpec { mac: MAC, backend, deny: vec![DENIED.into()] };
+    let spec = |backend| NetSpec {
+        mac: MAC,
+        address: GUEST.into(),
+        backend,
+        deny: vec![DENIED.into()],
+        reach: Reach {
+            egress: (how & 8 != 0).then(|| serde_json::from_str(EGRESS).expect("rules")),
+            listen: Some(vec![80]),
+            until_attested: how & 16 != 0,
+        },
+        verifier: Some(SocketAddrV4::new(VERIFIER.0.into(), VERIFIER.1)),
+        dhcp: how & 64 != 0,
+        // More than any program here sends.
+        limit: NetLimit::default(),
+    };
     if how & 1 == 0 {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         if how & 2 != 0 {
@@ -183,24 +237,78 @@ fn cable(how: u8) -> (Cable, NetSpec, OwnedFd) {
     }
 }
 
-/// SPEC 6.6, from its words: ARP or IPv4; not to 0/8, 127/8, 169.254/16, 224/4, 240/4, nor to the host; and a header
-/// that fits its frame.
-fn may_leave(frame: &[u8]) -> bool {
-    match frame {
-        [_, _, _, _, _, _, _, _, _, _, _, _, 8, 6, ..] => true,
-        [_, _, _, _, _, _, _, _, _, _, _, _, 8, 0, packet @ ..] if packet.len() >= 20 => {
-            let (words, total) =
-                (packet[0] & 15, usize::from(packet[2]) << 8 | usize::from(packet[3]));
-            let to = [packet[16], packet[17], packet[18], packet[19]];
-            let here = matches!(to, [0 | 127 | 224..=255, ..] | [169, 254, ..]) || to == DENIED;
-            packet[0] >> 4 == 4
-                && words >= 5
-                && total >= usize::from(words) * 4
-                && total <= packet.len()
-                && !here
+/// SPEC 6.6, from its words.
+impl Rules {
+    /// In the guest's name, as ARP or IPv4 without options; not to 0/8, 127/8, 169.254/16, 224/4, 240/4, nor to the host;
+    /// and where the descriptor says, once it attested. Always to the verifier.
+    fn may_leave(self, frame: &[u8]) -> bool {
+        let Some((head, body)) = frame.split_at_checked(14) else { return false };
+        if head[6..12] != MAC {
+            return false;
         }
-        _ => false,
+        if head[12..] == [8, 6] {
+            let asks = body.starts_with(&[0, 1, 8, 0, 6, 4, 0, 1]);
+            let answers = body.starts_with(&[0, 1, 8, 0, 6, 4, 0, 2]);
+            return body.len() >= 28
+                && (asks || answers)
+                && body[8..14] == MAC
+                && body[14..18] == GUEST;
+        }
+        if head[12..] != [8, 0] || !is_packet(body) {
+            return false;
+        }
+        let (from, to) = (&body[12..16], &body[16..20]);
+        let ports = ports(body);
+        if self.dhcp && from == [0; 4] && to == [255; 4] && ports == Some((17, 68, 67)) {
+            return !self.closed;
+        }
+        let here = matches!(to, [0 | 127 | 224..=255, ..] | [169, 254, ..]) || to == DENIED;
+        if from != GUEST || here {
+            return false;
+        }
+        let verifier =
+            to == VERIFIER.0 && ports.is_some_and(|(p, _, to)| (p, to) == (6, VERIFIER.1));
+        let listed = match (body[9], ports) {
+            (17, _) if to.starts_with(&[198, 51, 100]) => true,
+            (6, Some((_, _, 443 | 444))) if matches!(to, [192, 0, 2, 0..4]) => true,
+            // SYN without ACK opens a connection, everything else answers.
+            (6, Some((_, 80, _))) => body[33] & 0x12 != 2,
+            _ => false,
+        };
+        verifier || !self.closed && (listed || !self.listed)
     }
+
+    /// Anything, once it attested; before that ARP, and what the verifier says.
+    fn may_enter(self, frame: &[u8]) -> bool {
+        let Some((head, body)) = frame.split_at_checked(14) else { return !self.closed };
+        let verifiers = || {
+            body[12..16] == VERIFIER.0
+                && ports(body).is_some_and(|(p, from, _)| (p, from) == (6, VERIFIER.1))
+        };
+        !self.closed
+            || head[12..] == [8, 6]
+            || head[12..] == [8, 0] && is_packet(body) && verifiers()
+    }
+}
+
+/// A header of five words that fits its frame.
+fn is_packet(body: &[u8]) -> bool {
+    body.len() >= 20
+        && body[0] == 0x45
+        && (20..=body.len()).contains(&(usize::from(body[2]) << 8 | usize::from(body[3])))
+}
+
+/// Protocol and ports of a packet that is no fragment and has the whole header of TCP or UDP.
+fn ports(body: &[u8]) -> Option<(u8, u16, u16)> {
+    let total = usize::from(body[2]) << 8 | usize::from(body[3]);
+    let header = match body[9] {
+        6 => 20,
+        17 => 8,
+        _ => return None,
+    };
+    let fragment = body[6] & 0x3F != 0 || body[7] != 0;
+    let port = |at: usize| u16::from(body[at]) << 8 | u16::from(body[at + 1]);
+    (!fragment && total >= 20 + header).then(|| (body[9], port(20), port(22)))
 }
 
 impl Peer for NetPeer {
@@ -217,6 +325,7 @@ impl Peer for NetPeer {
             return guest.put_chain(0, &[(at, len, WRITE)], Link::Sound, memory);
         }
         let at = slot(program);
+        let from = program.one_of(&[GUEST, GUEST, GUEST, GUEST, GUEST, [192, 168, 76, 3], [0; 4]]);
         let to = program.one_of(&[
             Ipv4Addr::new(192, 0, 2, 1),
             DENIED.into(),
@@ -224,13 +333,24 @@ impl Peer for NetPeer {
             Ipv4Addr::new(169, 254, 169, 254),
             Ipv4Addr::UNSPECIFIED,
             Ipv4Addr::BROADCAST,
-            Ipv4Addr::new(198, 51, 100, 7),
+            VERIFIER.0.into(),
         ]);
-        let kind = program.one_of(&[[8, 0], [8, 0], [8, 6], [0x86, 0xDD], [0x81, 0]]);
+        let kind = program.one_of(&[[8, 0], [8, 0], [8, 0], [8, 6], [0x86, 0xDD], [0x81, 0]]);
         let extra = usize::from(program.byte() & 0x7F);
-        let mut frame = [&[0xFF; 6][..], &MAC, &kind, &[0x45, 0, 0, 20 + extra as u8]].concat();
-        frame.extend([0; 12]);
-        frame.extend(to.octets());
+        let mut frame = [&[0xFF; 6][..], &MAC, &kind].concat();
+        if kind == [8, 6] {
+            frame.extend([0, 1, 8, 0, 6, 4, 0, 1 + (how >> 7)]);
+            frame.extend([&MAC[..], &from, &[0; 6], &to.octets()].concat());
+        } else {
+            let protocol = program.one_of(&[6, 6, 17, 1]);
+            let ports = [68u16, 67, 80, 443, 444, VERIFIER.1];
+            let (near, far) = (program.one_of(&ports), program.one_of(&ports));
+            frame.extend([0x45, 0, 0, 20 + extra as u8, 0, 0, 0, 0, 64, protocol, 0, 0]);
+            frame.extend([&from[..], &to.octets()].concat());
+            frame.extend([near.to_be_bytes(), far.to_be_bytes()].concat());
+            frame.extend([0; 9]);
+            frame.push(program.byte());
+        }
         frame.resize(14 + 20 + extra, how);
         if how & 2 != 0 {
             // Another byte somewhere.
@@ -251,7 +371,13 @@ impl Peer for NetPeer {
         match how & 7 {
             0..=2 => {
                 let len = usize::from(program.byte()) << (how & 3);
-                let frame = vec![program.byte(); len.min(1600)];
+                let mut frame = vec![program.byte(); len.min(1600)];
+                if how & 8 != 0 && frame.len() >= 54 {
+                    // As the verifier sends.
+                    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
+                    frame[26..30].copy_from_slice(&VERIFIER.0);
+                    frame[34..36].copy_from_slice(&VERIFIER.1.to_be_bytes());
+                }
                 let prefix = (frame.len() as u32).to_be_bytes();
                 let tap = matches!(self.cable, Cable::Tap(_));
                 let bytes = if tap { frame } else { [&prefix[..], &frame].concat() };
@@ -282,7 +408,7 @@ impl Peer for NetPeer {
             let len = readable.len.saturating_sub(HEADER);
             if !readable.astray && (1..=FRAME_MAX).contains(&len) {
                 let frame = readable.read(done.before, readable.len).split_off(HEADER);
-                if may_leave(&frame) {
+                if self.rules.may_leave(&frame) {
                     self.outgoing.push_back(frame);
                 }
             }
@@ -293,7 +419,8 @@ impl Peer for NetPeer {
             return writable.write(expected, 0, &bytes);
         }
         self.waiting = false;
-        self.delivered += 1;
+        self.skip();
+        self.looked += 1;
         let frame = self.incoming.pop_front().expect("a frame that nobody sent");
         let fits = !writable.astray && writable.len >= HEADER + frame.len();
         assert_eq!(done.used as usize, if fits { HEADER + frame.len() } else { 0 });
@@ -310,9 +437,10 @@ impl Peer for NetPeer {
         }
         if turn.live && turn.signal != Signal::Kick(1) {
             // One that found no buffer is held.
-            self.waiting = !self.incoming.is_empty() && self.delivered < 256;
+            self.skip();
+            self.waiting = !self.incoming.is_empty() && self.looked < 256;
         }
-        self.delivered = 0;
+        self.looked = 0;
         if self.reads {
             self.receive();
         }

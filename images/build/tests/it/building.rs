@@ -109,13 +109,16 @@ fn a_kernel_is_kept_unpacked() {
 fn veritysetup_accepts_the_disk_and_fsck_the_file_system() {
     let fixture = Fixture::new();
     let image = fixture.build("image");
-    let disk = image.descriptor.disks[0].blob();
+    let disk = image.descriptor.disks[0].blob().unwrap();
     let blob = image.path.join(format!("blobs/sha256/{}", disk.digest.0));
-    let coffer_image::descriptor::Disk::Integrity { data_size, .. } = &image.descriptor.disks[0];
+    let coffer_image::descriptor::Disk::Integrity { data_size, .. } = &image.descriptor.disks[0]
+    else {
+        panic!("no sealed root")
+    };
     let verified = Command::new("/usr/sbin/veritysetup")
         .arg("verify")
         .args([&blob, &blob])
-        .args([image.root_hash.to_hex(), format!("--hash-offset={data_size}")])
+        .args([image.root_hash.unwrap().to_hex(), format!("--hash-offset={data_size}")])
         .status()
         .unwrap();
     assert!(verified.success());

@@ -4,5 +4,6 @@
 mod building;
 mod fixture;
 mod hosts;
+mod importing;
 mod modules;
 mod verifying;

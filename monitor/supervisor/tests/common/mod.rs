@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use coffer_attestation::event_log::{EventType, LogBuilder, SEPARATOR};
 use coffer_formats::Digest;
-use coffer_formats::event_log::{EventType, LogBuilder, SEPARATOR};
 use coffer_formats::launch::BoxKind;
 use coffer_formats::tpm::{command, response};
 use coffer_image::appliance::Network;
@@ -22,6 +22,7 @@ use coffer_image::descriptor::{
 use coffer_image::layout::{
     Content, INDEX_MEDIA_TYPE, Index, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest,
 };
+use coffer_image::reach::Reach;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -163,6 +164,8 @@ pub fn serve(dir: &Path, more: &[&str]) -> Command {
         .arg(dir.join("state"))
         .arg("--images")
         .arg(images)
+        .arg("--disks")
+        .arg(dir.join("disks"))
         .args(["--vmm", "/bin/false"])
         .args(more)
         .stdin(Stdio::null())
@@ -178,10 +181,19 @@ pub struct TestImage {
 
 impl TestImage {
     pub fn write(path: &Path, box_kind: BoxKind) -> Self {
+        Self::write_with(path, box_kind, |_| {})
+    }
+
+    /// The same with a descriptor that `change` has changed.
+    pub fn write_with(
+        path: &Path,
+        box_kind: BoxKind,
+        change: impl FnOnce(&mut Descriptor),
+    ) -> Self {
         fs::create_dir_all(path.join("blobs/sha256")).unwrap();
         let blob = |bytes: &[u8]| put(path, bytes);
         let disk = coffer_image::verity::Geometry::new(8192).unwrap().blob_size();
-        let descriptor = Descriptor {
+        let mut descriptor = Descriptor {
             version: 1,
             name: "test".into(),
             box_kind,
@@ -206,11 +218,13 @@ impl TestImage {
                 address: [192, 168, 76, 2].into(),
                 prefix: 24,
                 gateway: [192, 168, 76, 1].into(),
+                reach: Reach::default(),
             },
             verifier: None,
             secrets: Vec::new(),
             not_after: None,
         };
+        change(&mut descriptor);
         descriptor.check().unwrap();
         let content = |media_type: &str, blob: BlobRef| Content {
             media_type: media_type.into(),
@@ -358,7 +372,7 @@ fn boot(port: u16, log: &Path) {
     let mut builder = LogBuilder::new();
     let separator = Digest::of(&[SEPARATOR]);
     for pcr in 0..8 {
-        stream.write_all(&command::pcr_extend(pcr, &separator)).unwrap();
+        stream.write_all(&command::pcr_extend(pcr, &[separator.into()])).unwrap();
         let mut answer = [0; 512];
         let n = stream.read(&mut answer).unwrap();
         response::ok(&answer[..n]).unwrap();

@@ -4,14 +4,16 @@
 //! What it refuses: any byte more or less than the sizes in the spec, and a guest too small for them.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use coffer_machine::{GuestRam, LinuxEntry};
+use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryError};
 
 use crate::acpi::{self, AcpiDevices};
-use crate::boot::kernel::{HEAD_SIZE, Kernel, KernelRefused};
+use crate::boot::kernel::{HEAD_SIZE, Kernel, KernelRefused, Piece};
 use crate::boot::vmlinux;
 use crate::boot::zero_page::{self, ZeroPage};
 use crate::devices::power;
@@ -24,23 +26,11 @@ pub enum LoadError {
     #[error(transparent)]
     Kernel(#[from] KernelRefused),
     /// A memory file could not be read to its stated size.
-    #[error("cannot read the {what}: {source}")]
-    Read {
-        /// Which file.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("cannot read the {0}: {1}")]
+    Read(&'static str, #[source] std::io::Error),
     /// A memory file is not as long as the spec says.
-    #[error("the {what} has {actual} bytes, the spec says {stated}")]
-    Size {
-        /// Which file.
-        what: &'static str,
-        /// Its length.
-        actual: u64,
-        /// Length in the spec.
-        stated: u64,
-    },
+    #[error("the {0} has {1} bytes, the spec says {2}")]
+    Size(&'static str, u64, u64),
     /// Guest memory could not be written; the map and the checks above disagree.
     #[error("cannot write guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
@@ -56,32 +46,31 @@ pub enum LoadError {
 }
 
 /// What to load.
-pub struct Payload<'a> {
+pub struct Payload {
     /// Kernel file and its size.
-    pub kernel: (&'a File, u64),
+    pub kernel: (File, u64),
     /// Initrd and its size.
-    pub initrd: (&'a File, u64),
+    pub initrd: (File, u64),
     /// Command line, without NUL.
-    pub cmdline: &'a str,
+    pub cmdline: String,
     /// TCG2 event log.
-    pub event_log: &'a [u8],
-    /// What ACPI describes.
-    pub devices: AcpiDevices,
+    pub event_log: Vec<u8>,
 }
 
 /// Loads everything and says where to enter.
 pub fn load(
     ram: &GuestRam,
     map: &MemoryMap,
-    payload: &Payload<'_>,
+    payload: &Payload,
+    devices: &AcpiDevices,
 ) -> Result<LinuxEntry, LoadError> {
-    let kernel = load_kernel(ram, map, payload.kernel)?;
-    let (initrd, initrd_size) = load_initrd(ram, map, &kernel, payload.initrd)?;
-    load_cmdline(ram, &kernel, payload.cmdline)?;
+    let kernel = load_kernel(ram, map, &payload.kernel)?;
+    let (initrd, initrd_size) = load_initrd(ram, map, &kernel, &payload.initrd)?;
+    load_cmdline(ram, &kernel, &payload.cmdline)?;
     load_seed(ram)?;
     write(ram, layout::RESET_VECTOR, &power::RESET_CODE)?;
-    load_event_log(ram, map, payload.event_log)?;
-    let rsdp = load_acpi(ram, map, &payload.devices)?;
+    load_event_log(ram, map, &payload.event_log)?;
+    let rsdp = load_acpi(ram, map, devices)?;
     let e820 = map.e820();
     let page = ZeroPage { kernel: &kernel, initrd, initrd_size, e820: &e820, rsdp }.encode();
     write(ram, layout::ZERO_PAGE, &page)?;
@@ -91,24 +80,25 @@ pub fn load(
 fn load_kernel(
     ram: &GuestRam,
     map: &MemoryMap,
-    (file, size): (&File, u64),
+    (file, size): &(File, u64),
 ) -> Result<Kernel, LoadError> {
-    check_size("kernel", file, size)?;
+    let read = |buffer: &mut [u8], offset| {
+        file.read_exact_at(buffer, offset).map_err(|error| LoadError::Read("kernel", error))
+    };
+    check_size("kernel", file, *size)?;
     let mut head = [0u8; HEAD_SIZE];
-    file.read_exact_at(&mut head, 0)
-        .map_err(|source| LoadError::Read { what: "kernel", source })?;
-    let kernel = Kernel::parse(&head, size)?;
+    read(&mut head, 0)?;
+    let kernel = Kernel::parse(&head, *size)?;
     check_memory(map, kernel.end())?;
     for piece in &kernel.pieces {
-        copy("kernel", ram, file, piece.offset, piece.address, piece.size)?;
+        copy("kernel", ram, file, piece)?;
     }
     if let Some((offset, size)) = kernel.relocations {
         // The parser checked that it lies within the file, and limited it.
         let mut table = vec![0; size as usize];
-        file.read_exact_at(&mut table, offset)
-            .map_err(|source| LoadError::Read { what: "kernel", source })?;
+        read(&mut table, offset)?;
         let mut random = [0; 4];
-        fill_random(&mut random)?;
+        getrandom(&mut random, GetRandomFlags::empty())?;
         let memory = ram.view().get_slice(GuestAddress(kernel.load), kernel.size as usize)?;
         vmlinux::relocate(&memory, &kernel, &table, u32::from_ne_bytes(random))?;
     }
@@ -119,17 +109,17 @@ fn load_initrd(
     ram: &GuestRam,
     map: &MemoryMap,
     kernel: &Kernel,
-    (file, size): (&File, u64),
+    (file, size): &(File, u64),
 ) -> Result<(u32, u32), LoadError> {
+    let size = *size;
     check_size("initrd", file, size)?;
-    let need = || check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE));
     let address =
         map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
     let Some(address) = address else {
-        need()?;
+        check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE))?;
         return Err(KernelRefused::Field("initrd_addr_max").into());
     };
-    copy("initrd", ram, file, 0, address, size)?;
+    copy("initrd", ram, file, &Piece { offset: 0, address, size })?;
     // Both lie below the device gap at 3 GiB.
     Ok((address as u32, size as u32))
 }
@@ -145,13 +135,8 @@ fn load_cmdline(ram: &GuestRam, kernel: &Kernel, cmdline: &str) -> Result<(), Lo
 
 fn load_seed(ram: &GuestRam) -> Result<(), LoadError> {
     let mut seed = [0u8; 32];
-    fill_random(&mut seed)?;
+    getrandom(&mut seed, GetRandomFlags::empty())?;
     write(ram, layout::SETUP_DATA, &zero_page::seed_setup_data(&seed))
-}
-
-fn fill_random(bytes: &mut [u8]) -> Result<(), LoadError> {
-    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(())
 }
 
 fn load_event_log(ram: &GuestRam, map: &MemoryMap, log: &[u8]) -> Result<(), LoadError> {
@@ -171,9 +156,9 @@ fn load_acpi(ram: &GuestRam, map: &MemoryMap, devices: &AcpiDevices) -> Result<u
 }
 
 fn check_size(what: &'static str, file: &File, stated: u64) -> Result<(), LoadError> {
-    let actual = file.metadata().map_err(|source| LoadError::Read { what, source })?.len();
+    let actual = file.metadata().map_err(|error| LoadError::Read(what, error))?.len();
     if actual != stated {
-        return Err(LoadError::Size { what, actual, stated });
+        return Err(LoadError::Size(what, actual, stated));
     }
     Ok(())
 }
@@ -189,16 +174,13 @@ fn check_memory(map: &MemoryMap, end: u64) -> Result<(), KernelRefused> {
 fn copy(
     what: &'static str,
     ram: &GuestRam,
-    file: &File,
-    offset: u64,
-    address: u64,
-    size: u64,
+    mut file: &File,
+    piece: &Piece,
 ) -> Result<(), LoadError> {
-    use std::io::{Seek, SeekFrom};
-    let mut file = file;
-    file.seek(SeekFrom::Start(offset)).map_err(|source| LoadError::Read { what, source })?;
+    file.seek(SeekFrom::Start(piece.offset)).map_err(|error| LoadError::Read(what, error))?;
+    let (address, size) = (GuestAddress(piece.address), piece.size);
     // Sizes were checked against guest memory, which fits this process.
-    ram.view().read_exact_volatile_from(GuestAddress(address), &mut file, size as usize)?;
+    ram.view().read_exact_volatile_from(address, &mut file, size as usize)?;
     Ok(())
 }
 
@@ -219,34 +201,26 @@ mod tests {
         file
     }
 
-    fn payload<'a>(kernel: &'a File, initrd: &'a File, size: u64) -> Payload<'a> {
-        Payload {
-            kernel: (kernel, size),
-            initrd: (initrd, 3),
-            cmdline: "quiet",
-            event_log: &[1, 2],
-            devices: AcpiDevices { vcpus: 1, virtio: 0 },
-        }
+    /// Loads 5000 zeros as a kernel that is said to have `size` bytes.
+    fn loaded(size: u64) -> Result<LinuxEntry, LoadError> {
+        let map = MemoryMap::new(64);
+        let ram = GuestRam::allocate(&map.ram()).unwrap();
+        let payload = Payload {
+            kernel: (file(&[0; 5000]), size),
+            initrd: (file(b"abc"), 3),
+            cmdline: "quiet".into(),
+            event_log: vec![1, 2],
+        };
+        load(&ram, &map, &payload, &AcpiDevices { vcpus: 1, virtio: 0 })
     }
 
     #[test]
     fn refuses_a_kernel_file_of_another_size_than_stated() {
-        let map = MemoryMap::new(64);
-        let ram = GuestRam::allocate(&map.ram()).unwrap();
-        let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
-        let refused = load(&ram, &map, &payload(&kernel, &initrd, 5001));
-        assert!(matches!(
-            refused,
-            Err(LoadError::Size { what: "kernel", actual: 5000, stated: 5001 })
-        ));
+        assert!(matches!(loaded(5001), Err(LoadError::Size("kernel", 5000, 5001))));
     }
 
     #[test]
     fn refuses_bytes_that_are_no_kernel() {
-        let map = MemoryMap::new(64);
-        let ram = GuestRam::allocate(&map.ram()).unwrap();
-        let (kernel, initrd) = (file(&[0; 5000]), file(b"abc"));
-        let refused = load(&ram, &map, &payload(&kernel, &initrd, 5000));
-        assert!(matches!(refused, Err(LoadError::Kernel(KernelRefused::NotAKernel))));
+        assert!(matches!(loaded(5000), Err(LoadError::Kernel(KernelRefused::NotAKernel))));
     }
 }

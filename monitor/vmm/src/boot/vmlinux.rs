@@ -7,6 +7,7 @@
 use vm_memory::{VolatileMemory as _, VolatileSlice};
 
 use crate::boot::kernel::{Fields, HEADER_START, Kernel, KernelRefused, Piece};
+use crate::boot::zero_page;
 use crate::layout;
 
 /// ELF, 64 bits, little-endian, version 1.
@@ -94,13 +95,7 @@ fn setup_header(relocated: bool) -> Vec<u8> {
     /// The address was chosen at random: Linux then draws those of its other areas as well.
     const KASLR: u8 = 2;
     let mut header = vec![0; 0x26C - HEADER_START];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(field) =
-            header.get_mut(at - HEADER_START..).and_then(|h| h.get_mut(..bytes.len()))
-        {
-            field.copy_from_slice(bytes);
-        }
-    };
+    let mut put = |at: usize, bytes: &[u8]| zero_page::put(&mut header, at - HEADER_START, bytes);
     put(0x1FE, &[0x55, 0xAA]);
     put(0x202, b"HdrS");
     put(0x206, &0x020F_u16.to_le_bytes());

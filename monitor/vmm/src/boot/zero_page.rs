@@ -63,7 +63,7 @@ const UNKNOWN_LOADER: u8 = 0xFF;
 const E820_MAX: usize = 128;
 
 /// Copies into the page; offsets are constants of the protocol, all inside it.
-fn put(page: &mut [u8; SIZE], at: usize, bytes: &[u8]) {
+pub(super) fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(target) = page.get_mut(at..at + bytes.len()) {
         target.copy_from_slice(bytes);
     }

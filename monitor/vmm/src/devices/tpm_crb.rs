@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   IDLE --cmdReady--> READY --START--> BUSY --answer--> READY
-//!    ^                   |                 \--backend lost--> FATAL (tpmSts set, START clear)
-//!    +------goIdle-------+
+//!    ^                   |      |          \--backend lost--> FATAL (tpmSts set, START clear)
+//!    +------goIdle-------+      +--cancel--> READY (TPM_RC_CANCELED; the answer, when it comes, is nobody's)
 //! ```
 //!
 //! What it trusts: that the backend descriptor is swtpm's data channel and its answers are TPM responses.
@@ -15,8 +15,11 @@
 //! The buffer is a page of guest memory, which a vCPU may write at any moment. START copies it once, and what is
 //! checked and sent is the copy.
 //!
-//! Commands run on a thread of their own: a vCPU never waits for the TPM, it polls START.
+//! The vCPU that writes START sends the command and waits for [`GRACE`] at most, in which most commands are done: no other
+//! thread need wake up for them, and Linux, which sleeps a millisecond after its first look at START, need not look again.
+//! For the rest a thread of its own waits; vCPUs poll START.
 
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -39,25 +42,41 @@ pub const HEADER: usize = 10;
 
 /// What answers commands.
 pub trait TpmBackend: Send {
-    /// One command, checked, in; one response out. An error ends the TPM for this VM.
-    fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>>;
+    /// Sends one command, checked, without waiting. An error, here as below, ends the TPM for this VM.
+    fn send(&mut self, command: &[u8]) -> io::Result<()>;
+    /// The response to the command sent, if it is there in time.
+    fn receive(&mut self, within: Duration) -> io::Result<Option<Vec<u8>>>;
 }
 
 /// The device.
 pub struct TpmCrb {
     shared: Arc<Shared>,
-    commands: Mutex<Commands>,
+    queue: Sender<u64>,
+    grace: Duration,
     refusals: Refusals,
 }
 
-/// Commands on their way to the worker, each with its number.
-struct Commands {
+/// The way to the backend, which has one command at most.
+struct Link {
+    backend: Box<dyn TpmBackend>,
+    way: Way,
+    /// Commands sent so far.
     sent: u64,
-    queue: Sender<(u64, Vec<u8>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Free,
+    /// A command was sent, and its answer has not come.
+    Taken,
+    /// Whatever the backend says next may be the answer to anything.
+    Lost,
 }
 
 struct Shared {
     state: Mutex<State>,
+    /// Held while somebody waits for an answer. Never waited for by a vCPU.
+    link: Mutex<Link>,
     memory: GuestRam,
     /// Signalled whenever BUSY ends.
     done: Condvar,
@@ -84,13 +103,16 @@ enum Phase {
 
 impl TpmCrb {
     /// The device with its worker thread in front of `backend`, and its buffer in `memory` at
-    /// [`layout::TPM_BUFFER`]. The thread does `prepare` first, and serves nobody if that fails.
+    /// [`layout::TPM_BUFFER`]. A backend that is silent for longer than `silence` is lost. The thread does `prepare`
+    /// first, and serves nobody if that fails.
     pub fn new(
         backend: Box<dyn TpmBackend>,
         memory: GuestRam,
-        prepare: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (device, mut worker) = Self::with_worker(backend, memory);
+        silence: Duration,
+        prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let (mut device, mut worker) = Self::with_worker(backend, memory, silence);
+        device.grace = GRACE;
         let (prepared, outcome) = channel();
         thread::Builder::new().name("tpm".into()).spawn(move || {
             let outcome = prepare();
@@ -99,18 +121,25 @@ impl TpmCrb {
             let _ = prepared.send(outcome);
             while good && worker.serve() {}
         })?;
-        outcome.recv().map_err(std::io::Error::other)??;
+        outcome.recv().map_err(io::Error::other)??;
         Ok(device)
     }
 
-    /// The device, and what serves its commands when told to.
-    pub fn with_worker(backend: Box<dyn TpmBackend>, memory: GuestRam) -> (Self, Worker) {
+    /// The device, and what serves its commands when told to; START waits for nothing.
+    pub fn with_worker(
+        backend: Box<dyn TpmBackend>,
+        memory: GuestRam,
+        silence: Duration,
+    ) -> (Self, Worker) {
         let (state, done) = (Mutex::new(State::AFTER_RESET), Condvar::new());
-        let shared = Arc::new(Shared { state, memory, done });
+        let link = Mutex::new(Link { backend, way: Way::Free, sent: 0 });
+        let shared = Arc::new(Shared { state, link, memory, done });
         let (sender, queue) = channel();
-        let worker = Worker { shared: shared.clone(), backend, queue };
-        let commands = Mutex::new(Commands { sent: 0, queue: sender });
-        (Self { shared, commands, refusals: Refusals::default() }, worker)
+        let worker = Worker { shared: shared.clone(), queue, silence };
+        (
+            Self { shared, queue: sender, grace: Duration::ZERO, refusals: Refusals::default() },
+            worker,
+        )
     }
 
     /// The same, with what it refuses counted here.
@@ -119,25 +148,27 @@ impl TpmCrb {
     }
 
     fn start_command(&self, state: &mut State) {
-        if state.phase != Phase::Ready {
-            return self.refusals.count(Refusal::TpmControl);
-        }
         let mut buffer = [0; BUFFER_SIZE];
         if self.shared.memory.view().read_slice(&mut buffer, BUFFER).is_err() {
             state.phase = Phase::Fatal;
             return;
         }
-        match checked_command(&buffer) {
+        let command = match checked_command(&buffer) {
+            Ok(command) => command,
             Err(code) => {
                 self.refusals.count(Refusal::TpmCommand);
-                self.shared.answer(state, &error_response(code));
+                return self.shared.answer(state, &error_response(code));
             }
-            Ok(command) => {
-                let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-                commands.sent += 1;
-                let sent = commands.queue.send((commands.sent, command.to_vec()));
-                state.phase = if sent.is_ok() { Phase::Busy(commands.sent) } else { Phase::Fatal };
-            }
+        };
+        // Taken by a command that was cancelled, or was there before a reset.
+        let link = self.shared.link.try_lock().ok().filter(|link| link.way != Way::Taken);
+        let Some(mut link) = link else {
+            return self.shared.answer(state, &error_response(RETRY));
+        };
+        match link.send(command).and_then(|()| link.receive(self.grace)) {
+            Ok(Some(response)) => self.shared.answer(state, &response),
+            Ok(None) if self.queue.send(link.sent).is_ok() => state.phase = Phase::Busy(link.sent),
+            Ok(None) | Err(_) => state.phase = Phase::Fatal,
         }
     }
 }
@@ -164,25 +195,53 @@ fn error_response(code: u32) -> [u8; HEADER] {
     [0x80, 0x01, 0, 0, 0, HEADER as u8, a, b, c, d]
 }
 
-/// What takes commands from the device to the backend.
+impl Link {
+    fn send(&mut self, command: &[u8]) -> io::Result<()> {
+        if self.way == Way::Lost {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.sent += 1;
+        let sent = self.backend.send(command);
+        self.way = if sent.is_ok() { Way::Taken } else { Way::Lost };
+        sent
+    }
+
+    fn receive(&mut self, within: Duration) -> io::Result<Option<Vec<u8>>> {
+        let answer = self.backend.receive(within);
+        self.way = match answer {
+            Ok(Some(_)) => Way::Free,
+            Ok(None) => Way::Taken,
+            Err(_) => Way::Lost,
+        };
+        answer
+    }
+}
+
+/// What waits for answers that take long.
 pub struct Worker {
     shared: Arc<Shared>,
-    backend: Box<dyn TpmBackend>,
-    queue: Receiver<(u64, Vec<u8>)>,
+    queue: Receiver<u64>,
+    silence: Duration,
 }
 
 impl Worker {
-    /// Waits for one command and serves it. False once the device is gone or the backend failed.
+    /// Waits until a command was sent, and for its answer. False once the device is gone or the backend failed.
     pub fn serve(&mut self) -> bool {
-        let Ok((number, command)) = self.queue.recv() else { return false };
-        let answer = self.backend.execute(&command);
+        let Ok(number) = self.queue.recv() else { return false };
+        let mut link = self.shared.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = link.receive(self.silence);
+        if link.way == Way::Taken {
+            link.way = Way::Lost;
+        }
+        drop(link);
         let mut state = self.shared.lock();
-        // A reset while the command ran has already moved on, maybe to another command; the answer belongs to nobody.
-        if state.phase == Phase::Busy(number) {
-            match answer {
-                Ok(response) => self.shared.answer(&mut state, &response),
-                Err(_) => state.phase = Phase::Fatal,
+        match answer {
+            Ok(None) | Err(_) => state.phase = Phase::Fatal,
+            Ok(Some(response)) if state.phase == Phase::Busy(number) => {
+                self.shared.answer(&mut state, &response);
             }
+            // Cancelled, or reset, and maybe at another command by now.
+            Ok(Some(_)) => {}
         }
         self.shared.done.notify_all();
         state.phase != Phase::Fatal
@@ -257,8 +316,12 @@ impl Registers for TpmCrb {
             (0x08, _) if bits & RELINQUISH != 0 => state.granted = false,
             (0x40, Phase::Idle) if bits & CMD_READY != 0 => state.phase = Phase::Ready,
             (0x40, Phase::Ready) if bits & GO_IDLE != 0 => state.phase = Phase::Idle,
-            (0x4C, _) if bits & START != 0 => self.start_command(&mut state),
-            // Asked for what is so, or cancelled: swtpm runs commands to their end.
+            // swtpm runs the command to its end.
+            (0x48, Phase::Busy(_)) if bits & CANCEL != 0 => {
+                self.shared.answer(&mut state, &error_response(CANCELED));
+            }
+            (0x4C, Phase::Ready) if bits & START != 0 => self.start_command(&mut state),
+            // Asked for what is so, or nothing to cancel.
             (0x08 | 0x40 | 0x48, _) => {}
             _ => self.refusals.count(Refusal::TpmControl),
         }
@@ -312,7 +375,16 @@ const REQUEST_ACCESS: u8 = 1;
 const RELINQUISH: u8 = 2;
 const CMD_READY: u8 = 1;
 const GO_IDLE: u8 = 2;
+const CANCEL: u8 = 1;
 const START: u8 = 1;
+/// TPM_RC_CANCELED and TPM_RC_RETRY.
+const CANCELED: u32 = 0x909;
+const RETRY: u32 = 0x922;
+/// As long as Linux waits for a command whose duration it does not know (TPM2_DURATION_DEFAULT): key generation takes
+/// seconds.
+pub const SILENCE: Duration = Duration::from_secs(120);
+/// Longest that START takes: what Linux sleeps before it looks again (TPM_TIMEOUT_POLL).
+const GRACE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -328,16 +400,23 @@ mod tests {
     /// Echoes commands, and remembers them.
     struct Echo(Arc<Mutex<Vec<Vec<u8>>>>);
     impl TpmBackend for Echo {
-        fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
+        fn send(&mut self, command: &[u8]) -> io::Result<()> {
             self.0.lock().unwrap().push(command.to_vec());
-            Ok(command.to_vec())
+            Ok(())
+        }
+        fn receive(&mut self, within: Duration) -> io::Result<Option<Vec<u8>>> {
+            let last = self.0.lock().unwrap().last().cloned();
+            Ok(last.filter(|_| !within.is_zero()))
         }
     }
 
     struct Dead;
     impl TpmBackend for Dead {
-        fn execute(&mut self, _: &[u8]) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::UnexpectedEof.into())
+        fn send(&mut self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+        fn receive(&mut self, within: Duration) -> io::Result<Option<Vec<u8>>> {
+            if within.is_zero() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
         }
     }
 
@@ -347,7 +426,7 @@ mod tests {
     }
 
     fn crb(backend: impl TpmBackend + 'static) -> TpmCrb {
-        TpmCrb::new(Box::new(backend), memory(), || Ok(())).unwrap()
+        TpmCrb::new(Box::new(backend), memory(), SILENCE, || Ok(())).unwrap()
     }
 
     fn echo() -> (TpmCrb, Arc<Mutex<Vec<Vec<u8>>>>) {
@@ -369,6 +448,15 @@ mod tests {
         crb.write(offset, &value.to_le_bytes());
     }
 
+    /// Starts a command that ends with `last`.
+    fn start(crb: &TpmCrb, last: u8) {
+        write32(crb, 0x40, 1);
+        let mut command = GET_RANDOM;
+        command[11] = last;
+        fill(crb, &command);
+        write32(crb, 0x4C, 1);
+    }
+
     /// Sends a buffer as Linux does and returns the first ten bytes of the answer.
     fn send(crb: &TpmCrb, buffer: &[u8]) -> [u8; HEADER] {
         write32(crb, 0x40, 1);
@@ -376,6 +464,10 @@ mod tests {
         write32(crb, 0x4C, 1);
         crb.pause();
         assert_eq!(read32(crb, 0x4C), 0);
+        first_bytes(crb)
+    }
+
+    fn first_bytes(crb: &TpmCrb) -> [u8; HEADER] {
         let mut answer = [0; HEADER];
         crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
         answer
@@ -408,13 +500,17 @@ mod tests {
         assert!(seen.lock().unwrap().is_empty());
     }
 
-    /// Waits with each command until it is told to go on.
-    struct Slow(Receiver<()>, Arc<Mutex<Vec<Vec<u8>>>>);
+    /// Waits with each answer until it is told to go on.
+    struct Slow(Receiver<()>, Echo);
     impl TpmBackend for Slow {
-        fn execute(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
-            self.0.recv().map_err(std::io::Error::other)?;
-            self.1.lock().unwrap().push(command.to_vec());
-            Ok(GET_RANDOM.to_vec())
+        fn send(&mut self, command: &[u8]) -> io::Result<()> {
+            self.1.send(command)
+        }
+        fn receive(&mut self, within: Duration) -> io::Result<Option<Vec<u8>>> {
+            match self.0.recv_timeout(within) {
+                Ok(()) => self.1.receive(within),
+                Err(_) => Ok(None),
+            }
         }
     }
 
@@ -422,7 +518,7 @@ mod tests {
     fn what_a_vcpu_writes_after_start_is_not_sent() {
         let (go, wait) = channel();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let crb = crb(Slow(wait, seen.clone()));
+        let crb = crb(Slow(wait, Echo(seen.clone())));
         write32(&crb, 0x40, 1);
         fill(&crb, &GET_RANDOM);
         write32(&crb, 0x4C, 1);
@@ -435,30 +531,67 @@ mod tests {
 
     #[test]
     fn an_answer_after_a_reset_is_not_the_next_commands() {
-        let (crb, mut worker) = TpmCrb::with_worker(Box::new(Echo(Arc::default())), memory());
-        let start = |last: u8| {
-            write32(&crb, 0x40, 1);
-            let mut command = GET_RANDOM;
-            command[11] = last;
-            fill(&crb, &command);
-            write32(&crb, 0x4C, 1);
-        };
-        start(1);
+        let (go, wait) = channel();
+        let crb = crb(Slow(wait, Echo(Arc::default())));
+        start(&crb, 1);
+        assert_eq!(read32(&crb, 0x4C), 1);
         crb.reset();
-        start(2);
-        assert!(worker.serve());
-        assert_eq!(read32(&crb, 0x4C), 1, "still busy with the second");
-        assert!(worker.serve());
-        assert_eq!(read32(&crb, 0x4C), 0);
+        // The backend has the first until it answers; until then there is no room for the second.
+        start(&crb, 2);
+        assert_eq!(first_bytes(&crb), error_response(0x922));
+        go.send(()).unwrap();
+        while read32(&crb, 0x4C) == 0 {
+            start(&crb, 2);
+        }
+        go.send(()).unwrap();
+        crb.pause();
         let mut answer = [0; GET_RANDOM.len()];
         crb.shared.memory.view().read_slice(&mut answer, BUFFER).unwrap();
         assert_eq!(answer[11], 2);
     }
 
     #[test]
+    fn an_answer_after_a_cancel_is_not_the_next_commands() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let echo = Box::new(Echo(seen.clone()));
+        let (crb, mut worker) = TpmCrb::with_worker(echo, memory(), SILENCE);
+        start(&crb, 1);
+        write32(&crb, 0x48, 1);
+        assert_eq!((read32(&crb, 0x4C), first_bytes(&crb)), (0, error_response(0x909)));
+        // The backend still has the cancelled one, so there is no room for another.
+        start(&crb, 2);
+        assert_eq!((read32(&crb, 0x4C), first_bytes(&crb)), (0, error_response(0x922)));
+        assert!(worker.serve());
+        assert_eq!(first_bytes(&crb), error_response(0x922));
+        start(&crb, 3);
+        assert_eq!(read32(&crb, 0x4C), 1);
+        assert!(worker.serve());
+        assert_eq!(read32(&crb, 0x4C), 0);
+        write32(&crb, 0x48, 1);
+        assert_eq!(first_bytes(&crb), GET_RANDOM[..10], "nothing runs, nothing is cancelled");
+        let seen: Vec<u8> = seen.lock().unwrap().iter().map(|command| command[11]).collect();
+        assert_eq!(seen, [1, 3]);
+    }
+
+    #[test]
+    fn a_backend_that_failed_a_cancelled_command_is_not_asked_again() {
+        let (crb, mut worker) = TpmCrb::with_worker(Box::new(Dead), memory(), SILENCE);
+        write32(&crb, 0x40, 1);
+        fill(&crb, &GET_RANDOM);
+        write32(&crb, 0x4C, 1);
+        write32(&crb, 0x48, 1);
+        assert_eq!(read32(&crb, 0x44), 0);
+        assert!(!worker.serve());
+        assert_eq!(read32(&crb, 0x44), 1);
+        crb.reset();
+        start(&crb, 2);
+        assert_eq!((read32(&crb, 0x44), read32(&crb, 0x4C)), (1, 0));
+    }
+
+    #[test]
     fn a_command_in_flight_is_finished_before_the_state_is_written() {
         let (go, wait) = channel();
-        let crb = crb(Slow(wait, Arc::default()));
+        let crb = crb(Slow(wait, Echo(Arc::default())));
         write32(&crb, 0x08, 1);
         write32(&crb, 0x40, 1);
         fill(&crb, &GET_RANDOM);
@@ -470,7 +603,8 @@ mod tests {
         });
         // Over the same memory, and a TPM that goes on elsewhere.
         let memory = crb.shared.memory.clone();
-        let after = TpmCrb::new(Box::new(Echo(Arc::default())), memory, || Ok(())).unwrap();
+        let echo = Box::new(Echo(Arc::default()));
+        let after = TpmCrb::new(echo, memory, SILENCE, || Ok(())).unwrap();
         Paused::new(&after).restore(&state).unwrap();
         for register in (0..0x70).step_by(4) {
             assert_eq!(read32(&after, register), read32(&crb, register), "{register:#x}");

@@ -39,24 +39,22 @@ pub fn take_uid(uid: u32) -> Result<(), JailError> {
 /// (addresses with 6.7, sockets and signals out of the jail with 6.12) is taken where the kernel has it, and stands
 /// behind the namespaces and the list of system calls.
 pub fn reach_only(reach: Reach) -> Result<(), JailError> {
-    let refused = |error: landlock::RulesetError| JailError::Landlock(error.to_string());
+    match restrict(reach).map_err(|error| JailError::Landlock(error.to_string()))? {
+        RulesetStatus::NotEnforced => Err(JailError::Landlock("no rule was taken".into())),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+    }
+}
+
+fn restrict(reach: Reach) -> anyhow::Result<RulesetStatus> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V2))
-        .map_err(refused)?
+        .handle_access(AccessFs::from_all(ABI::V2))?
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V5))
-        .map_err(refused)?
-        .handle_access(AccessNet::from_all(ABI::V4))
-        .map_err(refused)?
-        .scope(Scope::from_all(ABI::V6))
-        .map_err(refused)?
-        .create()
-        .map_err(refused)?;
-    let below = |path: &str, access| {
-        let folder = PathFd::new(path).map_err(|e| JailError::Landlock(e.to_string()))?;
-        Ok(PathBeneath::new(folder, access))
-    };
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .handle_access(AccessNet::from_all(ABI::V4))?
+        .scope(Scope::from_all(ABI::V6))?
+        .create()?;
+    let below = |path: &str, access| PathFd::new(path).map(|at| PathBeneath::new(at, access));
     let rules = match reach {
         Reach::Nothing => Vec::new(),
         Reach::SystemAndState => vec![
@@ -64,10 +62,6 @@ pub fn reach_only(reach: Reach) -> Result<(), JailError> {
             below("/state", AccessFs::from_all(ABI::V2))?,
         ],
     };
-    let ruleset = ruleset.add_rules(rules.into_iter().map(Ok::<_, landlock::RulesetError>));
-    let status = ruleset.and_then(|ruleset| ruleset.restrict_self()).map_err(refused)?;
-    match status.ruleset {
-        RulesetStatus::NotEnforced => Err(JailError::Landlock("no rule was taken".into())),
-        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
-    }
+    let rules = rules.into_iter().map(Ok::<_, landlock::RulesetError>);
+    Ok(ruleset.add_rules(rules)?.restrict_self()?.ruleset)
 }

@@ -51,8 +51,9 @@ const COMMON: &[c::c_long] = &[
 ];
 
 /// A vCPU's thread also starts and resets devices, as their status registers are written: what they wait for, and
-/// the end of streams.
-const VCPU: &[c::c_long] = &[c::SYS_epoll_ctl, c::SYS_shutdown];
+/// the end of streams. And it sends the TPM a command, and waits a moment for the answer.
+const VCPU: &[c::c_long] =
+    &[c::SYS_epoll_ctl, c::SYS_poll, c::SYS_ppoll, c::SYS_recvfrom, c::SYS_sendto, c::SYS_shutdown];
 
 /// The TPM's thread speaks with one socket.
 const TPM: &[c::c_long] = &[c::SYS_poll, c::SYS_ppoll, c::SYS_recvfrom, c::SYS_sendto];
@@ -129,14 +130,9 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(c::SYS_tgkill, vec![argument(0, u64::from(std::process::id()))?]);
     // No page becomes code.
     let data = |protection: i32| argument(2, protection as u64);
-    rules.insert(
-        c::SYS_mprotect,
-        vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?],
-    );
-    rules.insert(
-        c::SYS_mmap,
-        vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?],
-    );
+    let data = vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?];
+    rules.insert(c::SYS_mprotect, data.clone());
+    rules.insert(c::SYS_mmap, data);
     let end = SeccompAction::KillProcess;
     SeccompFilter::new(rules, end, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }

@@ -1,22 +1,21 @@
-//! virtio-blk (virtio 1.2 section 5.2), read-only, over a verified disk.
+//! virtio-blk (virtio 1.2 section 5.2) over a disk of any kind that `coffer-disk` has.
 //!
-//! What it trusts: nothing below it; every block is checked against the disk's root hash before any byte of the
-//! request it belongs to reaches the guest.
-//! What it refuses: writes, whatever features the driver took; requests larger than it offered; and to go on after
-//! one block that does not match: the VM ends with `disk-integrity`.
+//! What it trusts: nothing below it that the kind of disk does not promise; of an integrity disk every block is checked
+//! against the root hash before any byte of the request it belongs to reaches the guest.
+//! What it refuses: writes to what is for reading, whatever features the driver took; requests larger than it offered;
+//! and to go on after one block that is not what was promised: the VM ends with `disk-integrity`.
+//! Storage that fails, or is full, is an I/O error of that request. A flush is answered when what was written before is
+//! on storage; for a driver that did not take the feature, so is each write. Nothing is discarded.
 
 use std::fs::File;
 use std::io::{Read, Write};
 
+use coffer_disk::{BLOCK, BlockDevice, DiskError, FileStore, Integrity, Raw};
 use coffer_formats::Reject;
-use coffer_image::verity::{BLOCK, Salt, VerityError, VerityReader};
+use coffer_image::verity::Salt;
 use coffer_monitor_wire::{DiskSpec, EndReason, Refusal};
 use thiserror::Error;
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
-};
+use virtio_bindings::virtio_blk as blk;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemoryMmap;
 
@@ -31,7 +30,7 @@ const SEGMENT_MAX: u32 = 8192;
 /// Most data one request can carry by the two limits above: about 1 MiB, which is also the bounce buffer.
 const REQUEST_MAX: usize = (SEGMENTS_MAX * SEGMENT_MAX) as usize;
 const HEADER: usize = 16;
-const ID_SIZE: usize = VIRTIO_BLK_ID_BYTES as usize;
+const ID_SIZE: usize = blk::VIRTIO_BLK_ID_BYTES as usize;
 
 /// Why a disk cannot be served.
 #[derive(Debug, Error)]
@@ -39,64 +38,45 @@ pub enum DiskRefused {
     /// The salt is not hex, or too long.
     #[error("the salt of disk {0} is not a salt")]
     Salt(usize),
-    /// The size is no size of a verity disk.
+    /// The size is no size of such a disk, or not that of its file.
     #[error("disk {0} cannot have {1} bytes of data")]
     Size(usize, u64),
 }
 
-/// Why blocks could not be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// The disk is not the one that was promised.
-    Integrity(String),
-    /// The storage failed; the promise stands.
-    Storage,
-}
-
-/// Where blocks come from. What `read` leaves in the buffer has been verified, or it failed.
-pub trait BlockSource: Send {
-    /// Bytes of the disk.
-    fn size(&self) -> u64;
-    /// Fills `buffer`, a whole number of blocks, from block `first` on. The range lies within the disk.
-    fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), Fault>;
-}
-
-impl BlockSource for VerityReader<File> {
-    fn size(&self) -> u64 {
-        self.geometry().data_size()
-    }
-
-    fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        self.read_blocks(first, buffer).map_err(|error| match error {
-            VerityError::Mismatch(_) | VerityError::Truncated(_) => {
-                Fault::Integrity(error.to_string())
-            }
-            VerityError::Read(..) | VerityError::OutOfRange(_) => Fault::Storage,
-        })
-    }
-}
+/// What is below.
+pub type Source = Box<dyn BlockDevice + Send>;
 
 /// A disk.
 pub struct Block {
     index: usize,
-    source: Box<dyn BlockSource>,
+    source: Source,
     /// Grows to the largest request seen, at most [`REQUEST_MAX`] and two blocks.
     bounce: Vec<u8>,
+    /// The driver asks for flushes itself.
+    flushed_on_request: bool,
 }
 
 impl Block {
     /// Serves disk `index` of the spec.
     pub fn open(index: usize, spec: &DiskSpec, file: File) -> Result<Self, DiskRefused> {
-        let DiskSpec::Integrity { data_size, root_hash, salt } = spec;
-        let salt = Salt::from_hex(salt).ok_or(DiskRefused::Salt(index))?;
-        let reader = VerityReader::new(file, *data_size, *root_hash, &salt)
-            .map_err(|_| DiskRefused::Size(index, *data_size))?;
-        Ok(Self::over(index, Box::new(reader)))
+        let source: Source = match spec {
+            DiskSpec::Integrity { data_size, root_hash, salt } => {
+                let salt = Salt::from_hex(salt).ok_or(DiskRefused::Salt(index))?;
+                let disk = Integrity::optimistic(file, *data_size, *root_hash, &salt);
+                Box::new(disk.map_err(|_| DiskRefused::Size(index, *data_size))?)
+            }
+            DiskSpec::Raw { size } => {
+                let disk = FileStore::new(file).and_then(Raw::new).ok();
+                let whole = disk.filter(|disk| disk.blocks() > 0 && bytes(disk) == *size);
+                Box::new(whole.ok_or(DiskRefused::Size(index, *size))?)
+            }
+        };
+        Ok(Self::over(index, source))
     }
 
     /// Serves any source as disk `index`.
-    pub fn over(index: usize, source: Box<dyn BlockSource>) -> Self {
-        Self { index, source, bounce: Vec::new() }
+    pub fn over(index: usize, source: Source) -> Self {
+        Self { index, source, bounce: Vec::new(), flushed_on_request: false }
     }
 
     /// Serves one request; returns the bytes written to the guest.
@@ -119,50 +99,85 @@ impl Block {
         let Ok(mut status) = data.split_at(len) else { return unanswerable() };
         let mut header = [0; HEADER];
         let (code, written) = match reader.read_exact(&mut header) {
-            Ok(()) => self.answer(&Request::parse(&header), len, &mut data)?,
-            Err(_) => (VIRTIO_BLK_S_IOERR, 0),
+            Ok(()) => {
+                let sent = reader.available_bytes();
+                self.answer(header, (sent, &mut reader), (len, &mut data))?
+            }
+            Err(_) => (blk::VIRTIO_BLK_S_IOERR, 0),
         };
-        if code != VIRTIO_BLK_S_OK {
+        if code != blk::VIRTIO_BLK_S_OK {
             refusals.count(Refusal::BlockRequest);
         }
         let _ = status.write_all(&[code as u8]);
         Ok(written + 1)
     }
 
+    /// Status, and bytes written into the chain. `sent` and `wanted` are the data to read from it and to write into it.
     fn answer(
         &mut self,
-        request: &Request,
-        len: usize,
-        data: &mut impl Write,
+        header: [u8; HEADER],
+        sent: (usize, &mut impl Read),
+        wanted: (usize, &mut impl Write),
     ) -> Result<(u32, u32), EndReason> {
-        let found = match request.kind {
-            VIRTIO_BLK_T_IN => self.read(request.sector, len)?,
-            VIRTIO_BLK_T_GET_ID => (len >= ID_SIZE).then(|| self.id()),
-            // Nothing is ever dirty.
-            VIRTIO_BLK_T_FLUSH => Some(&[][..]),
-            VIRTIO_BLK_T_OUT => None,
-            _ => return Ok((VIRTIO_BLK_S_UNSUPP, 0)),
+        // Type, reserved, sector; little-endian.
+        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+        let sector = u64::from_le_bytes(sector);
+        let (len, data) = wanted;
+        let found = match u32::from_le_bytes([k0, k1, k2, k3]) {
+            blk::VIRTIO_BLK_T_IN => self.read(sector, len)?,
+            blk::VIRTIO_BLK_T_OUT => self.write(sector, sent.0, sent.1)?.then_some(&[][..]),
+            blk::VIRTIO_BLK_T_FLUSH => {
+                let done = self.source.flush();
+                self.settled(done)?.then_some(&[][..])
+            }
+            blk::VIRTIO_BLK_T_GET_ID => (len >= ID_SIZE).then(|| self.id()),
+            _ => return Ok((blk::VIRTIO_BLK_S_UNSUPP, 0)),
         };
         Ok(match found.map(|bytes| (bytes.len(), data.write_all(bytes))) {
-            Some((written, Ok(()))) => (VIRTIO_BLK_S_OK, written as u32),
-            Some((_, Err(_))) | None => (VIRTIO_BLK_S_IOERR, 0),
+            Some((written, Ok(()))) => (blk::VIRTIO_BLK_S_OK, written as u32),
+            Some((_, Err(_))) | None => (blk::VIRTIO_BLK_S_IOERR, 0),
         })
     }
 
-    /// Verified bytes of `len` from `sector`; `None` is an I/O error for the guest, `Err` ends the VM.
+    /// Bytes of `len` from `sector`, as the disk promises them; `None` is an I/O error for the guest, `Err` ends the VM.
     fn read(&mut self, sector: u64, len: usize) -> Result<Option<&[u8]>, EndReason> {
-        let Some(span) = Span::new(sector, len, self.source.size()) else { return Ok(None) };
-        if self.bounce.len() < span.buffer {
-            self.bounce.resize(span.buffer, 0);
-        }
+        let Some(span) = self.span(sector, len) else { return Ok(None) };
         let Some(buffer) = self.bounce.get_mut(..span.buffer) else { return Ok(None) };
-        match self.source.read(span.first, buffer) {
-            Ok(()) => Ok(self.bounce.get(span.skip..span.skip + len)),
-            Err(Fault::Storage) => Ok(None),
-            Err(Fault::Integrity(detail)) => Err(EndReason::Refused {
+        let done = self.source.read(span.first, buffer);
+        let filled = self.settled(done)?;
+        Ok(self.bounce.get(span.skip..span.skip + len).filter(|_| filled))
+    }
+
+    /// True if it was written. Of a block that is written in part the rest stays as it was.
+    fn write(&mut self, sector: u64, len: usize, data: &mut impl Read) -> Result<bool, EndReason> {
+        let Some(span) = self.span(sector, len) else { return Ok(false) };
+        let Some(buffer) = self.bounce.get_mut(..span.buffer) else { return Ok(false) };
+        let whole = span.buffer == len;
+        let before = if whole { Ok(()) } else { self.source.read(span.first, buffer) };
+        let done = before.and_then(|()| {
+            let part = buffer.get_mut(span.skip..span.skip + len).unwrap_or_default();
+            data.read_exact(part).map_err(|_| DiskError::Unaligned(len))?;
+            self.source.write(span.first, buffer)?;
+            if self.flushed_on_request { Ok(()) } else { self.source.flush() }
+        });
+        self.settled(done)
+    }
+
+    /// The blocks of a request, with room for them.
+    fn span(&mut self, sector: u64, len: usize) -> Option<Span> {
+        let span = Span::new(sector, len, bytes(&*self.source))?;
+        self.bounce.resize(self.bounce.len().max(span.buffer), 0);
+        Some(span)
+    }
+
+    /// True if it was done; a broken promise ends the VM.
+    fn settled(&self, done: Result<(), DiskError>) -> Result<bool, EndReason> {
+        match done {
+            Err(error @ DiskError::Corrupt(_)) => Err(EndReason::Refused {
                 reject: Reject::DiskIntegrity,
-                detail: format!("disk {}: {detail}", self.index),
+                detail: format!("disk {}: {error}", self.index),
             }),
+            done => Ok(done.is_ok()),
         }
     }
 
@@ -176,17 +191,8 @@ impl Block {
     }
 }
 
-/// The header of a request: type, reserved, sector; little-endian.
-struct Request {
-    kind: u32,
-    sector: u64,
-}
-
-impl Request {
-    fn parse(header: &[u8; HEADER]) -> Self {
-        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = *header;
-        Self { kind: u32::from_le_bytes([k0, k1, k2, k3]), sector: u64::from_le_bytes(sector) }
-    }
+fn bytes(disk: &dyn BlockDevice) -> u64 {
+    disk.blocks() * BLOCK as u64
 }
 
 /// Whole blocks around the sectors of a request.
@@ -218,9 +224,10 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        [VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_BLK_SIZE]
-            .into_iter()
-            .fold(0, |features, bit| features | (1 << bit))
+        let own =
+            if self.source.is_read_only() { blk::VIRTIO_BLK_F_RO } else { blk::VIRTIO_BLK_F_FLUSH };
+        let limits = (1 << blk::VIRTIO_BLK_F_SEG_MAX) | (1 << blk::VIRTIO_BLK_F_SIZE_MAX);
+        (1 << own) | limits | (1 << blk::VIRTIO_BLK_F_BLK_SIZE)
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -228,23 +235,22 @@ impl VirtioDevice for Block {
     }
 
     /// `struct virtio_blk_config`: capacity at 0, size_max at 8, seg_max at 12, blk_size at 20.
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let mut config = [0; 24];
-        let fields: [(usize, &[u8]); 4] = [
-            (0, &(self.source.size() / SECTOR).to_le_bytes()),
-            (8, &SEGMENT_MAX.to_le_bytes()),
-            (12, &SEGMENTS_MAX.to_le_bytes()),
-            (20, &(BLOCK as u32).to_le_bytes()),
-        ];
-        for (at, bytes) in fields {
-            config.iter_mut().skip(at).zip(bytes).for_each(|(slot, byte)| *slot = *byte);
-        }
-        data.iter_mut().zip(config.iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+    fn config(&self) -> Vec<u8> {
+        // Partition tables of most disks count in sectors.
+        let block = if self.source.is_read_only() { BLOCK } else { SECTOR as usize };
+        let capacity = (bytes(&*self.source) / SECTOR).to_le_bytes();
+        let [size, segments, block] =
+            [SEGMENT_MAX, SEGMENTS_MAX, block as u32].map(u32::to_le_bytes);
+        [&capacity[..], &size, &segments, &[0; 4], &block].concat()
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.flushed_on_request = features & (1 << blk::VIRTIO_BLK_F_FLUSH) != 0;
     }
 
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         let refusals = io.refusals;
-        io.drain(queue, |chain, memory| self.serve(chain, memory, refusals))
+        io.drain(queue, self, |_| true, |disk, chain, memory| disk.serve(chain, memory, refusals))
     }
 
     fn reset(&mut self) {

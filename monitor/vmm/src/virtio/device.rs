@@ -1,11 +1,12 @@
 //! What a virtio device is to the transport.
 
+use std::io::Write as _;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use coffer_machine::Doorbell;
 use coffer_monitor_wire::{EndReason, Refusal};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT, Writer};
 use vm_memory::GuestMemoryMmap;
 
 use crate::refusals::Refusals;
@@ -23,21 +24,30 @@ pub trait VirtioDevice: Send {
     fn kind(&self) -> u32;
 
     /// Features offered beside VERSION_1 and EVENT_IDX, which the transport adds.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        0
+    }
 
     /// Size of each queue.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// Device configuration from `offset` on; bytes beyond its end stay zero.
-    fn read_config(&self, offset: usize, data: &mut [u8]);
+    /// All of the device configuration.
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
-    /// The driver is ready; queues are live from now until `reset`.
-    fn activate(&mut self) {}
+    /// Device configuration from `offset` on; bytes beyond its end stay zero.
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        data.iter_mut().zip(self.config().iter().skip(offset)).for_each(|(to, byte)| *to = *byte);
+    }
+
+    /// The driver is ready, and took these features; queues are live from now until `reset`.
+    fn activate(&mut self, _features: u64) {}
 
     /// Takes the place of a device that was saved while its queues were live. Nothing else of it is left: a device that
     /// had more to tell its driver tells it what was lost.
-    fn resume(&mut self) {
-        self.activate();
+    fn resume(&mut self, features: u64) {
+        self.activate(features);
     }
 
     /// The guest kicked `queue`. `Err` ends the VM.
@@ -114,7 +124,7 @@ impl<'a> Queues<'a> {
         if let Some(Some(queue)) = self.queues.get_mut(queue)
             && queue.needs_notification(self.memory).unwrap_or(true)
         {
-            self.interrupt.used_buffer();
+            self.interrupt.raise(Interrupt::USED_BUFFER);
         }
     }
 
@@ -126,21 +136,24 @@ impl<'a> Queues<'a> {
         }
     }
 
-    /// Serves chains of `queue` until there are none or the budget is used up, and tells the driver.
-    /// `serve` returns the bytes written into the chain.
-    pub fn drain(
+    /// Serves chains of `queue` until there are none, `device` is not `ready` or the budget is used up, and tells the
+    /// driver. `serve` returns the bytes written into the chain.
+    pub fn drain<T>(
         &mut self,
         queue: usize,
-        mut serve: impl FnMut(Chain<'a>, &GuestMemoryMmap) -> Result<u32, EndReason>,
+        device: &mut T,
+        ready: impl Fn(&T) -> bool,
+        serve: impl Fn(&mut T, Chain<'a>, &GuestMemoryMmap) -> Result<u32, EndReason>,
     ) -> Result<Pace, EndReason> {
         let mut left = BUDGET;
         loop {
             let before = left;
             while left > 0
+                && ready(device)
                 && let Some(chain) = self.pop(queue)
             {
                 let head = chain.head_index();
-                let written = serve(chain, self.memory)?;
+                let written = serve(device, chain, self.memory)?;
                 self.complete(queue, head, written);
                 left -= 1;
             }
@@ -148,11 +161,19 @@ impl<'a> Queues<'a> {
             // A driver that claims chains it does not have makes `rearm` true without progress: that ends the turn.
             match self.rearm(queue) {
                 true if left == 0 => return Ok(Pace::More),
-                true if left < before => {}
+                true if left < before && ready(device) => {}
                 _ => return Ok(Pace::Idle),
             }
         }
     }
+}
+
+/// Writes both parts, and tells how much that is; nothing where there is no room for all.
+pub fn write_both(writer: &mut Writer<'_>, first: &[u8], second: &[u8]) -> u32 {
+    let len = first.len() + second.len();
+    let fits = writer.available_bytes() >= len;
+    let written = fits && writer.write_all(first).and_then(|()| writer.write_all(second)).is_ok();
+    if written { len as u32 } else { 0 }
 }
 
 /// The interrupt of one device: why, and the line.
@@ -162,22 +183,14 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    const USED_BUFFER: u32 = 1;
-    const CONFIG: u32 = 2;
+    /// The driver has buffers to collect.
+    pub const USED_BUFFER: u32 = 1;
+    /// The device's state changed.
+    pub const CONFIG: u32 = 2;
 
     /// An interrupt that rings `line`.
     pub fn new(line: Doorbell) -> Self {
         Self { status: AtomicU32::new(0), line }
-    }
-
-    /// The driver has buffers to collect.
-    pub fn used_buffer(&self) {
-        self.raise(Self::USED_BUFFER);
-    }
-
-    /// The device's state changed.
-    pub fn config_changed(&self) {
-        self.raise(Self::CONFIG);
     }
 
     /// True if there are no reasons but these.

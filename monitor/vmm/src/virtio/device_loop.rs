@@ -1,4 +1,5 @@
-//! The one thread that serves every virtio device, the control socket, the stop bell and the refusal counters.
+//! The one thread that serves every virtio device, the input of the serial port, the control socket, the stop bell and the
+//! refusal counters.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use coffer_monitor_wire::{EndReason, Event};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use crate::devices::serial::SerialPort;
 use crate::process::Control;
 use crate::refusals::{self, Refusals};
 use crate::stop::Stop;
@@ -30,6 +32,7 @@ pub struct DeviceLoop<'a> {
 enum Source<'a> {
     Control,
     Stop,
+    Serial(&'a SerialPort),
     Refusals,
     Device(&'a Arc<VirtioMmio>, Signal),
 }
@@ -39,6 +42,7 @@ impl<'a> DeviceLoop<'a> {
     pub fn new(
         control: &'a Control,
         stop: &'a Stop,
+        serial: &'a SerialPort,
         refusals: &'a Refusals,
         devices: &'a [Arc<VirtioMmio>],
     ) -> io::Result<Self> {
@@ -46,6 +50,7 @@ impl<'a> DeviceLoop<'a> {
         let mut this = Self { epoll, stop, control, refusals, telling: None, sources: Vec::new() };
         this.add(control, Source::Control)?;
         this.add(stop.bell(), Source::Stop)?;
+        serial.input().map(|fd| this.add(fd, Source::Serial(serial))).transpose()?;
         if let Some(bell) = refusals.bell() {
             this.add(bell, Source::Refusals)?;
         }
@@ -99,6 +104,7 @@ impl<'a> DeviceLoop<'a> {
                     self.stop.now(reason);
                 }
             }
+            Some(Source::Serial(port)) => port.hear(),
             Some(Source::Refusals) => {
                 self.refusals.bell().map(Doorbell::clear);
                 self.telling = Some(Instant::now() + refusals::PAUSE);

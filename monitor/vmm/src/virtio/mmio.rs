@@ -8,7 +8,7 @@
 //! a driver that changes a queue under a running device changes nothing (the class of CVE-2026-5747).
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use coffer_machine::{Doorbell, GuestRam};
 use coffer_monitor_wire::{EndReason, Refusal};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
 
 use crate::devices::bus::Registers;
 use crate::devices::lifecycle::{Lifecycle, Quiet, State, StateRefused};
@@ -92,13 +93,9 @@ impl VirtioMmio {
             queues,
             serving: false,
         };
-        Ok(Self {
-            memory: slot.memory,
-            interrupt: Interrupt::new(slot.line),
-            kicks: slot.kicks,
-            refusals: slot.refusals,
-            inner: Mutex::new(inner),
-        })
+        let Slot { memory, line, kicks, refusals } = slot;
+        let (interrupt, inner) = (Interrupt::new(line), Mutex::new(inner));
+        Ok(Self { memory, interrupt, kicks, refusals, inner })
     }
 
     /// Doorbells in queue order.
@@ -116,15 +113,13 @@ impl VirtioMmio {
 
     /// Serves one signal. `Err` ends the VM.
     pub fn serve(&self, signal: Signal) -> Result<(), EndReason> {
-        if let Signal::Kick(queue) = signal
-            && let Some(bell) = self.kicks.get(queue)
-        {
-            bell.clear();
+        if let Signal::Kick(queue) = signal {
+            self.kicks.get(queue).map(Doorbell::clear);
         }
         let mut inner = self.lock();
         let inner = &mut *inner;
         let QueueState::Active(queues) = &mut inner.queues else { return Ok(()) };
-        if !inner.serving || !status::running(inner.status) {
+        if !inner.serving || inner.status != status::RUNNING {
             return Ok(());
         }
         let (memory, interrupt) = (self.memory.view(), &self.interrupt);
@@ -177,11 +172,9 @@ impl VirtioMmio {
             0x24 => inner.driver_features_select = value,
             0x30 => inner.queue_select = value,
             0x70 => self.write_status(&mut inner, value),
-            _ => {
-                if let Err(refusal) = inner.describe_queue(offset, value) {
-                    self.refusals.count(refusal);
-                }
-            }
+            _ => inner
+                .describe_queue(offset, value)
+                .unwrap_or_else(|refusal| self.refusals.count(refusal)),
         }
     }
 
@@ -195,14 +188,15 @@ impl VirtioMmio {
             }
             Step::Advance(next) => inner.status = next,
             Step::Agree(next) if inner.features_acceptable() => inner.status = next,
-            Step::Activate(next) => match inner.activate(self.memory.view()) {
-                true => inner.status = next,
-                false => {
-                    self.refusals.count(Refusal::QueueShape);
-                    inner.status |= status::NEEDS_RESET;
-                    self.interrupt.config_changed();
-                }
-            },
+            Step::Activate(next) if inner.freeze(self.memory.view()) => {
+                inner.device.activate(inner.driver_features);
+                inner.status = next;
+            }
+            Step::Activate(_) => {
+                self.refusals.count(Refusal::QueueShape);
+                inner.status |= status::NEEDS_RESET;
+                self.interrupt.raise(Interrupt::CONFIG);
+            }
             Step::Agree(_) | Step::Refused => self.refusals.count(Refusal::Status),
         }
     }
@@ -224,7 +218,7 @@ impl Inner {
     }
 
     fn choose_features(&mut self, value: u32) {
-        if !status::features_open(self.status) {
+        if self.status != status::DRIVEN {
             return;
         }
         let value = u64::from(value);
@@ -240,29 +234,25 @@ impl Inner {
             && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
     }
 
-    fn selected(&self) -> Option<&Queue> {
-        let at = self.queue_select as usize;
-        match &self.queues {
-            QueueState::Configuring(queues) => queues.get(at),
-            QueueState::Active(queues) => queues.get(at)?.as_ref(),
-        }
-    }
-
     fn selected_size(&self) -> u32 {
         self.device.queue_sizes().get(self.queue_select as usize).copied().map_or(0, u32::from)
     }
 
     fn selected_ready(&self) -> bool {
-        self.selected().is_some_and(Queue::ready)
+        let at = self.queue_select as usize;
+        let queue = match &self.queues {
+            QueueState::Configuring(queues) => queues.get(at),
+            QueueState::Active(queues) => queues.get(at).and_then(Option::as_ref),
+        };
+        queue.is_some_and(Queue::ready)
     }
 
     fn describe_queue(&mut self, offset: u64, value: u32) -> Result<(), Refusal> {
         if !matches!(offset, 0x38 | 0x44 | 0x80 | 0x84 | 0x90 | 0x94 | 0xA0 | 0xA4) {
             return Err(Refusal::RegisterAccess);
         }
-        let open = status::queues_open(self.status);
         let queues = match &mut self.queues {
-            QueueState::Configuring(queues) if open => queues,
+            QueueState::Configuring(queues) if self.status == status::AGREED => queues,
             _ => return Err(Refusal::QueueFrozen),
         };
         let queue = queues.get_mut(self.queue_select as usize).ok_or(Refusal::QueueShape)?;
@@ -282,16 +272,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Freezes the queues and starts the device, if every queue that is ready lies in guest memory.
-    fn activate(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
-        if !self.freeze(memory) {
-            return false;
-        }
-        self.device.activate();
-        true
-    }
-
-    fn freeze(&mut self, memory: &vm_memory::GuestMemoryMmap) -> bool {
+    /// Freezes the queues, if every one that is ready lies in guest memory.
+    fn freeze(&mut self, memory: &GuestMemoryMmap) -> bool {
         let QueueState::Configuring(queues) = &mut self.queues else { return false };
         if queues.iter().any(|queue| queue.ready() && !queue.is_valid(memory)) {
             return false;
@@ -398,8 +380,17 @@ impl State for Saved {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SavedQueue {
+#[serde(transparent)]
+struct SavedQueue(#[serde(with = "QueueFields")] virtio_queue::QueueState);
+
+/// What there is to write down: the rest is the device's, or follows from the features.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "virtio_queue::QueueState", deny_unknown_fields)]
+struct QueueFields {
+    #[serde(skip)]
+    max_size: u16,
+    #[serde(skip)]
+    event_idx_enabled: bool,
     ready: bool,
     size: u16,
     next_avail: u16,
@@ -411,37 +402,25 @@ struct SavedQueue {
 
 impl SavedQueue {
     fn of(queue: &Queue) -> Self {
-        Self {
-            ready: queue.ready(),
-            size: queue.size(),
-            next_avail: queue.next_avail(),
-            next_used: queue.next_used(),
-            desc_table: queue.desc_table(),
-            avail_ring: queue.avail_ring(),
-            used_ring: queue.used_ring(),
-        }
+        Self(queue.state())
     }
 
     /// The queue, if it can be one of a device that offers `max_size`. Where it lies is looked at when it is frozen.
     fn queue(&self, max_size: u16, live: bool) -> Option<Queue> {
-        let begun = (self.next_avail, self.next_used) != (0, 0);
-        let state = virtio_queue::QueueState {
-            max_size,
-            next_avail: self.next_avail,
-            next_used: self.next_used,
-            event_idx_enabled: false,
-            size: self.size,
-            ready: self.ready,
-            desc_table: self.desc_table,
-            avail_ring: self.avail_ring,
-            used_ring: self.used_ring,
-        };
-        if live { self.ready } else { !begun }.then(|| state.try_into().ok())?
+        let state = virtio_queue::QueueState { max_size, ..self.0 };
+        let begun = (state.next_avail, state.next_used) != (0, 0);
+        if live { state.ready } else { !begun }.then(|| state.try_into().ok())?
     }
 }
 
 impl Inner {
     fn saved(&self, interrupt: u32) -> Saved {
+        let queues = match &self.queues {
+            QueueState::Configuring(all) => all.iter().map(SavedQueue::of).map(Some).collect(),
+            QueueState::Active(live) => {
+                live.iter().map(|it| it.as_ref().map(SavedQueue::of)).collect()
+            }
+        };
         Saved {
             kind: self.device.kind(),
             status: self.status,
@@ -450,23 +429,12 @@ impl Inner {
             driver_features: self.driver_features,
             queue_select: self.queue_select,
             interrupt,
-            queues: match &self.queues {
-                QueueState::Configuring(queues) => {
-                    queues.iter().map(|queue| Some(SavedQueue::of(queue))).collect()
-                }
-                QueueState::Active(queues) => {
-                    queues.iter().map(|queue| queue.as_ref().map(SavedQueue::of)).collect()
-                }
-            },
+            queues,
         }
     }
 
     /// Takes what a driver can have written, and freezes live queues as they were frozen then.
-    fn take_over(
-        &mut self,
-        saved: &Saved,
-        memory: &vm_memory::GuestMemoryMmap,
-    ) -> Result<(), StateRefused> {
+    fn take_over(&mut self, saved: &Saved, memory: &GuestMemoryMmap) -> Result<(), StateRefused> {
         let live = status::activated(saved.status);
         let sizes = self.device.queue_sizes();
         self.driver_features = saved.driver_features;
@@ -493,15 +461,12 @@ impl Inner {
         self.device_features_select = saved.device_features_select;
         self.driver_features_select = saved.driver_features_select;
         self.queue_select = saved.queue_select;
-        if status::running(self.status) {
-            self.device.resume();
+        if self.status == status::RUNNING {
+            self.device.resume(self.driver_features);
         }
         Ok(())
     }
 }
-
-/// Devices are shared between vCPU threads and the device loop.
-pub type Shared = Arc<VirtioMmio>;
 
 #[cfg(test)]
 mod tests;

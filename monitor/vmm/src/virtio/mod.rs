@@ -11,7 +11,7 @@ pub mod net;
 pub mod rng;
 pub mod status;
 pub mod vsock;
-mod watch;
+pub mod watch;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -40,7 +40,7 @@ pub fn attach(
         devices.push(Box::new(block::Block::open(index, &spec, file)?));
     }
     for (spec, backend) in nics {
-        devices.push(Box::new(net::Net::new(spec, backend)?));
+        devices.push(Box::new(net::Net::new(spec, backend, control.network.clone())?));
     }
     devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
     devices.push(Box::new(rng::Rng));

@@ -2,13 +2,17 @@
 //!
 //! What it trusts: nothing. Frames are bytes to both sides; the backend's framing is checked, the guest's descriptors too.
 //! What it refuses: frames larger than its limit, and waiting. A backend that does not take frames loses them,
-//! as a full wire would, and what may not leave the guest (`egress`) is lost too; a backend that breaks its framing is cut off and the guest's link is dead.
+//! as a full wire would, and so does one that is offered more than the interface may carry (`limit`); what may not pass
+//! (`filter`) is lost too. A backend that breaks its framing is cut off and the guest's link is dead.
 
 mod backend;
-mod egress;
+mod filter;
+mod limit;
+mod packet;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use coffer_monitor_wire::{EndReason, NetSpec, Refusal};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -16,15 +20,18 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
 use vm_memory::GuestMemoryMmap;
 
 use crate::refusals::Refusals;
-use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
-use backend::{Backend, Received};
-use egress::Egress;
+use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice, write_both};
+use backend::Backend;
+use filter::Filter;
+pub use filter::Gate;
+use limit::Limit;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// `struct virtio_net_hdr_v1`; all zero but `num_buffers` on receive, as no offload is offered.
 const HEADER: usize = 12;
-const NUM_BUFFERS_OFFSET: usize = 10;
+/// Of a frame for the guest: no offloads, and one buffer.
+const RECEIVED: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 /// Largest frame: what fits an IPv4 datagram, an Ethernet header and a VLAN tag.
 const FRAME_MAX: usize = 65_535 + 18;
 
@@ -32,43 +39,59 @@ const FRAME_MAX: usize = 65_535 + 18;
 pub struct Net {
     mac: [u8; 6],
     backend: Backend,
-    egress: Egress,
+    filter: Filter,
+    sent: Limit,
+    received: Limit,
     /// A frame the guest had no buffer for yet.
     waiting: Option<Vec<u8>>,
 }
 
 impl Net {
     /// An interface over the descriptor of its backend.
-    pub fn new(spec: NetSpec, descriptor: OwnedFd) -> std::io::Result<Self> {
-        let backend = Backend::new(spec.backend, descriptor)?;
-        Ok(Self { mac: spec.mac, backend, egress: Egress::new(spec.deny), waiting: None })
-    }
-
-    /// Frames of the guest that were not let out.
-    pub fn dropped(&self) -> u64 {
-        self.egress.dropped()
+    pub fn new(spec: NetSpec, descriptor: OwnedFd, gate: Gate) -> std::io::Result<Self> {
+        Ok(Self {
+            mac: spec.mac,
+            backend: Backend::new(spec.backend, descriptor)?,
+            sent: Limit::new(spec.limit),
+            received: Limit::new(spec.limit),
+            filter: Filter::new(spec, gate),
+            waiting: None,
+        })
     }
 
     fn transmit(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap, refusals: &Refusals) -> u32 {
-        match frame_of(chain, memory) {
-            Some(frame) if self.egress.passes(&frame) => self.backend.send(&frame),
-            Some(_) => refusals.count(Refusal::Frame),
-            None => refusals.count(Refusal::Chain),
-        }
+        let frame = frame_of(chain, memory).ok_or(Refusal::Chain);
+        let verdict = frame.and_then(|frame| {
+            self.filter.leaves(&frame)?;
+            self.sent.takes(frame.len(), Instant::now())?;
+            self.backend.send(&frame);
+            Ok(())
+        });
+        verdict.unwrap_or_else(|refusal| refusals.count(refusal));
         0
     }
 
     fn receive(&mut self, io: &mut Queues<'_>) -> Pace {
         for _ in 0..BUDGET {
-            let frame =
-                match self.waiting.take().map_or_else(|| self.backend.receive(), Received::Frame) {
-                    Received::Frame(frame) => frame,
-                    Received::Nothing => {
+            let frame = match self.waiting.take() {
+                Some(frame) => frame,
+                None => match self.backend.receive() {
+                    Some(frame) => {
+                        let (allowed, now) = (self.filter.enters(&frame), Instant::now());
+                        let verdict = allowed.and_then(|()| self.received.takes(frame.len(), now));
+                        if let Err(refusal) = verdict {
+                            io.refusals.count(refusal);
+                            continue;
+                        }
+                        frame
+                    }
+                    None => {
                         io.notify(RECEIVE);
                         self.backend.listen(true);
                         return Pace::Idle;
                     }
-                };
+                },
+            };
             let Some(chain) = io.pop_or_rearm(RECEIVE) else {
                 self.waiting = Some(frame);
                 io.notify(RECEIVE);
@@ -77,7 +100,10 @@ impl Net {
                 return Pace::Idle;
             };
             let head = chain.head_index();
-            let written = deliver(chain, io.memory, &frame);
+            // A frame the buffer is too small for is dropped.
+            let written = chain.writer(io.memory);
+            let written =
+                written.map_or(0, |mut buffer| write_both(&mut buffer, &RECEIVED, &frame));
             io.complete(RECEIVE, head, written);
         }
         io.notify(RECEIVE);
@@ -95,24 +121,6 @@ fn frame_of(chain: Chain<'_>, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Writes header and frame; a frame the buffer is too small for is dropped.
-fn deliver(chain: Chain<'_>, memory: &GuestMemoryMmap, frame: &[u8]) -> u32 {
-    let mut header = [0; HEADER];
-    header
-        .iter_mut()
-        .skip(NUM_BUFFERS_OFFSET)
-        .zip(1u16.to_le_bytes())
-        .for_each(|(slot, byte)| *slot = byte);
-    let Ok(mut writer) = chain.writer(memory) else { return 0 };
-    if writer.available_bytes() < HEADER + frame.len() {
-        return 0;
-    }
-    match writer.write_all(&header).and_then(|()| writer.write_all(frame)) {
-        Ok(()) => (HEADER + frame.len()) as u32,
-        Err(_) => 0,
-    }
-}
-
 impl VirtioDevice for Net {
     fn kind(&self) -> u32 {
         VIRTIO_ID_NET
@@ -126,11 +134,11 @@ impl VirtioDevice for Net {
         &[256, 256]
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut().zip(self.mac.iter().skip(offset)).for_each(|(slot, byte)| *slot = *byte);
+    fn config(&self) -> Vec<u8> {
+        self.mac.to_vec()
     }
 
-    fn activate(&mut self) {
+    fn activate(&mut self, _features: u64) {
         self.backend.listen(true);
     }
 
@@ -138,7 +146,12 @@ impl VirtioDevice for Net {
         match queue {
             TRANSMIT => {
                 let refusals = io.refusals;
-                io.drain(TRANSMIT, |chain, memory| Ok(self.transmit(chain, memory, refusals)))
+                io.drain(
+                    queue,
+                    self,
+                    |_| true,
+                    |net, chain, memory| Ok(net.transmit(chain, memory, refusals)),
+                )
             }
             _ => Ok(self.receive(io)),
         }

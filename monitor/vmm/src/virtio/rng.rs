@@ -19,28 +19,27 @@ impl VirtioDevice for Rng {
         VIRTIO_ID_RNG
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queue_sizes(&self) -> &'static [u16] {
         &[64]
     }
 
-    fn read_config(&self, _offset: usize, _data: &mut [u8]) {}
-
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         let refusals = io.refusals;
-        io.drain(queue, |chain, memory| {
-            let Ok(mut writer) = chain.writer(memory) else {
-                refusals.count(Refusal::Chain);
-                return Ok(0);
-            };
-            let mut bytes = vec![0; writer.available_bytes().min(REQUEST_MAX)];
-            let filled = getrandom(&mut bytes, GetRandomFlags::empty()).unwrap_or(0);
-            let written = writer.write(bytes.get(..filled).unwrap_or_default()).unwrap_or(0);
-            Ok(u32::try_from(written).unwrap_or(0))
-        })
+        io.drain(
+            queue,
+            self,
+            |_| true,
+            |_, chain, memory| {
+                let Ok(mut writer) = chain.writer(memory) else {
+                    refusals.count(Refusal::Chain);
+                    return Ok(0);
+                };
+                let mut bytes = vec![0; writer.available_bytes().min(REQUEST_MAX)];
+                let filled = getrandom(&mut bytes, GetRandomFlags::empty()).unwrap_or(0);
+                let written = writer.write(bytes.get(..filled).unwrap_or_default()).unwrap_or(0);
+                Ok(u32::try_from(written).unwrap_or(0))
+            },
+        )
     }
 
     fn reset(&mut self) {}

@@ -14,9 +14,12 @@ pub const NEEDS_RESET: u32 = 64;
 pub const FAILED: u32 = 128;
 
 const FOUND: u32 = ACKNOWLEDGE;
-const DRIVEN: u32 = FOUND | DRIVER;
-const AGREED: u32 = DRIVEN | FEATURES_OK;
-const RUNNING: u32 = AGREED | DRIVER_OK;
+/// The driver may choose features.
+pub const DRIVEN: u32 = FOUND | DRIVER;
+/// The driver may describe queues: features are agreed, and it does not run yet.
+pub const AGREED: u32 = DRIVEN | FEATURES_OK;
+/// The device serves its queues.
+pub const RUNNING: u32 = AGREED | DRIVER_OK;
 
 /// The only ways forward. Reset (writing 0) and giving up (setting FAILED) are always open and stand beside this table.
 const FORWARD: [(u32, u32); 4] = [(0, FOUND), (FOUND, DRIVEN), (DRIVEN, AGREED), (AGREED, RUNNING)];
@@ -55,21 +58,6 @@ pub fn step(current: u32, wanted: u32) -> Step {
         true if wanted == RUNNING => Step::Activate(wanted),
         true => Step::Advance(wanted),
     }
-}
-
-/// True while the driver may choose features.
-pub fn features_open(status: u32) -> bool {
-    status == DRIVEN
-}
-
-/// True while the driver may describe queues: after features are agreed, before it runs.
-pub fn queues_open(status: u32) -> bool {
-    status == AGREED
-}
-
-/// True while the device serves its queues.
-pub fn running(status: u32) -> bool {
-    status == RUNNING
 }
 
 /// True if some driver can lead a device here.

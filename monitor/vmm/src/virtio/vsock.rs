@@ -10,7 +10,7 @@ mod connection;
 mod packet;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -21,7 +21,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vm_memory::GuestMemoryMmap;
 
 use crate::process::Control;
-use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice};
+use crate::virtio::device::{BUDGET, Chain, Pace, Queues, VirtioDevice, write_both};
 use crate::virtio::watch::Watch;
 use connection::{Connection, Next};
 use packet::{HEADER_SIZE, Header, Op};
@@ -79,16 +79,18 @@ impl Vsock {
     }
 
     /// Takes packets from the guest, then gives it what there is for it.
-    fn pump(&mut self, io: &mut Queues<'_>) -> Pace {
+    fn pump(&mut self, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         self.tell_of_cut(io);
         self.connections.values_mut().for_each(Connection::forward);
-        let sent = self.take_packets(io);
+        let sent = self.take_packets(io)?;
         let full = self.replies.len() >= REPLIES_MAX;
         let received = self.give_packets(io);
+        io.notify(RECEIVE);
         self.update_interest();
         // Packets that waited for room among the replies, which there is now.
         let again = full && self.replies.len() < REPLIES_MAX;
-        if again || sent == Pace::More || received == Pace::More { Pace::More } else { Pace::Idle }
+        let more = again || [sent, received].contains(&Pace::More);
+        Ok(if more { Pace::More } else { Pace::Idle })
     }
 
     /// Tells the guest that its streams are gone, once it has room for an event (section 5.10.6.7).
@@ -98,44 +100,28 @@ impl Vsock {
             && let Some(chain) = io.pop_or_rearm(EVENT)
         {
             let head = chain.head_index();
-            let told = chain.writer(io.memory).is_ok_and(|mut event| {
-                event.available_bytes() >= TRANSPORT_RESET.len()
-                    && event.write_all(&TRANSPORT_RESET).is_ok()
-            });
-            io.complete(EVENT, head, if told { TRANSPORT_RESET.len() as u32 } else { 0 });
+            let event = chain.writer(io.memory);
+            let told = event.map_or(0, |mut event| write_both(&mut event, &TRANSPORT_RESET, &[]));
+            io.complete(EVENT, head, told);
             io.notify(EVENT);
             self.cut = false;
         }
     }
 
-    fn take_packets(&mut self, io: &mut Queues<'_>) -> Pace {
-        let mut left = BUDGET;
-        loop {
-            let before = left;
-            // Every packet may cause one reply: no room for it, no packet. The guest kicks when it has made room.
-            while left > 0
-                && self.replies.len() < REPLIES_MAX
-                && let Some(chain) = io.pop(TRANSMIT)
-            {
-                let head = chain.head_index();
-                let refused = match read_packet(chain, io.memory) {
-                    Some((header, payload)) => self.handle(&header, &payload),
-                    None => Some(Refusal::Chain),
-                };
-                if let Some(refusal) = refused {
-                    io.refusals.count(refusal);
-                }
-                io.complete(TRANSMIT, head, 0);
-                left -= 1;
+    fn take_packets(&mut self, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
+        let refusals = io.refusals;
+        // Every packet may cause one reply: no room for it, no packet. The guest kicks when it has made room.
+        let room = |vsock: &Self| vsock.replies.len() < REPLIES_MAX;
+        io.drain(TRANSMIT, self, room, |vsock, chain, memory| {
+            let refused = match read_packet(chain, memory) {
+                Some((header, payload)) => vsock.handle(&header, &payload),
+                None => Some(Refusal::Chain),
+            };
+            if let Some(refusal) = refused {
+                refusals.count(refusal);
             }
-            io.notify(TRANSMIT);
-            // As in `Queues::drain`: a turn without progress is the last, whatever the ring claims.
-            match io.rearm(TRANSMIT) {
-                true if left == 0 => return Pace::More,
-                true if left < before && self.replies.len() < REPLIES_MAX => {}
-                _ => return Pace::Idle,
-            }
-        }
+            Ok(0)
+        })
     }
 
     /// Serves a packet, or says what it is refused for.
@@ -207,7 +193,7 @@ impl Vsock {
     }
 
     fn refuse(&mut self, header: &Header) -> Option<Refusal> {
-        self.replies.push_back(header.reset_reply());
+        self.replies.push_back(header.reply(Op::Reset));
         Some(Refusal::VsockPacket)
     }
 
@@ -220,12 +206,8 @@ impl Vsock {
     fn give_packets(&mut self, io: &mut Queues<'_>) -> Pace {
         self.starved = false;
         for _ in 0..BUDGET {
-            let Some(port) = self.port_with_news() else {
-                io.notify(RECEIVE);
-                return Pace::Idle;
-            };
+            let Some(port) = self.port_with_news() else { return Pace::Idle };
             let Some(chain) = io.pop_or_rearm(RECEIVE) else {
-                io.notify(RECEIVE);
                 self.starved = true;
                 return Pace::Idle;
             };
@@ -233,7 +215,6 @@ impl Vsock {
             let written = self.fill(port, chain, io.memory);
             io.complete(RECEIVE, head, written);
         }
-        io.notify(RECEIVE);
         Pace::More
     }
 
@@ -256,20 +237,13 @@ impl Vsock {
             Some(port) => self.news(port, room.min(PAYLOAD_MAX)),
         };
         let Some(header) = header else { return 0 };
-        match writer.write_all(&header.encode()).and_then(|()| writer.write_all(&payload)) {
-            Ok(()) => (HEADER_SIZE + payload.len()) as u32,
-            Err(_) => 0,
-        }
+        write_both(&mut writer, &header.encode(), &payload)
     }
 
     fn news(&mut self, port: u32, room: usize) -> (Option<Header>, Vec<u8>) {
         let Some(connection) = self.connections.get_mut(&port) else { return (None, Vec::new()) };
         let (op, payload) = connection.take_news(room);
-        let header = Header {
-            len: payload.len() as u32,
-            flags: connection.flags(op),
-            ..connection.header(op)
-        };
+        let header = Header { len: payload.len() as u32, ..connection.header(op) };
         if op == Op::Reset {
             self.forget(port, true);
         }
@@ -306,23 +280,17 @@ impl VirtioDevice for Vsock {
         VIRTIO_ID_VSOCK
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     /// Receive, transmit, event.
     fn queue_sizes(&self) -> &'static [u16] {
         &[128, 128, 16]
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut()
-            .zip(self.guest_cid.to_le_bytes().iter().skip(offset))
-            .for_each(|(slot, byte)| *slot = *byte);
+    fn config(&self) -> Vec<u8> {
+        self.guest_cid.to_le_bytes().to_vec()
     }
 
     fn kicked(&mut self, _queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
-        Ok(self.pump(io))
+        self.pump(io)
     }
 
     fn backend(&self) -> Option<BorrowedFd<'_>> {
@@ -330,11 +298,11 @@ impl VirtioDevice for Vsock {
     }
 
     fn backend_ready(&mut self, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
-        Ok(self.pump(io))
+        self.pump(io)
     }
 
     /// No stream outlives its device: what is at its other end has gone on, or is on another host.
-    fn resume(&mut self) {
+    fn resume(&mut self, _features: u64) {
         self.cut = true;
     }
 

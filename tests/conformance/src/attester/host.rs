@@ -2,7 +2,6 @@
 
 use aes::cipher::KeyIvInit as _;
 use coffer_attestation::evidence::{Evidence, HostPart, PcrValue, QuotePart, VmPart};
-use coffer_attestation::proof::hmac;
 use coffer_attestation::protocol::{
     EnrollChallenge, EnrollComplete, HexBytes, HostIdentity, PcrJson,
 };
@@ -10,6 +9,7 @@ use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::template;
 use coffer_attestation::tpm::wire::{Reader, Writer};
 use coffer_attestation::{Digest, Nonce, ObjectName, binding, cbor, enroll, merkle};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 
 use super::attest::{Attest, selection};
 use super::keys::{Key, Private};
@@ -112,7 +112,7 @@ impl Host {
             runtime_data,
             vm: VmPart {
                 vak_public: self.vak.public(),
-                quote: quote(&self.vak, &vm_extra, VM, &launch.events, launch.log.clone()),
+                quote: quote(&self.vak, &vm_extra, VM, &scene::events_of(&launch), launch.log),
             },
             host: HostPart {
                 hak_name: object_name(&self.ak),
@@ -156,6 +156,12 @@ fn quote(key: &Key, extra: &Digest, pcrs: &[u8], events: &[Event], log: Vec<u8>)
     .encode();
     let signature = key.sign(&attest);
     QuotePart { attest, signature, pcrs: pcrs_sent, event_log: log }
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 fn object_name(key: &Key) -> ObjectName {

@@ -151,6 +151,11 @@ pub fn launch(record: &LaunchRecord) -> VmLog {
     vm_launch_log("0.1.0", &d(1), &d(2), &d(3), &record.image_id, &record.encode())
 }
 
+/// Its events in the bank that is quoted.
+pub fn events_of(launch: &VmLog) -> Vec<Event> {
+    launch.events.iter().map(|e| (e.pcr, e.kind.into(), e.digest, e.data.clone())).collect()
+}
+
 pub fn runtime() -> RuntimeData {
     RuntimeData {
         version: 1,

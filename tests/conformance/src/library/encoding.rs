@@ -1,12 +1,12 @@
 //! One encoded structure, decoded strictly (SPEC 4.1).
 
-use coffer_attestation::Reject;
 use coffer_attestation::appraisal::HostReference;
 use coffer_attestation::claims::{HostClaims, VmClaims};
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::LaunchRecord;
 use coffer_attestation::protocol::{EnrollComplete, EnrollStart};
 use coffer_attestation::runtime::RuntimeData;
+use coffer_attestation::{Reject, Statement as _};
 use coffer_image::descriptor::Descriptor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! On a lab host made for the launch benchmark: starts QEMU's microvm with the kernel and initrd of an image, or asks
+//! On a lab host made for a benchmark: starts QEMU's microvm with the kernel and initrd of an image, or asks
 //! the monitor for a VM, and says how long the guest took to reach its init. One clock for both sides.
 //!
 //! One connection, one launch: a line of JSON in, a line of JSON out. It drops the page cache first, for either side
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{api, weigh};
+use super::{api, vtpm, weigh};
 
 /// Port of the agent on a lab host.
 pub const PORT: u16 = 7072;
@@ -44,6 +44,11 @@ pub enum Ask {
         process: String,
         /// Mappings of this size are the guest's memory, which does not count, MiB.
         guest_mib: u64,
+    },
+    /// Time TPM commands without a guest: JSON of a list of costs in `words`.
+    TimeTpm {
+        /// Rounds of each side.
+        rounds: u32,
     },
     /// Start a microvm.
     Launch {
@@ -107,6 +112,10 @@ fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
         Ask::Weigh { process, guest_mib } => {
             let weights = weigh::all(process, guest_mib << 10)?;
             Ok(Some((0.0, serde_json::to_string(&weights)?)))
+        }
+        Ask::TimeTpm { rounds } => {
+            let costs = vtpm::without_a_guest(*rounds).map_err(io::Error::other)?;
+            Ok(Some((0.0, serde_json::to_string(&costs)?)))
         }
         Ask::Launch { kernel, initrd, cmdline, memory_mib } => {
             let started = Instant::now();

@@ -8,6 +8,8 @@ mod api;
 mod batch;
 mod density;
 pub mod verify;
+mod vtpm;
+pub mod vtpm_guest;
 mod weigh;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -43,6 +45,7 @@ pub fn run(name: &str, rounds: u32) -> Result<()> {
         "launch" => launch(rounds.max(1)),
         "batch" => batch::run(rounds),
         "density" => density::run(),
+        "vtpm" => vtpm::run(rounds),
         "disk" => disk(),
         _ => bail!("there is no benchmark `{name}`"),
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use coffer_attestation::Digest;
-use serde_json::json;
 
 use super::about::{About, Fact};
 use super::boot_path::BootPath;
@@ -13,7 +12,7 @@ use super::recording::Recording;
 use crate::appliance::{self, Image};
 use crate::host::{LabConfig, LabHost};
 use crate::host_tpm::HostTpm;
-use crate::{initrd, probe, wait, workspace};
+use crate::wait;
 
 const PATH: BootPath = BootPath::CofferGuest;
 /// Longest from the launch to the end of the workload.
@@ -23,7 +22,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn record(folder: &Path) -> Result<(Recording, About)> {
     let images = folder.join("images");
     std::fs::create_dir_all(&images)?;
-    let image = build(folder, &images)?;
+    let image = appliance::of_this_program(
+        NAME,
+        &["record-inside", &PATH.nonce().to_hex()],
+        folder,
+        &images.join(NAME),
+    )?;
     let tpm_folder = folder.join("tpm");
     std::fs::create_dir_all(&tpm_folder)?;
     let tpm = HostTpm::manufacture(&tpm_folder)?;
@@ -43,19 +47,6 @@ pub fn record(folder: &Path) -> Result<(Recording, About)> {
     let about =
         About::new(PATH, &recording, &["qemu-system-x86", "swtpm"], facts(&image, launch_digest)?)?;
     Ok((recording, about))
-}
-
-/// Debian's C library comes from the tools' root file system; the recorder is this program.
-fn build(folder: &Path, images: &Path) -> Result<Image> {
-    let root = folder.join("rootfs");
-    appliance::copy_tree(&workspace::rootfs("tools")?, &root)?;
-    let program = initrd::stripped("coffer-lab", &folder.join("image"))?;
-    std::fs::copy(program, root.join(probe::PROGRAM.trim_start_matches('/')))?;
-    let recipe = json!({
-        "name": NAME,
-        "workload": { "argv": [probe::PROGRAM, "record-inside", PATH.nonce().to_hex()] },
-    });
-    appliance::build(&recipe, &root, &images.join(NAME))
 }
 
 /// What the monitor has to measure of this image (SPEC 3.6).

@@ -14,7 +14,7 @@ fn ask(world: &World, words: &[&str]) -> String {
     world.host.coffer().unwrap().run([], |c| c.args(words)).unwrap().must().unwrap()
 }
 
-fn stats(world: &World, name: &str) -> Value {
+pub fn stats(world: &World, name: &str) -> Value {
     let text = ask(world, &["stats", "--json", name]);
     serde_json::from_str::<Value>(&text).unwrap()[0].clone()
 }

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod bad_input;
+mod consolidation;
 mod egress;
+mod hostile_guest;
 mod jail;
 mod key;
 mod lifecycle;
+mod management;
+mod open;
 mod refusals;
 mod tools;
 mod vcpus;

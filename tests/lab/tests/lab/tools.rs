@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use coffer_attestation::Digest;
+use coffer_attestation::tpm::hash::HashAlg;
 use coffer_image::descriptor::Disk;
 use coffer_lab::process;
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use crate::world::{World, enter};
 const SCRIPT: &str = "\
 b=/bin/busybox; export TPM2TOOLS_TCTI=device:/dev/tpmrm0
 echo BEGIN pcrs; tpm2_pcrread sha256 || exit 1
+echo BEGIN pcrs384; tpm2_pcrread sha384 || exit 1
+echo BEGIN banks; tpm2_getcap pcrs || exit 1
 echo BEGIN log; tpm2_eventlog /sys/kernel/security/tpm0/binary_bios_measurements || exit 1
 echo BEGIN certificate; tpm2_getekcertificate -o /tmp/ek.der || exit 1
 $b base64 /tmp/ek.der; echo BEGIN end";
@@ -40,10 +43,20 @@ fn tpm2_tools_read_registers_event_log_and_certificate() {
     let measured = world.host.inspect("tools").unwrap();
     world.host.remove("tools").unwrap();
 
-    let registers = section(&log, "pcrs", "log");
+    let registers = section(&log, "pcrs", "pcrs384");
+    let registers384 = section(&log, "pcrs384", "banks");
     let launch_digest = measured["measurements"]["launch_digest"].as_str().unwrap();
     let expected = Digest::of(&[&[0; 32], &hex::decode(launch_digest).unwrap()]).to_string();
     assert_eq!(register(registers, 17), expected, "PCR 17 is not the launch digest's");
+    let record = hex::decode(measured["measurements"]["launch_record"].as_str().unwrap()).unwrap();
+    let bank = HashAlg::Sha384;
+    let expected = bank.zero().extend(bank.digest(&[&record]).as_bytes()).to_string();
+    assert_eq!(register(registers384, 17), expected, "PCR 17 is not the launch record's");
+    // Every other bank is listed without a register, or not at all.
+    let banks = section(&log, "banks", "log").lines().filter(|line| line.contains(" 0, "));
+    let banks: Vec<&str> =
+        banks.filter_map(|line| line.trim().split_once(':')).map(|b| b.0).collect();
+    assert_eq!(banks, ["- sha256", "- sha384"]);
 
     let events = section(&log, "log", "certificate");
     for event in measured["measurements"]["events"].as_array().unwrap() {
@@ -51,8 +64,10 @@ fn tpm2_tools_read_registers_event_log_and_certificate() {
         assert!(events.contains(digest), "tpm2_eventlog does not show {event}");
     }
     let replayed = events.rsplit_once("pcrs:").unwrap().1;
+    let (replayed, replayed384) = replayed.split_once("sha384:").unwrap();
     for pcr in [0, 4, 9, 11, 12] {
         assert_eq!(register(replayed, pcr), register(registers, pcr), "PCR {pcr}");
+        assert_eq!(register(replayed384, pcr), register(registers384, pcr), "PCR {pcr}, SHA-384");
     }
     check_certificate(&world, section(&log, "certificate", "end"));
 }

@@ -1,5 +1,6 @@
 //! A guest has the vCPUs that were asked for, and its launch record says how many (SPEC 3.2, 3.4).
 
+use coffer_attestation::Statement as _;
 use coffer_attestation::launch::LaunchRecord;
 use serde_json::{Value, json};
 

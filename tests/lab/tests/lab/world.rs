@@ -4,9 +4,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use coffer_lab::appliance::{self, SITE_PORT};
-use coffer_lab::host::{LabHost, Launch};
+use coffer_lab::appliance::{self, PAGE, SITE_PORT};
+use coffer_lab::host::{LabConfig, LabHost, Launch};
 use coffer_lab::scene::{HOST_NAME, PUBLISHED, Scene};
+use coffer_lab::visitor::Target;
 use coffer_lab::{wait, workspace};
 use serde_json::{Value, json};
 
@@ -42,7 +43,12 @@ impl World {
         let scene = stage.build_images()?;
         scene.put_secret()?;
         extra_images(&scene)?;
-        let host = scene.boot_host("host", None)?;
+        let config = LabConfig {
+            publish: crate::consolidation::PORTS.into(),
+            raw_disks: crate::open::prepare(&scene)?,
+            ..scene.config(None)
+        };
+        let host = scene.boot_host_with("host", config)?;
         scene.trust(&host, HOST_NAME)?;
         let before = host.run("site", "before", &[])?;
         let refused_before = scene.last_refusal()?;
@@ -62,9 +68,24 @@ impl World {
         launch
     }
 
+    /// The site, to be visited.
+    pub fn site_target(&self) -> Result<Target> {
+        Ok(Target {
+            name: "site".into(),
+            port: self.host.port(PUBLISHED)?,
+            page: PAGE.into(),
+            certificate: Some(self.scene.key.certificate.clone()),
+        })
+    }
+
     /// What a VM printed until it ended; the last of it must be there.
     pub fn finished_log(&self, name: &str, last: &str) -> String {
-        wait::until("the end of the VM", Duration::from_secs(60), || {
+        self.finished_log_within(name, last, Duration::from_secs(60))
+    }
+
+    /// The same of one that may take longer.
+    pub fn finished_log_within(&self, name: &str, last: &str, limit: Duration) -> String {
+        wait::until("the end of the VM", limit, || {
             let vm = self.host.inspect(name)?;
             Ok((vm["vm"]["state"] == "stopped" || vm["vm"]["state"] == "failed").then_some(()))
         })
@@ -88,7 +109,14 @@ fn extra_images(scene: &Scene) -> Result<()> {
 
     appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
     appliance::build(&crate::egress::recipe(), &tools, &scene.images.join("egress"))?;
+    appliance::build(&crate::egress::fenced_recipe(), &tools, &scene.images.join("fenced"))?;
     appliance::build(&crate::vcpus::recipe(), &tools, &scene.images.join("vcpus"))?;
+
+    crate::management::build_images(&scene.images, &tools, &site_root, &pin)?;
+    let hostile = scene.workdir.path().join("hostile-rootfs");
+    crate::hostile_guest::rootfs(&hostile)?;
+    crate::consolidation::images(&hostile, &scene.images)?;
+    appliance::build(&crate::hostile_guest::recipe(), &hostile, &scene.images.join("hostile"))?;
 
     let mut away = pin.clone();
     away["url"] = json!("https://10.0.2.100:444");

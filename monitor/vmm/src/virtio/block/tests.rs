@@ -1,7 +1,12 @@
 //! Hostile guests against the block device: what they may ask and what they never get.
 
 use super::*;
+use coffer_disk::Place;
 use proptest::prelude::*;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use virtio_bindings::virtio_blk::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Bytes, GuestAddress};
@@ -18,18 +23,30 @@ struct Numbered {
     broken: Option<u64>,
 }
 
-impl BlockSource for Numbered {
-    fn size(&self) -> u64 {
-        BLOCKS * BLOCK as u64
+impl BlockDevice for Numbered {
+    fn blocks(&self) -> u64 {
+        BLOCKS
     }
-    fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+    fn is_read_only(&self) -> bool {
+        true
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
+        Err(DiskError::ReadOnly)
+    }
+    fn zero(&mut self, _: u64, _: u64) -> Result<(), DiskError> {
+        Err(DiskError::ReadOnly)
+    }
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+    fn read(&mut self, first: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         for (number, block) in (first..).zip(buffer.chunks_mut(BLOCK)) {
             assert!(number < BLOCKS);
             if self.forged == Some(number) {
-                return Err(Fault::Integrity(format!("block {number}")));
+                return Err(DiskError::Corrupt(Place::Data(number)));
             }
             if self.broken == Some(number) {
-                return Err(Fault::Storage);
+                return Err(DiskError::StorageFull);
             }
             block.fill(number as u8);
         }
@@ -63,13 +80,30 @@ fn counted(
     descriptors: &[(u64, u32, u16)],
     refusals: &Refusals,
 ) -> Result<u32, EndReason> {
+    serve_counted(&mut Block::over(0, Box::new(disk)), memory, descriptors, refusals)
+}
+
+fn serve(
+    disk: &mut Block,
+    memory: &GuestMemoryMmap,
+    descriptors: &[(u64, u32, u16)],
+) -> Result<u32, EndReason> {
+    serve_counted(disk, memory, descriptors, &Refusals::default())
+}
+
+fn serve_counted(
+    disk: &mut Block,
+    memory: &GuestMemoryMmap,
+    descriptors: &[(u64, u32, u16)],
+    refusals: &Refusals,
+) -> Result<u32, EndReason> {
     let descriptors: Vec<RawDescriptor> = descriptors
         .iter()
         .map(|(addr, len, flags)| RawDescriptor::from(Descriptor::new(*addr, *len, *flags, 0)))
         .collect();
     let queue = MockSplitQueue::new(memory, 16);
     let chain = queue.build_desc_chain(&descriptors).unwrap();
-    Block::over(0, Box::new(disk)).serve(chain, memory, refusals)
+    disk.serve(chain, memory, refusals)
 }
 
 fn ordinary(len: u32) -> Vec<(u64, u32, u16)> {
@@ -150,6 +184,152 @@ fn failing_storage_is_an_error_of_that_request() {
     assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
 }
 
+/// Bytes of a raw disk: two blocks.
+const RAW: u64 = 8192;
+
+/// A raw disk, sector `n` filled with `n`, and its file.
+fn raw_disk() -> (Block, File) {
+    let mut file = tempfile::tempfile().unwrap();
+    (0..16).for_each(|n| file.write_all(&[n; 512]).unwrap());
+    let disk = Block::open(0, &DiskSpec::Raw { size: RAW }, file.try_clone().unwrap()).unwrap();
+    (disk, file)
+}
+
+/// Asks for a write of `len` bytes of 0xEE; the status.
+#[track_caller]
+fn write(disk: &mut Block, sector: u64, len: u32) -> u32 {
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_OUT, sector);
+    let chain = [(HEADER_AT, 16, 0), (DATA_AT, len, 0), (STATUS_AT, 1, WRITE)];
+    assert_eq!(serve(disk, &memory, &chain), Ok(1));
+    memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap().into()
+}
+
+fn content(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; 3 * BLOCK];
+    let n = file.read_at(&mut bytes, 0).unwrap();
+    bytes.truncate(n);
+    bytes
+}
+
+#[test]
+fn a_raw_disk_keeps_what_is_written_and_gives_it_back() {
+    let (mut disk, file) = raw_disk();
+    assert_eq!(disk.features() & (1 << VIRTIO_BLK_F_RO), 0);
+    assert_ne!(disk.features() & (1 << VIRTIO_BLK_F_FLUSH), 0);
+    let mut expected = content(&file);
+    // In the first block, across both, and all of the second.
+    for (sector, len) in [(1, 1024), (7, 1024), (8, 4096)] {
+        assert_eq!(write(&mut disk, sector, len), VIRTIO_BLK_S_OK);
+        expected[sector as usize * 512..][..len as usize].fill(0xEE);
+        assert!(content(&file) == expected, "{sector}");
+    }
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_IN, 0);
+    assert_eq!(serve(&mut disk, &memory, &ordinary(RAW as u32)), Ok(RAW as u32 + 1));
+    let mut data = vec![0; RAW as usize];
+    memory.read_slice(&mut data, GuestAddress(DATA_AT)).unwrap();
+    assert!(data == expected);
+    let mut block = [0; 4];
+    disk.read_config(20, &mut block);
+    assert_eq!(u32::from_le_bytes(block), 512, "as partition tables count");
+    put_header(&memory, VIRTIO_BLK_T_FLUSH, 0);
+    assert_eq!(serve(&mut disk, &memory, &ordinary(0)), Ok(1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), 0);
+}
+
+#[test]
+fn a_raw_disk_neither_grows_nor_takes_what_is_no_whole_sector() {
+    let (mut disk, file) = raw_disk();
+    let before = content(&file);
+    for (sector, len) in [(16, 512), (15, 1024), (u64::MAX, 512), (0, 511), (0, 0), (0, 8704)] {
+        assert_eq!(write(&mut disk, sector, len), VIRTIO_BLK_S_IOERR, "{sector} {len}");
+    }
+    assert_eq!(content(&file), before);
+}
+
+#[test]
+fn a_raw_disk_that_became_shorter_fails_and_gives_nothing() {
+    let (mut disk, file) = raw_disk();
+    file.set_len(RAW - 512).unwrap();
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_IN, 7);
+    assert_eq!(serve(&mut disk, &memory, &ordinary(1024)), Ok(1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(DATA_AT)).unwrap(), 0xEE, "nothing of it");
+    // Nor is a part of a block written whose rest nobody knows.
+    assert_eq!(write(&mut disk, 8, 512), VIRTIO_BLK_S_IOERR);
+    assert_eq!(content(&file).len() as u64, RAW - 512);
+}
+
+#[test]
+fn a_full_host_disk_is_an_error_of_that_write() {
+    let mut disk = Block::over(0, Box::new(Counted { full: true, ..Counted::default() }));
+    disk.activate(1 << VIRTIO_BLK_F_FLUSH);
+    assert_eq!(write(&mut disk, 0, 4096), VIRTIO_BLK_S_IOERR);
+}
+
+/// Counts flushes, and writes not flushed yet; has room or not.
+#[derive(Default)]
+struct Counted {
+    counts: Arc<(AtomicU32, AtomicU32)>,
+    full: bool,
+}
+
+impl BlockDevice for Counted {
+    fn blocks(&self) -> u64 {
+        2
+    }
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
+        Ok(())
+    }
+    fn zero(&mut self, _: u64, _: u64) -> Result<(), DiskError> {
+        Err(DiskError::ReadOnly)
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
+        self.counts.1.fetch_add(1, Ordering::Relaxed);
+        if self.full { Err(DiskError::StorageFull) } else { Ok(()) }
+    }
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.counts.0.fetch_add(1, Ordering::Relaxed);
+        self.counts.1.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_driver_that_never_flushes_writes_is_on_storage_when_answered() {
+    let source = Counted::default();
+    let counts = source.counts.clone();
+    let unflushed = || counts.1.load(Ordering::Relaxed);
+    let mut disk = Block::over(0, Box::new(source));
+    disk.activate(0);
+    assert_eq!(write(&mut disk, 0, 4096), VIRTIO_BLK_S_OK);
+    assert_eq!(unflushed(), 0);
+    disk.activate(1 << VIRTIO_BLK_F_FLUSH);
+    assert_eq!(write(&mut disk, 8, 4096), VIRTIO_BLK_S_OK);
+    assert_eq!(unflushed(), 1);
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_FLUSH, 0);
+    assert_eq!(serve(&mut disk, &memory, &ordinary(0)), Ok(1));
+    assert_eq!((unflushed(), counts.0.load(Ordering::Relaxed)), (0, 2));
+}
+
+#[test]
+fn refuses_sizes_no_raw_disk_has() {
+    for size in [0, 512, RAW - 4096, RAW + 4096] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(if size == 0 { 0 } else { RAW }).unwrap();
+        assert!(matches!(
+            Block::open(3, &DiskSpec::Raw { size }, file),
+            Err(DiskRefused::Size(3, found)) if found == size
+        ));
+    }
+}
+
 #[test]
 fn hostile_chains_are_returned_unserved() {
     let hostile: [&[(u64, u32, u16)]; 6] = [
@@ -194,5 +374,9 @@ proptest! {
         if let Ok(written) = request(&memory, SOUND, &descriptors) {
             prop_assert!(u64::from(written) <= offered);
         }
+        let (mut disk, file) = raw_disk();
+        let written = serve(&mut disk, &memory, &descriptors).unwrap();
+        prop_assert!(u64::from(written) <= offered);
+        prop_assert_eq!(content(&file).len() as u64, RAW);
     }
 }

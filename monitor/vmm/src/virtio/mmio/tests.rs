@@ -5,6 +5,7 @@ use crate::devices::bus::harness;
 use crate::devices::lifecycle::harness::{altered, takes_only_its_own_state};
 use coffer_machine::RamRange;
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const RING: u64 = 0x1000;
@@ -29,17 +30,15 @@ impl VirtioDevice for Probe {
     fn queue_sizes(&self) -> &'static [u16] {
         &[16, 8]
     }
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        data.iter_mut()
-            .zip([1, 2, 3, 4].iter().skip(offset))
-            .for_each(|(slot, byte)| *slot = *byte);
+    fn config(&self) -> Vec<u8> {
+        vec![1, 2, 3, 4]
     }
-    fn activate(&mut self) {
+    fn activate(&mut self, _features: u64) {
         self.0.activations.fetch_add(1, Ordering::SeqCst);
     }
     fn kicked(&mut self, queue: usize, io: &mut Queues<'_>) -> Result<Pace, EndReason> {
         self.0.kicks.fetch_add(1, Ordering::SeqCst);
-        io.drain(queue, |_, _| Ok(0))
+        io.drain(queue, self, |_| true, |_, _, _| Ok(0))
     }
     fn backend_ready(&mut self, _: &mut Queues<'_>) -> Result<Pace, EndReason> {
         Ok(Pace::More)
@@ -215,7 +214,7 @@ fn a_device_the_driver_gave_up_on_forgets_it() {
 #[test]
 fn interrupt_reasons_stay_until_acknowledged() {
     let (device, _) = plugged();
-    device.interrupt.used_buffer();
+    device.interrupt.raise(Interrupt::USED_BUFFER);
     assert_eq!(read(&device, 0x60), 1);
     write(&device, 0x64, 1);
     assert_eq!(read(&device, 0x60), 0);
@@ -325,7 +324,8 @@ proptest! {
         use vm_memory::{Bytes, GuestAddress};
         let queues = queues.into_iter().map(|queue| queue.map(|(ready, size, (next_avail, next_used), [desc_table, avail_ring, used_ring])| {
             let (desc_table, avail_ring, used_ring) = (desc_table & !15, avail_ring & !1, used_ring & !3);
-            SavedQueue { ready, size, next_avail, next_used, desc_table, avail_ring, used_ring }
+            let (max_size, event_idx_enabled) = (0, false);
+            SavedQueue(virtio_queue::QueueState { max_size, event_idx_enabled, ready, size, next_avail, next_used, desc_table, avail_ring, used_ring })
         })).collect();
         let saved = Saved { kind: 42, status, device_features_select: 7, driver_features_select: 1, driver_features: features, queue_select: 1, interrupt: 1, queues };
         let (device, _) = plugged();

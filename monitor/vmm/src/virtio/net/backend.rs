@@ -28,28 +28,13 @@ pub struct Backend {
     listening: bool,
 }
 
-/// What there was to receive.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A frame.
-    Frame(Vec<u8>),
-    /// Nothing yet, or nothing ever again.
-    Nothing,
-}
-
 impl Backend {
     /// Takes over the descriptor; silent until told to listen.
     pub fn new(kind: NetBackend, link: OwnedFd) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&link, true)?;
         let watch = Watch::new()?;
-        Ok(Self {
-            kind,
-            link: Some(link),
-            watch,
-            inbox: Inbox::default(),
-            outbox: Vec::new(),
-            listening: false,
-        })
+        let (link, inbox, outbox) = (Some(link), Inbox::default(), Vec::new());
+        Ok(Self { kind, link, watch, inbox, outbox, listening: false })
     }
 
     /// Whether arriving frames are wanted now.
@@ -69,7 +54,10 @@ impl Backend {
     /// Sends a frame, or drops it if the backend is behind.
     pub fn send(&mut self, frame: &[u8]) {
         match self.kind {
-            NetBackend::Tap => self.send_to_tap(frame),
+            // A tap takes a frame whole or not at all; one it does not take is lost.
+            NetBackend::Tap => {
+                let _ = self.link.as_ref().map(|link| rustix::io::write(link, frame));
+            }
             NetBackend::Passt => {
                 if self.outbox.len() + frame.len() + PREFIX <= OUTBOX_MAX {
                     // Frames are at most FRAME_MAX long.
@@ -99,52 +87,40 @@ impl Backend {
     }
 
     /// The next frame.
-    pub fn receive(&mut self) -> Received {
+    pub fn receive(&mut self) -> Option<Vec<u8>> {
         match self.kind {
             NetBackend::Tap => self.receive_from_tap(),
             NetBackend::Passt => self.receive_from_passt(),
         }
     }
 
-    fn receive_from_passt(&mut self) -> Received {
+    fn receive_from_passt(&mut self) -> Option<Vec<u8>> {
         loop {
             match self.inbox.next_frame() {
-                Ok(Some(frame)) => return Received::Frame(frame),
+                Ok(Some(frame)) => return Some(frame),
                 Err(ImpossibleLength) => self.cut(),
                 Ok(None) => {}
             }
-            let Some(link) = &self.link else { return Received::Nothing };
-            match rustix::io::read(link, self.inbox.room()) {
-                Ok(0) => self.cut(),
-                Ok(n) => self.inbox.filled(n),
+            match rustix::io::read(self.link.as_ref()?, self.inbox.room()) {
+                Ok(n @ 1..) => self.inbox.end += n,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Received::Nothing,
-                Err(_) => self.cut(),
+                Err(Errno::AGAIN) => return None,
+                Ok(0) | Err(_) => self.cut(),
             }
         }
     }
 
-    fn receive_from_tap(&mut self) -> Received {
-        let Some(link) = &self.link else { return Received::Nothing };
+    fn receive_from_tap(&mut self) -> Option<Vec<u8>> {
         let mut frame = vec![0; FRAME_MAX];
-        match rustix::io::read(link, &mut *frame) {
-            Ok(n) if n > 0 => {
+        match rustix::io::read(self.link.as_ref()?, &mut *frame) {
+            Ok(n @ 1..) => {
                 frame.truncate(n);
-                Received::Frame(frame)
+                return Some(frame);
             }
-            Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
-            Ok(_) | Err(_) => {
-                self.cut();
-                Received::Nothing
-            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(0) | Err(_) => self.cut(),
         }
-    }
-
-    fn send_to_tap(&mut self, frame: &[u8]) {
-        // A tap takes a frame whole or not at all; one it does not take is lost.
-        if let Some(link) = &self.link {
-            let _ = rustix::io::write(link, frame);
-        }
+        None
     }
 
     /// The link is dead for the rest of this VM's life.
@@ -207,10 +183,6 @@ impl Inbox {
         self.buffer.resize(PREFIX + FRAME_MAX + CHUNK, 0);
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
-
-    fn filled(&mut self, bytes: usize) {
-        self.end += bytes;
-    }
 }
 
 #[cfg(test)]
@@ -231,7 +203,7 @@ mod tests {
         let mut frames = Vec::new();
         for byte in stream {
             theirs.write_all(&[byte]).unwrap();
-            while let Received::Frame(frame) = backend.receive() {
+            while let Some(frame) = backend.receive() {
                 frames.push(frame);
             }
         }
@@ -243,7 +215,7 @@ mod tests {
         for length in [0u32, FRAME_MAX as u32 + 1, u32::MAX] {
             let (mut backend, mut theirs) = passt();
             theirs.write_all(&length.to_be_bytes()).unwrap();
-            assert_eq!(backend.receive(), Received::Nothing);
+            assert_eq!(backend.receive(), None);
             assert!(backend.link.is_none(), "{length}");
         }
     }
@@ -274,6 +246,6 @@ mod tests {
         let (mut backend, theirs) = passt();
         drop(theirs);
         backend.send(b"x");
-        assert_eq!(backend.receive(), Received::Nothing);
+        assert_eq!(backend.receive(), None);
     }
 }

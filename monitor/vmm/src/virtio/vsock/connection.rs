@@ -91,15 +91,10 @@ impl Connection {
 
     /// A header to the guest, with current credit.
     pub fn header(&self, op: Op) -> Header {
-        Header { op: op as u16, buf_alloc: CREDIT, fwd_cnt: self.forwarded, ..self.template }
-    }
-
-    /// Flags that go with an operation.
-    pub fn flags(&self, op: Op) -> u32 {
-        match op {
-            Op::Shutdown => NO_MORE_SEND,
-            _ => 0,
-        }
+        // We only ever end our own side: what the guest still sends is taken.
+        let flags = if op == Op::Shutdown { NO_MORE_SEND } else { 0 };
+        let (op, fwd_cnt) = (op as u16, self.forwarded);
+        Header { op, flags, buf_alloc: CREDIT, fwd_cnt, ..self.template }
     }
 
     /// Every packet tells what the guest can take.

@@ -24,20 +24,8 @@ pub enum Op {
     CreditRequest = 7,
 }
 
-impl Op {
-    const ALL: [Op; 7] = [
-        Op::Request,
-        Op::Response,
-        Op::Reset,
-        Op::Shutdown,
-        Op::Data,
-        Op::CreditUpdate,
-        Op::CreditRequest,
-    ];
-}
-
 /// A packet header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
     /// CID of the sender.
     pub src_cid: u64,
@@ -97,7 +85,10 @@ impl Header {
 
     /// The operation, if it is one.
     pub fn op(&self) -> Option<Op> {
-        Op::ALL.into_iter().find(|op| *op as u16 == self.op)
+        use Op::{CreditRequest, CreditUpdate, Data, Request, Reset, Response, Shutdown};
+        [Request, Response, Reset, Shutdown, Data, CreditUpdate, CreditRequest]
+            .into_iter()
+            .find(|op| *op as u16 == self.op)
     }
 
     /// True for stream sockets, the only type there is here.
@@ -112,30 +103,18 @@ impl Header {
             dst_cid: self.src_cid,
             src_port: self.dst_port,
             dst_port: self.src_port,
-            len: 0,
             kind: self.kind,
             op: op as u16,
-            flags: 0,
-            buf_alloc: 0,
-            fwd_cnt: 0,
+            ..Self::default()
         }
-    }
-
-    /// RST in answer to this packet.
-    pub fn reset_reply(&self) -> Self {
-        self.reply(Op::Reset)
     }
 }
 
 /// The next `N` bytes; the fields of a header add up to its size.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
-    match rest.split_first_chunk() {
-        Some((head, tail)) => {
-            *rest = tail;
-            *head
-        }
-        None => [0; N],
-    }
+    let Some((head, tail)) = rest.split_first_chunk() else { return [0; N] };
+    *rest = tail;
+    *head
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use coffer_attestation::evidence::{Evidence, HostPart, PcrValue, QuotePart, VmPa
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::tpm::alg;
+use coffer_attestation::tpm::pcr::VM_BANKS;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::template::{self, AK_ATTRIBUTES};
 use coffer_attestation::tpm::wire::{Reader, Writer};
@@ -148,18 +149,13 @@ fn evidences(originals: &Path) -> Result<()> {
 }
 
 fn evidence(hak: &[u8], neighbours: usize) -> Files {
-    let (mut host, mut vm) = (Tpm::one_bank(), Tpm::one_bank());
+    let (mut host, mut vm) = (Tpm::one_bank(), Tpm::two_banks());
     let record = scene::record();
     let launch = scene::launch(&record);
     for (pcr, _, digest, _) in &scene::host_boot() {
         host.extend(*pcr, digest);
     }
-    for (pcr, _, digest, _) in &launch.events {
-        match pcr {
-            17 => vm.0.hash_sequence(&record.encode()),
-            _ => vm.extend(*pcr, digest),
-        }
-    }
+    vm.0.measure(&launch.events, &record.encode());
     let (hak, hak_public) = host.create_primary(hak);
     let (vak, vak_public) = vm.create_primary(&template::vm_ak());
     let (hak_name, vak_name) = (name_of(&hak_public), name_of(&vak_public));
@@ -386,14 +382,7 @@ impl Tpm {
 
     /// SHA-256 and SHA-384.
     fn two_banks() -> Self {
-        let mut tpm = Self(Swtpm::start(TempDir::new().unwrap()));
-        let banks = [(alg::SHA1, 0), (alg::SHA256, 0xff), (alg::SHA384, 0xff), (alg::SHA512, 0)];
-        let list = banks
-            .iter()
-            .fold(Writer::new().u32(4), |w, (bank, bits)| w.u16(*bank).u8(3).bytes(&[*bits; 3]));
-        tpm.authorised(0x012b, &[0x4000_000c], &list.finish());
-        tpm.0.reset();
-        tpm
+        Self(Swtpm::with_banks(&VM_BANKS))
     }
 
     fn extend(&mut self, pcr: u8, digest: &Digest) {

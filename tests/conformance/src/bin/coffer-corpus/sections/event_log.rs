@@ -1,7 +1,7 @@
 //! F: event logs over quoted registers.
 
 use coffer_attestation::Digest;
-use coffer_attestation::event_log::EventType;
+use coffer_attestation::event_log::{self, EventType};
 use coffer_attestation::evidence::Evidence;
 use coffer_conformance::case::{Files, Surface};
 use serde_json::{Value, json};
@@ -732,7 +732,74 @@ fn in_evidence(book: &mut Book) {
         "a bit of a digest in the VM's log",
     );
     refuse_altered(book, RECORDED, "replay-mismatch", &about, |e| {
-        let last = e.vm.quote.event_log.len() - 32;
-        e.vm.quote.event_log[last] ^= 1;
+        let at = digests_of(&e.vm.quote.event_log, 17);
+        e.vm.quote.event_log[at + 2] ^= 1;
     });
+    other_bank(book);
+}
+
+/// F30: the bank that no quote covers. What a launch logs is known in both.
+fn other_bank(book: &mut Book) {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(&str, &str, &str, Change); 5] = [
+        (
+            "vm-sha384-digest-altered",
+            "a SHA-384 digest in the VM's log is not what was measured",
+            "launch-mismatch",
+            |log| {
+                let at = digests_of(log, 17);
+                log[at + SHA256 + 2] ^= 1;
+            },
+        ),
+        (
+            "vm-sha384-digests-swapped",
+            "two events of the VM's log have each other's SHA-384 digest",
+            "launch-mismatch",
+            |log| {
+                let (first, second) = (digests_of(log, 11) + SHA256, digests_of(log, 12) + SHA256);
+                (0..SHA384).for_each(|at| log.swap(first + at, second + at));
+            },
+        ),
+        (
+            "vm-banks-swapped",
+            "an event of the VM's log has its banks in the other order",
+            "launch-mismatch",
+            |log| {
+                let at = digests_of(log, 17);
+                log[at..at + SHA256 + SHA384].rotate_left(SHA256);
+            },
+        ),
+        (
+            "vm-sha384-digest-missing",
+            "an event of the VM's log has no SHA-384 digest",
+            "malformed",
+            |log| {
+                let at = digests_of(log, 17);
+                log[at - 4] = 1;
+                log.drain(at + SHA256..at + SHA256 + SHA384);
+            },
+        ),
+        (
+            "vm-sha384-bank-missing",
+            "the VM's log is of the SHA-256 bank alone",
+            "launch-mismatch",
+            |log| *log = log_of(&scene::events_of(&scene::launch(&scene::record()))),
+        ),
+    ];
+    for (slug, title, code, change) in cases {
+        let about = altered("F30", slug, title, slug);
+        refuse_altered(book, RECORDED, code, &about, |e| change(&mut e.vm.quote.event_log));
+    }
+}
+
+/// Bytes of a digest in an event, with the algorithm before it.
+const SHA256: usize = 2 + 32;
+const SHA384: usize = 2 + 48;
+
+/// Where the digests of the first event of this register and any type but a separator begin in a log of two banks.
+fn digests_of(log: &[u8], pcr: u8) -> usize {
+    let events = event_log::parse(log).unwrap();
+    let event = events.of_pcr(pcr).find(|event| event.kind != EventType::SEPARATOR).unwrap();
+    let head = [&[pcr, 0, 0, 0][..], &event.kind.0.to_le_bytes(), &[2, 0, 0, 0]].concat();
+    log.windows(head.len()).position(|window| window == head).unwrap() + head.len()
 }

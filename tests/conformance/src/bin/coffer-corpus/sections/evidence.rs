@@ -129,7 +129,7 @@ impl Draft {
     /// Claims and registers follow the record: the monitor launched exactly this.
     pub fn launch(&mut self) {
         let launch = scene::launch(&self.record);
-        self.vm.measure(&launch.events, launch.log);
+        self.vm.measure(&scene::events_of(&launch), launch.log);
         self.claim_launch();
     }
 

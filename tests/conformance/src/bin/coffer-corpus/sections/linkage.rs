@@ -1,5 +1,6 @@
 //! G: what ties a VM to its host.
 
+use coffer_attestation::event_log::VmLog;
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::launch::BoxKind;
 use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor};
@@ -346,9 +347,10 @@ fn launches(book: &mut Book) {
     let about = resigned("G14", "other-kernel-measured", title, "PCR 4 holds another kernel");
     refuse(book, "launch-mismatch", &about, |d| {
         let mut events = scene::launch(&d.record).events;
-        let kernel = events.iter().rposition(|(pcr, ..)| *pcr == 4).unwrap();
-        events[kernel].2 = OTHER;
-        d.vm.measure(&events, scene::log_of(&events));
+        let kernel = events.iter().rposition(|event| event.pcr == 4).unwrap();
+        events[kernel].digest = OTHER;
+        let launch = VmLog::of(events);
+        d.vm.measure(&scene::events_of(&launch), launch.log);
     });
     let about = resigned(
         "G14",

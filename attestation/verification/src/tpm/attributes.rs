@@ -34,3 +34,17 @@ pub const KNOWN: u32 = FIXED_TPM
     | RESTRICTED
     | DECRYPT
     | SIGN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::template::{AK_ATTRIBUTES, EK_ATTRIBUTES};
+
+    #[test]
+    fn templates_have_the_bits_they_are_said_to_have() {
+        let ak = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA;
+        assert_eq!(AK_ATTRIBUTES, ak | RESTRICTED | SIGN);
+        let ek = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY;
+        assert_eq!(EK_ATTRIBUTES, ek | RESTRICTED | DECRYPT);
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use coffer_exchange::event_log::EventKind;
+
 macro_rules! event_types {
     ($( $(#[$doc:meta])* $name:ident = $value:literal : $text:literal ),* $(,)?) => {
         /// The type of an event; unknown values are kept.
@@ -103,5 +105,29 @@ impl fmt::Display for EventType {
 impl fmt::Debug for EventType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<EventKind> for EventType {
+    fn from(kind: EventKind) -> Self {
+        Self(kind.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_calls_its_events_as_the_specification_does() {
+        for kind in [
+            EventKind::NO_ACTION,
+            EventKind::SEPARATOR,
+            EventKind::EVENT_TAG,
+            EventKind::S_CRTM_VERSION,
+            EventKind::IPL,
+        ] {
+            assert_eq!(EventType::from(kind).name(), Some(kind.1));
+        }
     }
 }
