@@ -234,8 +234,7 @@ impl Port {
     fn replace(&mut self) {
         let state = Paused::new(&*self.device).save();
         self.device = port(&self.reader, &self.input);
-        // What the other owed its reader went with it.
-        self.lost = 0;
+        // What it owes its reader is part of the state.
         let paused = Paused::new(&*self.device);
         paused.restore(&state).expect("what was saved");
         assert!(paused.save() == state, "what was saved is what was restored");
