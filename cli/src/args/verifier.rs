@@ -1,0 +1,166 @@
+//! `coffer verifier` and `coffer secret`: the service, and what its operator does.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{AdminArgs, VerifierArgs};
+
+/// `coffer verifier`.
+#[derive(Debug, Subcommand)]
+pub enum VerifierCommand {
+    /// Make the keys, certificates, admin token and database of a new verifier
+    Init(VerifierInitArgs),
+    /// Run the verifier
+    Serve(VerifierServeArgs),
+    /// Print what an image author pins
+    Pin(VerifierPinArgs),
+    /// Make a one-time token to enrol a host
+    Token(VerifierTokenArgs),
+    /// Accept a host build, as `coffer host reference` predicted it
+    TrustHost(TrustHostArgs),
+    /// List enrolled hosts
+    Hosts(AdminListArgs),
+    /// List decisions, or show one with every measured event
+    Decisions(DecisionsArgs),
+}
+
+/// `coffer verifier init`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier init --dir /var/lib/coffer-verifier --name 192.0.2.7 --name verifier.example
+  coffer verifier init --dir verifier --url https://192.0.2.7:8443 --name 192.0.2.7
+
+Guests resolve no names: an appliance can pin only a verifier whose URL has an IPv4 address.
+Put the certificates of the TPM makers you trust into the folder's ek-roots/ before you serve.")]
+pub struct VerifierInitArgs {
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// DNS name or address its certificate is for; may be repeated
+    #[arg(long = "name", value_name = "DNS|IP", required = true)]
+    pub names: Vec<String>,
+    /// URL guests reach it at; https://NAME of the first name if absent
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// `coffer verifier serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier serve --dir /var/lib/coffer-verifier --listen 0.0.0.0:443
+  coffer verifier serve --dir verifier --listen 127.0.0.1:8443 --policy default --policy site.cedar
+
+The policies named replace the default one. The bound address goes to standard output, logs to standard error (COFFER_LOG sets their detail).")]
+pub struct VerifierServeArgs {
+    /// Folder that `coffer verifier init` made
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Cedar policy file, or the name of a shipped policy; may be repeated [default: default]
+    #[arg(long = "policy", value_name = "FILE|NAME")]
+    pub policies: Vec<String>,
+}
+
+/// `coffer verifier pin`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier pin --verifier https://verifier.example --ca ca.pem > pin.json")]
+pub struct VerifierPinArgs {
+    /// The verifier
+    #[command(flatten)]
+    pub verifier: VerifierArgs,
+}
+
+/// `coffer verifier token`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier token rack7")]
+pub struct VerifierTokenArgs {
+    /// Name of the host it will enrol
+    pub host: String,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier trust-host`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier trust-host rack-2026.json")]
+pub struct TrustHostArgs {
+    /// Reference value that `coffer host reference` printed
+    pub file: PathBuf,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier hosts`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier hosts
+  coffer verifier hosts --json")]
+pub struct AdminListArgs {
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer verifier decisions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier decisions
+  coffer verifier decisions 12
+  coffer verifier decisions --json 12")]
+pub struct DecisionsArgs {
+    /// Decision to show in full
+    pub id: Option<String>,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer secret`.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Give the verifier a secret, or a new version of one
+    Put(SecretPutArgs),
+}
+
+/// `coffer secret put`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer secret put site/tls-key --from-file key.pem --image 9f86d081884c7d65...
+  pass show db | coffer secret put db/password --from-file - --image 9f86d081884c7d65...
+
+Nothing prints a secret back; only a VM that a policy permits ever gets it.")]
+pub struct SecretPutArgs {
+    /// Resource id
+    pub id: String,
+    /// File with the secret; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub from_file: PathBuf,
+    /// Image that may have it; may be repeated
+    #[arg(long = "image", value_name = "IMAGE_ID", required = true)]
+    pub images: Vec<String>,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
