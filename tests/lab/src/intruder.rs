@@ -134,8 +134,9 @@ pub const CORES: &str = "/run/coffer-cores";
 /// The kernel's setting that brings them there.
 pub const CORE_PATTERN: &str = "|/usr/bin/coffer-lab catch-core %p";
 
-/// Takes a core from the kernel and notes the process it was of.
+/// Takes a core from the kernel and notes the process it was of. The kernel starts it beneath the host's root.
 pub fn catch_core(pid: u32) -> Result<()> {
+    crate::probe::enter_host()?;
     let bytes = io::copy(&mut io::stdin().lock(), &mut io::sink())?;
     let mut cores = fs::OpenOptions::new().create(true).append(true).open(CORES)?;
     writeln!(cores, "{pid} {bytes}")?;

@@ -23,8 +23,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{CWD, MemfdFlags, Mode, memfd_create, mkdirat, symlinkat};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -64,7 +65,9 @@ pub fn become_monitor() -> ! {
 /// Serves dumps for as long as the host runs.
 pub fn serve() -> Result<()> {
     wait_for_monitor();
+    let beneath = File::open("/").context("cannot open the root beneath")?;
     enter_host().context("cannot enter the host's mount namespace")?;
+    lend_programs(&beneath).context("cannot lend programs to the root beneath")?;
     if Path::new(agent::MARKER).exists() {
         std::thread::spawn(agent::serve);
     }
@@ -103,11 +106,31 @@ fn wait_for_monitor() {
     }
 }
 
-/// PID 1 has left the initramfs this process was started in, and `/proc` went with it. Entering a mount namespace
-/// anew, even one's own, starts at its topmost root.
-fn enter_host() -> io::Result<()> {
+/// PID 1 has left the initramfs that its first children and the kernel's programs start in, and `/proc` went with it.
+/// Entering a mount namespace anew, even one's own, starts at its topmost root.
+pub fn enter_host() -> io::Result<()> {
     let init = pidfd_open(Pid::INIT, PidfdFlags::empty())?;
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::MOUNT)?;
+    Ok(())
+}
+
+/// The initramfs is empty, and the kernel looks there for a program that takes cores: as on a host with a root file
+/// system of its own, it is to find one.
+fn lend_programs(beneath: &File) -> io::Result<()> {
+    for name in ["usr", "lib", "lib64"] {
+        let path = Path::new("/").join(name);
+        if let Ok(target) = std::fs::read_link(&path) {
+            symlinkat(target, beneath, name)?;
+            continue;
+        }
+        if !path.exists() {
+            continue;
+        }
+        mkdirat(beneath, name, Mode::from_raw_mode(0o755))?;
+        let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+        let tree = open_tree(CWD, &path, tree)?;
+        move_mount(tree, "", beneath, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    }
     Ok(())
 }
 

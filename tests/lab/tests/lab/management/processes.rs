@@ -73,7 +73,6 @@ fn no_process_of_a_vm_has_anything_of_the_monitors_environment() {
 }
 
 #[test]
-#[ignore = "its twin leaves no core in the lab host yet, so it shows nothing"]
 fn a_process_of_a_vm_that_crashes_leaves_no_core() {
     let world = enter();
     let host = &world.host;
