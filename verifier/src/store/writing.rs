@@ -52,3 +52,29 @@ impl Drop for Writing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Writing;
+    use crate::store::Store;
+    use sqlx::Executor as _;
+
+    #[tokio::test]
+    async fn what_was_not_committed_is_not_there_and_in_nobodys_way() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(&place.path().join("db")).await.unwrap();
+        store.pool.execute("CREATE TABLE kept (n INTEGER)").await.unwrap();
+        // More often than there are connections.
+        for _ in 0..8 {
+            let mut dropped = Writing::begin(&store.pool).await.unwrap();
+            dropped.execute("INSERT INTO kept VALUES (1)").await.unwrap();
+            drop(dropped);
+            let mut committed = Writing::begin(&store.pool).await.unwrap();
+            committed.execute("INSERT INTO kept VALUES (2)").await.unwrap();
+            committed.commit().await.unwrap();
+        }
+        let kept: Vec<i64> =
+            sqlx::query_scalar("SELECT n FROM kept").fetch_all(&store.pool).await.unwrap();
+        assert_eq!(kept, [2; 8]);
+    }
+}

@@ -47,8 +47,8 @@ pub enum Attempt {
     Ports,
     /// All processes, as JSON of [`Process`].
     Processes,
-    /// Makes a process fault.
-    Crash(u32),
+    /// Makes processes fault, all at once.
+    Crash(Vec<u32>),
     /// Puts a text in a file that is there.
     Put(PathBuf, String),
     /// The text of a file.
@@ -126,7 +126,7 @@ impl Attempt {
             Self::NamedSockets => named_sockets(),
             Self::Ports => ports(),
             Self::Processes => processes(),
-            Self::Crash(id) => hold::crash(*id).map(done),
+            Self::Crash(ids) => hold::crash(ids).map(done),
             Self::Put(path, text) => fs::write(path, text).map(done),
             Self::Text(path) => fs::read_to_string(path),
             Self::Copy(from, to) => copy(from, to).map(done),

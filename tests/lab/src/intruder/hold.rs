@@ -99,9 +99,16 @@ fn signal(id: u32, number: i32) -> io::Result<()> {
     Ok(nix::sys::signal::kill(pid(id), signal)?)
 }
 
-/// Makes a process fault at the next instruction it runs: all of its code becomes HLT, which is not for programs. A
-/// signal from outside would not do: it ends no process that is the first of its namespace.
-pub fn crash(id: u32) -> io::Result<()> {
+/// Makes processes fault at the next instruction they run: all of their code becomes HLT, which is not for programs. A
+/// signal from outside would not do: it ends no process that is the first of its namespace. They go on together, so that
+/// none is ended because another is gone.
+pub fn crash(ids: &[u32]) -> io::Result<()> {
+    ids.iter().try_for_each(|id| signal(*id, 19))?;
+    ids.iter().try_for_each(|id| spoil(*id))?;
+    ids.iter().try_for_each(|id| signal(*id, 18))
+}
+
+fn spoil(id: u32) -> io::Result<()> {
     let folder = PathBuf::from(format!("/proc/{id}"));
     let memory = fs::OpenOptions::new().write(true).open(folder.join("mem"))?;
     let maps = fs::read_to_string(folder.join("maps"))?;
@@ -111,11 +118,7 @@ pub fn crash(id: u32) -> io::Result<()> {
         let at = |text| u64::from_str_radix(text, 16).map_err(io::Error::other);
         let (from, to) = (at(from)?, at(to)?);
         let length = usize::try_from(to - from).map_err(io::Error::other)?;
-        match memory.write_all_at(&vec![0xf4; length], from) {
-            // Its memory is gone: it crashed by what it got so far.
-            Err(error) if error.kind() == io::ErrorKind::WriteZero => break,
-            other => other?,
-        }
+        memory.write_all_at(&vec![0xf4; length], from)?;
     }
     Ok(())
 }

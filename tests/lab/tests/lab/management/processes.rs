@@ -93,9 +93,7 @@ fn a_process_of_a_vm_that_crashes_leaves_no_core() {
     wait::until("the twin's core", limit, || Ok((!cores().is_empty()).then_some(()))).unwrap();
     let of_twin = cores();
     let [vmm, swtpm, passt] = &victims;
-    for victim in [swtpm, passt, vmm] {
-        done(host, Attempt::Crash(victim.id));
-    }
+    done(host, Attempt::Crash(vec![swtpm.id, passt.id, vmm.id]));
     wait::until("the end of the VM", limit, || {
         Ok((host.inspect("crash")?["vm"]["state"] == "failed").then_some(()))
     })
