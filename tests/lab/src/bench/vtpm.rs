@@ -7,6 +7,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -43,7 +44,8 @@ const DEBUG_PCR: u8 = 16;
 
 /// Measures.
 pub fn run(rounds: u32) -> Result<()> {
-    let costs = without_a_guest(rounds)?;
+    let workdir = Workdir::new()?;
+    let costs = without_a_guest(workdir.path(), rounds)?;
     report("this machine, in one process", &costs);
     in_a_guest()?;
     let worst = costs.iter().map(Cost::ratio).fold(0.0, f64::max);
@@ -116,10 +118,9 @@ impl Cost {
     }
 }
 
-/// Both sides in this process, in turns.
-pub fn without_a_guest(rounds: u32) -> Result<Vec<Cost>> {
-    let workdir = Workdir::new()?;
-    let mut tpm = Tpm::make(&workdir)?;
+/// Both sides in this process, in turns; swtpm's state goes into the folder.
+pub fn without_a_guest(folder: &Path, rounds: u32) -> Result<Vec<Cost>> {
+    let mut tpm = Tpm::make(folder)?;
     let commands = commands(|command| tpm.straight(command))?;
     let mut samples = vec![Samples::default(); commands.len()];
     for _ in 0..rounds.max(1) {
@@ -180,10 +181,10 @@ struct Tpm {
 }
 
 impl Tpm {
-    fn make(workdir: &Workdir) -> Result<Self> {
+    fn make(folder: &Path) -> Result<Self> {
         let config = SwtpmConfig {
             program: "/usr/bin/swtpm".into(),
-            state: workdir.path().join("vtpm"),
+            state: folder.join("vtpm"),
             walls: Walls::DangerouslyNone,
         };
         let keyed = Swtpm::spawn(&config)?.initialise()?.make_keys()?;
