@@ -6,7 +6,6 @@ use coffer_anchor::NvAnchor;
 
 use super::support::*;
 use super::swtpm::INDEX;
-use crate::*;
 
 #[test]
 fn a_vault_is_the_same_after_a_restart() {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod attacks;
+mod backups;
 mod guests;
 mod making;
 mod support;
