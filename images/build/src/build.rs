@@ -263,6 +263,7 @@ fn descriptor(
         disks: vec![root],
         shape: recipe.shape.clone(),
         console: recipe.console,
+        vtpm: recipe.vtpm,
         network: recipe.network.clone(),
         verifier: recipe.verifier.clone(),
         secrets: recipe.secrets.clone(),

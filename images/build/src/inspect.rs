@@ -72,6 +72,9 @@ impl fmt::Display for Inspection {
                     "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}"
                 ),
                 Disk::Raw { name } => writeln!(f, "disk       {name}: raw, given with --disk"),
+                Disk::Encrypted { name } => {
+                    writeln!(f, "disk       {name}: encrypted, given with --volume")
+                }
             }?;
         }
         let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
@@ -92,6 +95,9 @@ impl fmt::Display for Inspection {
             ConsoleMode::None => "none",
         };
         writeln!(f, "console    {console}")?;
+        if !of.vtpm.is_fresh() {
+            writeln!(f, "vtpm       persistent")?;
+        }
         writeln!(
             f,
             "verifier   {}",
