@@ -232,6 +232,7 @@ impl TestImage {
             digest: blob.digest,
             size: blob.size,
             artifact_type: None,
+            annotations: Default::default(),
         };
         let manifest = Manifest {
             schema_version: 2,
