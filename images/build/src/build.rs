@@ -1,5 +1,6 @@
 //! Building an image: the steps in order (SPEC 3.1 to 3.5).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -263,6 +264,7 @@ fn descriptor(
         disks: vec![root],
         shape: recipe.shape.clone(),
         console: recipe.console,
+        vtpm: recipe.vtpm,
         network: recipe.network.clone(),
         verifier: recipe.verifier.clone(),
         secrets: recipe.secrets.clone(),
@@ -282,6 +284,7 @@ pub fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, Buil
         digest: blob.digest,
         size: blob.size,
         artifact_type: None,
+        annotations: BTreeMap::new(),
     };
     let boot = [
         content(KERNEL_MEDIA_TYPE, &descriptor.kernel),

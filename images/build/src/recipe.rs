@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin, Workload};
-use coffer_image::descriptor::{ConsoleMode, Range, Shape};
+use coffer_image::descriptor::{ConsoleMode, Range, Shape, Vtpm};
 use coffer_image::reach::Reach;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct Recipe {
     /// Console.
     #[serde(default = "output")]
     pub console: ConsoleMode,
+    /// Virtual TPM; a fresh one unless said otherwise.
+    #[serde(default)]
+    pub vtpm: Vtpm,
     /// Kernel parameters to add.
     #[serde(default)]
     pub cmdline: Vec<String>,

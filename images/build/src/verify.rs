@@ -113,6 +113,9 @@ pub fn verify(path: &Path) -> Result<Verified, VerifyError> {
     let mut log = Log::default();
     log.add(layout.descriptor_bytes().len() as u64, "descriptor obeys its rules".into());
     check_layers(&layout)?;
+    if let Some(signer) = layout.signer().map_err(LayoutError::from)? {
+        log.add(0, format!("signed by {}", signer.digest()));
+    }
     check_boot(descriptor, &files, &mut log)?;
     let sealed = descriptor.disks.iter().filter(|disk| disk.blob().is_some());
     for (disk, blob) in sealed.zip(&files.disks) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use coffer_image::appliance::{Appliance, ApplianceError};
-use coffer_image::descriptor::{Descriptor, DescriptorError, image_id};
+use coffer_image::descriptor::{Descriptor, DescriptorError, Vtpm, image_id};
 use coffer_image::rules::{check_cmdline, is_file_name, is_name, is_secret_id};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -109,6 +109,53 @@ fn a_raw_disk_is_for_open_boxes() {
     refused_field(&open, "disks");
     open["disks"] = json!([{"kind": "raw", "name": "root", "size": 1}]);
     malformed(&open, "unknown field `size`");
+}
+
+#[test]
+fn a_volume_is_for_both_boxes_and_never_first() {
+    let mut descriptor = good();
+    let volume = json!({"kind": "encrypted", "name": "data"});
+    descriptor["disks"].as_array_mut().unwrap().push(volume.clone());
+    for kind in ["closed", "open"] {
+        descriptor["box"] = json!(kind);
+        let parsed = parse(&descriptor).unwrap();
+        let disk = &parsed.disks[1];
+        assert_eq!((disk.kind(), disk.name(), disk.blob()), ("encrypted", "data", None));
+        assert!(parsed.has_agent());
+        assert_eq!(serde_json::to_value(&parsed).unwrap(), descriptor);
+        let mut first = descriptor.clone();
+        first["disks"] = json!([{"kind": "encrypted", "name": "root"}, volume]);
+        refused_field(&first, "disks[0].kind");
+    }
+    for (name, field) in [("root", "disks[1].name"), ("Data", "disks[1].name")] {
+        descriptor["disks"][1]["name"] = json!(name);
+        refused_field(&descriptor, field);
+    }
+    for field in ["size", "root_hash", "blob"] {
+        let mut more = good();
+        let volume = json!({"kind": "encrypted", "name": "data", field: 1});
+        more["disks"].as_array_mut().unwrap().push(volume);
+        malformed(&more, &format!("unknown field `{field}`"));
+    }
+    malformed(&with("/disks/0", json!({"kind": "sealed", "name": "root"})), "unknown variant");
+}
+
+#[test]
+fn a_fresh_vtpm_is_not_written_and_a_persistent_one_is() {
+    let mut descriptor = good();
+    assert!(parse(&descriptor).unwrap().vtpm.is_fresh());
+    descriptor["vtpm"] = json!("fresh");
+    assert_eq!(parse(&descriptor), parse(&good()));
+    // Images of today keep their bytes, and so their ID.
+    assert_eq!(serde_json::to_value(parse(&descriptor).unwrap()).unwrap(), good());
+    descriptor["vtpm"] = json!("persistent");
+    let parsed = parse(&descriptor).unwrap();
+    assert_eq!(parsed.vtpm, Vtpm::Persistent);
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), descriptor);
+    for wrong in [json!("stored"), json!("Persistent"), json!(null), json!(true)] {
+        descriptor["vtpm"] = wrong;
+        assert!(matches!(parse(&descriptor), Err(DescriptorError::Malformed(_))));
+    }
 }
 
 #[test]

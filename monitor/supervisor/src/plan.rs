@@ -175,6 +175,9 @@ fn disks(
                 (launched, DiskSpec::Integrity { data_size, root_hash, salt })
             }
             (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
+            (Disk::Encrypted { .. }, _) => {
+                return bad(format!("the image needs a volume `{name}`"));
+            }
             (_, Some(_)) => return bad(format!("the image has a disk `{name}` of its own")),
             (_, None) => return bad(format!("the image needs a raw disk `{name}`")),
         });

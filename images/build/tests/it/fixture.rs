@@ -231,6 +231,9 @@ pub fn manifest(image: &Path) -> Value {
 
 fn with_media_type(mut content: Value, like: &Value) -> Value {
     content["mediaType"] = like["mediaType"].clone();
+    if let Some(annotations) = like.get("annotations") {
+        content["annotations"] = annotations.clone();
+    }
     content
 }
 

@@ -6,4 +6,5 @@ mod fixture;
 mod hosts;
 mod importing;
 mod modules;
+mod signing;
 mod verifying;
