@@ -115,6 +115,9 @@ impl fmt::Display for Inspection {
         if let Some(end) = of.not_after {
             writeln!(f, "not after  {end} (Unix seconds)")?;
         }
+        for volume in self.appliance.iter().flat_map(|appliance| &appliance.volumes) {
+            writeln!(f, "volume     {} at {} ({})", volume.disk, volume.path, volume.fs)?;
+        }
         let workload = match of.has_agent() {
             true => self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" ")),
             false => Some("what the root disk starts".into()),

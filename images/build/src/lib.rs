@@ -41,7 +41,7 @@ pub use import::{ImportPlan, import};
 pub use inspect::{Inspection, inspect};
 pub use kernel::{Kernel, KernelSource};
 pub use modules::{Module, ModuleTree};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, VolumeRequest};
 pub use sign::{ImageKey, SignError, Signed};
 pub use store::{AnyStore, TarStore, open_image};
 pub use verify::{Verified, VerifyError, verify};

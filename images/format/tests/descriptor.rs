@@ -3,7 +3,7 @@
 
 use coffer_image::appliance::{Appliance, ApplianceError};
 use coffer_image::descriptor::{Descriptor, DescriptorError, Vtpm, image_id};
-use coffer_image::rules::{check_cmdline, is_file_name, is_name, is_secret_id};
+use coffer_image::rules::{check_cmdline, device, is_file_name, is_name, is_secret_id};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -403,6 +403,74 @@ fn appliance_follows_the_same_rules() {
             other => panic!("{pointer}: {other:?}"),
         }
     }
+}
+
+/// An appliance with these volumes.
+fn keeping(volumes: Value) -> Value {
+    let mut appliance = appliance();
+    appliance["volumes"] = volumes;
+    appliance
+}
+
+fn volume(disk: &str, device: &str, path: &str) -> Value {
+    json!({"disk": disk, "device": device, "path": path, "fs": "ext4"})
+}
+
+#[test]
+fn volumes_are_written_back_and_absent_if_there_are_none() {
+    let two = json!([
+        volume("data", "/dev/vdb", "/var/lib/postgresql"),
+        volume("more", "/dev/vdh", "/var/lib/postgresql-archive"),
+    ]);
+    let parsed = Appliance::parse(keeping(two.clone()).to_string().as_bytes()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap()["volumes"], two);
+    let none = Appliance::parse(appliance().to_string().as_bytes()).unwrap();
+    assert_eq!(serde_json::to_value(&none).unwrap().get("volumes"), None);
+    assert_eq!(["/dev/vda", "/dev/vdb", "/dev/vdh"], [0, 1, 7].map(device));
+}
+
+#[test]
+fn refuses_volumes_that_cannot_be_mounted() {
+    let good = || volume("data", "/dev/vdb", "/data");
+    let with = |name: &str, value: &str| {
+        let mut volume = good();
+        volume[name] = json!(value);
+        json!([volume])
+    };
+    let beside = |second: Value| json!([good(), second]);
+    let cases = [
+        (with("disk", "root"), "volumes[0].disk"),
+        (with("disk", "Data"), "volumes[0].disk"),
+        (with("device", "/dev/vda"), "volumes[0].device"),
+        (with("device", "/dev/vdi"), "volumes[0].device"),
+        (with("device", "/dev/sdb"), "volumes[0].device"),
+        (with("device", "vdb"), "volumes[0].device"),
+        (with("path", "/"), "volumes[0].path"),
+        (with("path", "data"), "volumes[0].path"),
+        (with("path", "/a/../b"), "volumes[0].path"),
+        (with("path", "/var/log"), "volumes[0].path"),
+        (with("path", "/var/log/db"), "volumes[0].path"),
+        (with("path", "/var"), "volumes[0].path"),
+        (with("fs", "xfs"), "volumes[0].fs"),
+        (beside(volume("data", "/dev/vdc", "/more")), "volumes[1].disk"),
+        (beside(volume("more", "/dev/vdb", "/more")), "volumes[1].device"),
+        (beside(volume("more", "/dev/vdc", "/data")), "volumes[1].path"),
+        (beside(volume("more", "/dev/vdc", "/data/more")), "volumes[1].path"),
+        (json!(vec![good(); 8]), "volumes"),
+    ];
+    for (volumes, field) in cases {
+        match Appliance::parse(keeping(volumes.clone()).to_string().as_bytes()) {
+            Err(ApplianceError::Invalid(invalid)) => assert_eq!(invalid.field, field, "{volumes}"),
+            other => panic!("{volumes}: {other:?}"),
+        }
+    }
+    let unknown = keeping(
+        json!([{"disk": "data", "device": "/dev/vdb", "path": "/data", "fs": "ext4", "ro": true}]),
+    );
+    assert!(matches!(
+        Appliance::parse(unknown.to_string().as_bytes()),
+        Err(ApplianceError::Malformed(_))
+    ));
 }
 
 proptest! {

@@ -164,6 +164,9 @@ pub fn make_modules(directory: &Path) {
         ("crc32c-intel", &["alias=crc32c", "depends="]),
         ("loop-a", &["depends=loop_b"]),
         ("loop-b", &["depends=loop-a"]),
+        ("jbd2", &["depends="]),
+        ("mbcache", &["depends="]),
+        ("ext4", &["depends=mbcache,jbd2"]),
         ("orphan", &["depends=absent"]),
     ]
     .into();

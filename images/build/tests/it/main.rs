@@ -8,3 +8,4 @@ mod importing;
 mod modules;
 mod signing;
 mod verifying;
+mod volumes;
