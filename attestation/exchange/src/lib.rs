@@ -17,6 +17,6 @@ pub mod runtime;
 pub mod tpm;
 
 pub use coffer_formats::{
-    Digest, InstanceId, Nonce, ObjectName, Reject, cbor, channel, claims, digest, event_log,
-    launch, proof, reject,
+    Digest, InstanceId, Nonce, ObjectName, Reject, cbor, channel, claims, digest, endorsement,
+    event_log, launch, proof, reject,
 };
