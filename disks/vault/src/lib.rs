@@ -1,0 +1,25 @@
+//! The host's one sealed store (SPEC 11.14 to 11.17): volumes, states of vTPMs, counters, and data that guests seal.
+//!
+//! ```text
+//!  host TPM --+- key, sealed to PCRs --> root key --HKDF--> keys of volumes, of sealed data, of transport
+//!             '- one NV counter -------> encrypted disk: counters of the volumes | records by name
+//! ```
+//! Confidential, authenticated, rollback-proof and crash-consistent, as the encrypted disk it is (SPEC 11.1).
+//!
+//! Trusts the TPM, the host as it booted, and its caller for who a guest is. Refuses by name whoever a policy does not
+//! name, and every byte of its folder that is not what was written there last. As trusted as the monitor.
+#![forbid(unsafe_code)]
+
+mod error;
+mod identity;
+mod root;
+mod vault;
+mod volume;
+
+pub use error::VaultError;
+pub use identity::{Identity, Owner};
+pub use root::Root;
+pub use vault::{Unsealed, Vault};
+pub use volume::{
+    Attached, AttachedDisk, Hold, NewKind, NewVolume, VolumeInfo, VolumeKind, VtpmState,
+};
