@@ -26,6 +26,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
+use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::group::Group;
 use coffer_monitor::history::Kept;
@@ -35,6 +36,7 @@ use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
 use coffer_monitor::metrics;
 use coffer_monitor::registry::{Entry, Registry};
+use coffer_monitor::services::Services;
 use coffer_monitor::state::StateDir;
 use coffer_monitor::vm::{LaunchClock, Vm};
 use coffer_monitor::vm_process::{Companions, Control, VmProcess};
@@ -131,6 +133,8 @@ fn launch_watched(
     let identity = VmIdentity {
         vak_name: vtpm.keys.ak.object_name(),
         vek_name: vtpm.keys.ek.object_name(),
+        signer: None,
+        svn: 1,
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
@@ -179,12 +183,17 @@ fn launch_watched(
             let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
             assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
             assert_ne!(registry.launch_log_head(), Digest::ZERO);
-            let channels = Channels::new(host_tpm, control.clone());
+            let channels = Channels::new(services(host_tpm), control.clone());
             process.start(&vm, &spec, &fds, companions, channels)
         })
     });
     let entry = Entry { vm, control: Some(control) };
     Launched { entry, result, registry, pid, vtpm_state, _state: state, dir }
+}
+
+fn services(host_tpm: Option<HostTpm>) -> Services {
+    let endorsements = Arc::new(Endorsements::new().unwrap());
+    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
 }
 
 fn request() -> CreateVm {
