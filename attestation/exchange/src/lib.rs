@@ -11,10 +11,12 @@
 pub mod binding;
 pub mod evidence;
 pub mod merkle;
+pub mod peer;
 pub mod protocol;
 pub mod release;
 pub mod runtime;
 pub mod tpm;
+pub mod x509;
 
 pub use coffer_formats::{
     Digest, InstanceId, Nonce, ObjectName, Reject, cbor, channel, claims, digest, endorsement,

@@ -30,6 +30,10 @@ pub fn endorse_leaf(spki: &[u8]) -> Digest {
 
 /// extraData of a host quote: `SHA-256(label | u64 tree size, big-endian | root | SHA-256(host_claims))` (SPEC 5.3).
 pub fn host_quote(tree_size: u64, root: &Digest, host_claims: &[u8]) -> Digest {
-    let claims = Digest::of(&[host_claims]);
+    host_quote_of(tree_size, root, &Digest::of(&[host_claims]))
+}
+
+/// The same by the digest of the claims.
+pub fn host_quote_of(tree_size: u64, root: &Digest, claims: &Digest) -> Digest {
     Digest::of(&[HOST_QUOTE, &tree_size.to_be_bytes(), root.as_bytes(), claims.as_bytes()])
 }

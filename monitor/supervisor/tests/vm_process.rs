@@ -17,6 +17,7 @@ use axum::response::IntoResponse;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Statement as _, merkle};
+use coffer_formats::channel::Answer;
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
@@ -307,6 +308,31 @@ fn refuses_evidence_without_a_host_tpm() {
         Some("the VM process ended with exit status: 8: this host has no TPM")
     );
     assert!(!vm.console().contains("host part"), "{}", vm.console());
+}
+
+#[test]
+fn serves_a_guest_over_its_channel_and_within_bounds() {
+    let vm = launch("serve", None);
+    vm.ended(VmState::Stopped, None);
+    let console = vm.console();
+    let lines = console.lines().filter_map(|line| line.strip_prefix("answer "));
+    let answers: Vec<Answer> =
+        lines.map(|hex| cbor::decode(&hex::decode(hex).unwrap(), 1 << 20).unwrap()).collect();
+    let identity = vm.entry.vm.identity.as_ref().unwrap();
+    let Answer::Id(id, ca) = &answers[0] else { panic!("{:?}", answers[0]) };
+    assert_eq!(id.instance_id, identity.record.instance_id);
+    assert_eq!(id.launch_digest, Digest::of(&[&identity.record_bytes]));
+    let Answer::Endorsed(_, same) = &answers[1] else { panic!("{:?}", answers[1]) };
+    assert_eq!(ca, same);
+    let refusals: Vec<&str> = answers[2..]
+        .iter()
+        .map(|answer| match answer {
+            Answer::Refused(line) => line.split(':').next().unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(refusals, ["bad-key", "no-vault", "too-large", "no-vault", "no-vault"]);
+    assert!(console.contains("closed true"), "{console}");
 }
 
 /// Types into it; the status that refuses, if one does.
