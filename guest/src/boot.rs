@@ -12,17 +12,19 @@ use coffer_exchange::channel::Phase;
 use coffer_image::appliance::{APPLIANCE_PATH, Network};
 use coffer_pid1::children::Ended;
 use coffer_pid1::{
-    Cgroups, become_console, load_module, modules, mount_base, mount_read_only, network, power,
-    switch_root, wait_for_path,
+    Cgroups, become_console, bind_file, load_module, modules, mount_base, mount_read_only, network,
+    power, switch_root, wait_for_path,
 };
 
+use crate::api::{self, API_PATH, Api};
 use crate::appliance::{self, CheckedAppliance};
-use crate::attest::{Patience, fetch_secrets};
+use crate::attest::{self, Patience, fetch_secrets};
 use crate::channel::{Channel, Vsock};
 use crate::failure::Failure;
 use crate::secrets::{PlacedSecrets, SECRETS_PATH};
 use crate::supervisor::{GRACE, Outcome, Supervisor};
 use crate::tpm::{Device, EVENT_LOG_PATH, VirtualTpm};
+use crate::volumes::Volumes;
 use crate::workload;
 
 /// Kernel modules in the initrd.
@@ -37,6 +39,10 @@ const NEW_ROOT: &str = "/newroot";
 const INTERFACE: &str = "eth0";
 /// How long a device may take to appear once its driver is loaded.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// This program in the initrd (SPEC 3.3).
+const PROGRAM: &str = "/init";
+/// The same as a tool of the workload.
+const TOOL: &str = "/run/coffer/bin/coffer-guest";
 /// Pause before the stop connection is made again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,7 +51,8 @@ pub fn run_and_power_off() -> ! {
     power_off_on_panic();
     let channel = Arc::new(Channel::new(Vsock));
     let supervisor = Arc::new(Supervisor::default());
-    let (phase, detail) = match run(&channel, &supervisor) {
+    let volumes = Arc::new(Volumes::default());
+    let (phase, detail) = match run(&channel, &supervisor, &volumes) {
         Ok(Outcome::Stopped) => {
             // The thread that heard the stop powers off when the last process is gone.
             loop {
@@ -59,15 +66,27 @@ pub fn run_and_power_off() -> ! {
             (Phase::Failed, failure.code().to_owned())
         }
     };
+    leave(&channel, &volumes, phase, &detail)
+}
+
+/// Ends the machine: no program runs any more, volumes are unmounted, and only then does the monitor hear of it, for
+/// it need not wait any longer.
+fn leave(channel: &Channel, volumes: &Volumes, phase: Phase, detail: &str) -> ! {
+    let _ = coffer_pid1::children::signal_all(nix::sys::signal::Signal::SIGKILL);
+    volumes.unmount();
     // Nobody is left to tell if this fails.
-    let _ = channel.status(phase, &detail);
+    let _ = channel.status(phase, detail);
     power::power_off_or_die()
 }
 
-fn run(channel: &Arc<Channel>, supervisor: &Arc<Supervisor>) -> Result<Outcome, Failure> {
+fn run(
+    channel: &Arc<Channel>,
+    supervisor: &Arc<Supervisor>,
+    volumes: &Arc<Volumes>,
+) -> Result<Outcome, Failure> {
     let booted = Booted::start(channel)?;
-    listen_for_stop(Arc::clone(channel), Arc::clone(supervisor));
-    booted.mount()?.attest()?.enter()?.supervise(supervisor)
+    listen_for_stop(Arc::clone(channel), Arc::clone(supervisor), Arc::clone(volumes));
+    booted.mount()?.attest()?.enter(volumes)?.supervise(supervisor)
 }
 
 /// Kernel file systems are mounted, modules are loaded, the monitor knows.
@@ -164,14 +183,33 @@ struct Attested<'a> {
 
 impl<'a> Attested<'a> {
     /// Makes the verified disk the root and prepares it. The initramfs, this program's file with it, is deleted.
-    fn enter(self) -> Result<Running<'a>, Failure> {
+    fn enter(self, volumes: &Volumes) -> Result<Running<'a>, Failure> {
         if let Secrets::Placed(placed) = &self.secrets {
             println!("coffer-init: attested; secrets are in {}", placed.directory().display());
         }
+        // While this program's file is there.
+        bind_file(Path::new(PROGRAM), Path::new(TOOL))?;
         switch_root(Path::new(NEW_ROOT))?;
+        volumes.mount(&self.checked.appliance.volumes)?;
+        offer_api()?;
         workload::prepare(&self.checked.appliance.workload)?;
         Ok(Running { channel: self.channel, checked: self.checked })
     }
+}
+
+/// The workload's way to the monitor. Its thread ends with the machine.
+fn offer_api() -> Result<(), Failure> {
+    let listener =
+        api::listen(Path::new(API_PATH), Path::new("/etc/group")).map_err(Failure::Api)?;
+    let evidence = |channel: &Channel, nonce, runtime_data| {
+        let mut tpm = VirtualTpm::new(Device::open()?, EVENT_LOG_PATH);
+        let evidence = attest::evidence(channel, &mut tpm, nonce, runtime_data);
+        // The workload finds every slot free, whatever came of it.
+        tpm.unload_key().and(evidence)
+    };
+    let api = Api::new(Channel::new(Vsock), Box::new(evidence));
+    thread::spawn(move || api.serve(&listener));
+    Ok(())
 }
 
 /// The machine is the appliance now.
@@ -192,7 +230,7 @@ impl Running<'_> {
 }
 
 /// From here on the monitor can stop the machine in an orderly way.
-fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>) {
+fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>, volumes: Arc<Volumes>) {
     thread::spawn(move || {
         while let Err(failure) = channel.await_stop() {
             eprintln!("coffer-init: {failure}");
@@ -201,9 +239,7 @@ fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>) {
         if let Err(failure) = supervisor.stop(GRACE) {
             eprintln!("coffer-init: {failure}");
         }
-        let _ = coffer_pid1::children::signal_all(nix::sys::signal::Signal::SIGKILL);
-        let _ = channel.status(Phase::Exited, "stopped");
-        power::power_off_or_die()
+        leave(&channel, &volumes, Phase::Exited, "stopped")
     });
 }
 
