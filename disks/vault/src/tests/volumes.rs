@@ -308,6 +308,7 @@ fn a_full_disk_loses_nothing() {
     is_full.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(refused(state.store(&[2; 20_000])), "storage-full");
     assert_eq!(refused(vault.counter(&closed(1), "n", true)), "storage-full");
+    assert_eq!(refused(vault.create_volume(&encrypted("v", image(1)))), "storage-full");
     assert_eq!(state.load().unwrap().unwrap()[0], 1);
     is_full.store(false, std::sync::atomic::Ordering::SeqCst);
     state.store(&[3; 20_000]).unwrap();
