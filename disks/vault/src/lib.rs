@@ -21,6 +21,7 @@ mod keys;
 mod making;
 mod permit;
 mod records;
+mod requests;
 mod root;
 mod sealed;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use counters::COUNTERS_MAX;
 pub use error::VaultError;
 pub use identity::{Identity, Owner};
 pub use permit::{PERMIT_LABEL, PERMIT_MAX, Permit, SignedPermit};
+pub use requests::{CreateVolume, GrowVolume, VaultInfo, VolumeReport, point};
 pub use root::{Connect, Root};
 pub use sealed::{SEALED_MAX, SEALED_OVERHEAD, Unsealed};
 pub use vault::Vault;

@@ -22,8 +22,8 @@ const ADVANCE_PAUSE: Duration = Duration::from_secs(1);
 pub struct Services {
     /// The host's TPM, if there is one.
     pub host_tpm: Option<HostTpm>,
-    /// The host's vault, if there is one.
-    pub vault: Option<Vault>,
+    /// The host's vault; why there is none.
+    pub vault: Result<Vault, String>,
     /// The CA of this monitor.
     pub endorsements: Arc<Endorsements>,
     /// When a counter of this VM last moved.
@@ -100,7 +100,7 @@ impl Services {
     }
 
     fn vault(&self) -> Result<&Vault, String> {
-        self.vault.as_ref().ok_or_else(|| "no-vault: this host keeps no sealed store".into())
+        self.vault.as_ref().map_err(|why| format!("no-vault: {why}"))
     }
 }
 

@@ -115,6 +115,7 @@ fn launch_watched(
     );
     let vtpm_state = directory.path().join("vtpm");
     let swtpm = Swtpm::spawn(&SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: vtpm_state.clone(),
         walls: Walls::DangerouslyNone,
@@ -174,7 +175,14 @@ fn launch_watched(
         &unified_hierarchy()
             .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
     );
-    let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
+    let companions = Companions {
+        passt: None,
+        vtpm,
+        directory,
+        group: group.unwrap(),
+        keeper: None,
+        holds: vec![],
+    };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
     let (pid, control) = (process.id(), process.control.clone());
@@ -194,7 +202,12 @@ fn launch_watched(
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
+    Services {
+        host_tpm,
+        vault: Err("none here".into()),
+        endorsements,
+        last_advance: Arc::default(),
+    }
 }
 
 fn request() -> CreateVm {
@@ -206,6 +219,9 @@ fn request() -> CreateVm {
         memory_mib: None,
         publish: Vec::new(),
         disks: vec![],
+        volumes: vec![],
+        vtpm: None,
+        verify_ahead: false,
         tap: None,
         network_limit: Default::default(),
         restart: Restart::default(),
@@ -530,6 +546,7 @@ fn a_polite_guest_was_refused_nothing() {
 fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
     let dir = tempfile::tempdir().unwrap();
     let config = SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: dir.path().join("vtpm"),
         walls: Walls::DangerouslyNone,
