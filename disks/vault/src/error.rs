@@ -41,6 +41,12 @@ pub enum VaultError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The folder's storage has no room.
+    #[error("{doing} fails: there is no room left")]
+    StorageFull {
+        /// What was tried.
+        doing: &'static str,
+    },
     /// There is no room for another record.
     #[error("the vault has no room left")]
     Full,
@@ -174,6 +180,7 @@ impl VaultError {
             Self::Tpm(error) => error.code(),
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.code(),
             Self::Storage { .. } => "storage-failed",
+            Self::StorageFull { .. } => "storage-full",
             Self::Full => "vault-full",
             Self::CountersUnsteady => "vault-counters-unsteady",
             Self::NoTpm => "vault-no-tpm",
@@ -240,6 +247,7 @@ impl VaultError {
             Self::Tpm(error) => error.hint(),
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.hint(),
             Self::Storage { .. } => "check the folder's storage",
+            Self::StorageFull { .. } => "make room; nothing that was flushed is lost",
             Self::Full => "remove volumes that are not needed",
             Self::CountersUnsteady => "stop the other users of the TPM, then try again",
             Self::NoTpm => "use a host with a TPM",
@@ -270,6 +278,11 @@ impl VaultError {
     }
 
     pub(crate) fn storage(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Storage { doing, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::StorageFull { doing }
+            }
+            _ => Self::Storage { doing, source },
+        }
     }
 }
