@@ -36,6 +36,16 @@ pub trait Anchor {
     fn advance(&mut self, from: u64) -> Result<(), AnchorError>;
 }
 
+impl<A: Anchor + ?Sized> Anchor for Box<A> {
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        (**self).read()
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        (**self).advance(from)
+    }
+}
+
 /// A counter in memory, for tests and benchmarks: it forgets, so whoever owns the storage can turn the disk back.
 #[derive(Debug, Clone, Default)]
 pub struct DangerousMemoryAnchor(Arc<AtomicU64>);

@@ -51,7 +51,7 @@ impl<S, A> Clone for Ledger<S, A> {
 }
 
 impl<S: Store, A: Anchor> Ledger<S, A> {
-    /// Takes a disk that holds nothing else.
+    /// Takes a disk. Its blocks that are nobody's counter are the caller's, through [`Ledger::with_disk`].
     pub fn new(disk: Disk<S, A>) -> Self {
         let (disk, queue) = (Mutex::new(disk), Mutex::default());
         Self(Arc::new(Shared { disk, queue, answered: Condvar::new() }))
@@ -60,6 +60,18 @@ impl<S: Store, A: Anchor> Ledger<S, A> {
     /// The counter of a holder. Who holds which is the caller's to remember, authenticated, beside the disk's id.
     pub fn counter(&self, holder: u64) -> LedgerCounter<S, A> {
         LedgerCounter { ledger: self.clone(), holder }
+    }
+
+    /// Lends the disk, between two commits of moves.
+    ///
+    /// A flush commits what others wrote too, and the disk may commit unasked once its spare blocks are used up: so who
+    /// writes several blocks that belong together flushes before anybody else can, and writes last what names the rest.
+    pub fn with_disk<T, E: From<DiskError>>(
+        &self,
+        work: impl FnOnce(&mut Disk<S, A>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut disk = self.disk().map_err(DiskError::from)?;
+        work(&mut disk)
     }
 
     fn queue(&self) -> Result<MutexGuard<'_, Queue>, AnchorError> {

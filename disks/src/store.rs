@@ -23,6 +23,24 @@ pub trait Store {
     fn flush(&mut self) -> io::Result<()>;
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write_at(offset, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+}
+
 /// A file or a block device, locked against others as long as it is open.
 #[derive(Debug)]
 pub struct FileStore(File);

@@ -70,10 +70,20 @@ fn attest_once<T: Transmit>(
     let nonce = challenge_beside_key(&mut verifier, tpm)?;
     let key = ReleaseKey::generate();
     let runtime_data = encode_runtime_data(plan, &key);
-    let (vm, host) = quote_beside_host(channel, tpm, &nonce, &runtime_data)?;
-    let evidence = Evidence { version: 1, nonce, runtime_data, vm, host }.to_cmw();
+    let evidence = evidence(channel, tpm, nonce, runtime_data)?;
     let release = verifier.release(&evidence)?;
     open_release(&release, plan, key, &nonce, &evidence)
+}
+
+/// Evidence for one challenge and encoded runtime data, wrapped.
+pub fn evidence<T: Transmit>(
+    channel: &Channel,
+    tpm: &mut VirtualTpm<T>,
+    nonce: Nonce,
+    runtime_data: Vec<u8>,
+) -> Result<Vec<u8>, Failure> {
+    let (vm, host) = quote_beside_host(channel, tpm, &nonce, &runtime_data)?;
+    Ok(Evidence { version: 1, nonce, runtime_data, vm, host }.to_cmw())
 }
 
 fn challenge_beside_key<T: Transmit>(

@@ -12,12 +12,13 @@ use coffer_exchange::channel::Phase;
 use coffer_image::appliance::{APPLIANCE_PATH, Network};
 use coffer_pid1::children::Ended;
 use coffer_pid1::{
-    Cgroups, become_console, load_module, modules, mount_base, mount_read_only, network, power,
-    switch_root, wait_for_path,
+    Cgroups, become_console, bind_file, load_module, modules, mount_base, mount_read_only, network,
+    power, switch_root, wait_for_path,
 };
 
+use crate::api::{self, API_PATH, Api};
 use crate::appliance::{self, CheckedAppliance};
-use crate::attest::{Patience, fetch_secrets};
+use crate::attest::{self, Patience, fetch_secrets};
 use crate::channel::{Channel, Vsock};
 use crate::failure::Failure;
 use crate::secrets::{PlacedSecrets, SECRETS_PATH};
@@ -38,6 +39,10 @@ const NEW_ROOT: &str = "/newroot";
 const INTERFACE: &str = "eth0";
 /// How long a device may take to appear once its driver is loaded.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// This program in the initrd (SPEC 3.3).
+const PROGRAM: &str = "/init";
+/// The same as a tool of the workload.
+const TOOL: &str = "/run/coffer/bin/coffer-guest";
 /// Pause before the stop connection is made again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -182,11 +187,29 @@ impl<'a> Attested<'a> {
         if let Secrets::Placed(placed) = &self.secrets {
             println!("coffer-init: attested; secrets are in {}", placed.directory().display());
         }
+        // While this program's file is there.
+        bind_file(Path::new(PROGRAM), Path::new(TOOL))?;
         switch_root(Path::new(NEW_ROOT))?;
         volumes.mount(&self.checked.appliance.volumes)?;
+        offer_api()?;
         workload::prepare(&self.checked.appliance.workload)?;
         Ok(Running { channel: self.channel, checked: self.checked })
     }
+}
+
+/// The workload's way to the monitor. Its thread ends with the machine.
+fn offer_api() -> Result<(), Failure> {
+    let listener =
+        api::listen(Path::new(API_PATH), Path::new("/etc/group")).map_err(Failure::Api)?;
+    let evidence = |channel: &Channel, nonce, runtime_data| {
+        let mut tpm = VirtualTpm::new(Device::open()?, EVENT_LOG_PATH);
+        let evidence = attest::evidence(channel, &mut tpm, nonce, runtime_data);
+        // The workload finds every slot free, whatever came of it.
+        tpm.unload_key().and(evidence)
+    };
+    let api = Api::new(Channel::new(Vsock), Box::new(evidence));
+    thread::spawn(move || api.serve(&listener));
+    Ok(())
 }
 
 /// The machine is the appliance now.

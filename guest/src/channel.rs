@@ -8,13 +8,15 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use coffer_exchange::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
+use coffer_exchange::channel::{ANSWER_MAX, Answer, PORT, Phase, REQUEST_MAX, Request, Sealer};
+use coffer_exchange::endorsement::GuestId;
 use coffer_exchange::evidence::HostPart;
 use coffer_exchange::{Digest, Nonce, Reject, cbor};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use zeroize::Zeroizing;
 
 use crate::Failure;
 
@@ -68,8 +70,47 @@ impl Channel {
     pub fn host_part(&self, nonce: Nonce, report_data: Digest) -> Result<HostPart, Failure> {
         match self.ask(&Request::Attest { nonce, report_data })? {
             Answer::Evidence(part) => Ok(*part),
-            Answer::Refused(line) => Err(Failure::MonitorRefused(printable(&line))),
-            Answer::Noted | Answer::Stop => Err(Failure::ChannelProtocol(Reject::Malformed)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Who this guest is, and the certificate of the CA that endorses on this host.
+    pub fn id(&self) -> Result<(GuestId, Vec<u8>), Failure> {
+        match self.ask(&Request::GetId)? {
+            Answer::Id(id, ca) => Ok((*id, ca)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A certificate for a key of ours, and the CA's.
+    pub fn endorse(&self, public_key: [u8; 65]) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        match self.ask(&Request::Endorse { public_key })? {
+            Answer::Endorsed(certificate, ca) => Ok((certificate, ca)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Seals data to a policy.
+    pub fn seal(&self, to: &str, fleet: bool, data: &[u8]) -> Result<Vec<u8>, Failure> {
+        match self.ask(&Request::Seal { to: to.into(), fleet, data: data.into() })? {
+            Answer::Sealed(blob) => Ok(blob),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Unseals data; who sealed it.
+    pub fn unseal(&self, blob: &[u8]) -> Result<(Zeroizing<Vec<u8>>, Sealer), Failure> {
+        match self.ask(&Request::Unseal { blob: blob.into() })? {
+            Answer::Unsealed(data, sealer) => Ok((Zeroizing::new(data), sealer)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A counter's value, after moving it by one if `advance`.
+    pub fn counter(&self, name: &str, advance: bool) -> Result<u64, Failure> {
+        match self.ask(&Request::Counter { name: name.into(), advance })? {
+            Answer::Counter(value) => Ok(value),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -78,8 +119,7 @@ impl Channel {
         let detail = shorten(detail, DETAIL_MAX).into();
         match self.ask(&Request::Status { phase, detail })? {
             Answer::Noted => Ok(()),
-            Answer::Refused(line) => Err(Failure::MonitorRefused(printable(&line))),
-            Answer::Evidence(_) | Answer::Stop => Err(Failure::ChannelProtocol(Reject::Malformed)),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -88,8 +128,7 @@ impl Channel {
         let mut stream = self.dial.dial(true).map_err(Failure::Channel)?;
         match exchange(stream.as_mut(), &Request::AwaitStop)? {
             Answer::Stop => Ok(()),
-            Answer::Refused(line) => Err(Failure::MonitorRefused(printable(&line))),
-            Answer::Evidence(_) | Answer::Noted => Err(Failure::ChannelProtocol(Reject::Malformed)),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -110,9 +149,20 @@ impl Channel {
     }
 }
 
+/// An answer that is none to what was asked.
+fn unexpected(answer: Answer) -> Failure {
+    match answer {
+        Answer::Refused(line) => Failure::MonitorRefused(printable(&line)),
+        _ => Failure::ChannelProtocol(Reject::Malformed),
+    }
+}
+
 fn exchange(stream: &mut dyn Stream, request: &Request) -> Result<Answer, Failure> {
     let body = cbor::encode(request);
-    let length = u32::try_from(body.len()).expect("requests are under 4 KiB");
+    if body.len() > REQUEST_MAX {
+        return Err(Failure::ChannelProtocol(Reject::LimitExceeded));
+    }
+    let length = u32::try_from(body.len()).expect("requests are under 128 KiB");
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend_from_slice(&body);
     stream.write_all(&frame).and_then(|()| stream.flush()).map_err(Failure::Channel)?;

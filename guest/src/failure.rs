@@ -35,6 +35,9 @@ pub enum Failure {
     /// The monitor will not or cannot give evidence.
     #[error("the monitor refused: {0}")]
     MonitorRefused(String),
+    /// The workload's local API cannot be offered.
+    #[error("cannot offer the local API: {0}")]
+    Api(std::io::Error),
     /// The vTPM does not answer as it must.
     #[error("vTPM: {step}: {reason}")]
     Tpm {
@@ -102,7 +105,7 @@ impl Failure {
     /// The code reported to the monitor: the verifier's own where there is one (SPEC 9), else one of ours.
     pub fn code(&self) -> &str {
         match self {
-            Self::Step(_) => "boot-failed",
+            Self::Step(_) | Self::Api(_) => "boot-failed",
             Self::Appliance(_) => "bad-appliance",
             Self::Volume { .. } => "volume-failed",
             Self::Workload(_) => "workload-failed",

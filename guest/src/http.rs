@@ -1,10 +1,12 @@
-//! As much of HTTP/1.1 (RFC 9112) as two POST requests need, with every length bounded.
+//! As much of HTTP/1.1 (RFC 9112) as requests to a verifier and a workload's to us need, with every length bounded.
 //!
 //! A general client was weighed and left out: ours speaks TLS 1.3 alone, takes no redirect, proxy or
 //! environment variable, and needs no name service, which a static binary does not have.
 
 use std::io::{self, Read, Write};
 
+/// The header of the local API that says who sealed the data.
+pub const SEALED_BY: &str = "Coffer-Sealed-By: ";
 /// Most bytes of status line and headers.
 const HEAD_MAX: usize = 16 << 10;
 /// Most bytes of a chunk-size line.
@@ -15,6 +17,8 @@ const CHUNK_LINE_MAX: usize = 64;
 pub struct Response {
     /// Status code.
     pub status: u16,
+    /// Value of the header that says who sealed what is in the body.
+    pub sealer: Option<String>,
     /// Body.
     pub body: Vec<u8>,
 }
@@ -32,6 +36,51 @@ impl From<io::Error> for HttpError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
+}
+
+/// A request, as the local API gets it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Method.
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// Body; empty if there is none.
+    pub body: Vec<u8>,
+}
+
+/// Reads one request. A body is announced by its length; chunks are not spoken here.
+pub fn read_request<S: Read>(stream: &mut S, limit: usize) -> Result<Request, HttpError> {
+    let reader = &mut Reader { stream, buffer: Vec::new(), start: 0 };
+    let head = read_head(reader)?;
+    let mut lines = head.split("\r\n");
+    let mut words = lines.next().unwrap_or_default().split(' ');
+    let (method, target) = match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(method), Some(target), Some("HTTP/1.1"), None) => (method.into(), target.into()),
+        _ => return Err(HttpError::Protocol("the request line is not HTTP/1.1")),
+    };
+    let body = match framing(lines)? {
+        None => Vec::new(),
+        Some(Framing::Length(length)) if length <= limit => reader.take(length)?,
+        Some(Framing::Length(_)) => return Err(HttpError::Protocol(TOO_LONG)),
+        Some(Framing::Chunked) => return Err(HttpError::Protocol("the length is not given")),
+    };
+    Ok(Request { method, target, body })
+}
+
+/// What is said of a body over its limit.
+pub const TOO_LONG: &str = "it is too long";
+
+/// Sends a GET and reads its answer.
+pub fn get<S: Read + Write>(
+    stream: &mut S,
+    host: &str,
+    path: &str,
+    limit: usize,
+) -> Result<Response, HttpError> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    stream.flush()?;
+    read_response(&mut Reader { stream, buffer: Vec::new(), start: 0 }, limit)
 }
 
 /// Sends a POST and reads its answer; the connection can be used again afterwards.
@@ -64,14 +113,15 @@ fn read_response<S: Read>(reader: &mut Reader<'_, S>, limit: usize) -> Result<Re
     let head = read_head(reader)?;
     let mut lines = head.split("\r\n");
     let status = parse_status(lines.next().unwrap_or_default())?;
-    let body = match framing(lines)? {
+    let sealer = lines.clone().find_map(|line| line.strip_prefix(SEALED_BY)).map(str::to_owned);
+    let body = match framing(lines)?.ok_or(HttpError::Protocol("the length is not given"))? {
         Framing::Length(length) if length > limit => {
-            return Err(HttpError::Protocol("it is too long"));
+            return Err(HttpError::Protocol(TOO_LONG));
         }
         Framing::Length(length) => reader.take(length)?,
         Framing::Chunked => read_chunks(reader, limit)?,
     };
-    Ok(Response { status, body })
+    Ok(Response { status, sealer, body })
 }
 
 fn read_head<S: Read>(reader: &mut Reader<'_, S>) -> Result<String, HttpError> {
@@ -88,7 +138,7 @@ fn parse_status(line: &str) -> Result<u16, HttpError> {
     }
 }
 
-fn framing<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Framing, HttpError> {
+fn framing<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Option<Framing>, HttpError> {
     let mut found = None;
     for header in headers {
         let (name, value) =
@@ -113,7 +163,7 @@ fn framing<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Framing, HttpEr
             return Err(HttpError::Protocol("the length is given twice"));
         }
     }
-    found.ok_or(HttpError::Protocol("the length is not given"))
+    Ok(found)
 }
 
 fn read_chunks<S: Read>(reader: &mut Reader<'_, S>, limit: usize) -> Result<Vec<u8>, HttpError> {
@@ -204,12 +254,15 @@ mod tests {
 
     #[test]
     fn reads_both_framings() {
-        let hello = Response { status: 200, body: b"hello".to_vec() };
+        let hello = Response { status: 200, sealer: None, body: b"hello".to_vec() };
         let plain = read("HTTP/1.1 200 OK\r\nX: y\r\ncontent-LENGTH: 5\r\n\r\nhello");
         assert_eq!(plain, Ok(hello));
         let chunked =
             "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
-        assert_eq!(read(chunked), Ok(Response { status: 403, body: b"hello".to_vec() }));
+        assert_eq!(
+            read(chunked),
+            Ok(Response { status: 403, sealer: None, body: b"hello".to_vec() })
+        );
     }
 
     #[test]

@@ -15,12 +15,14 @@
     allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")
 )]
 
+pub mod api;
 pub mod appliance;
 pub mod attest;
 pub mod boot;
 pub mod channel;
 pub mod failure;
 pub mod http;
+pub mod program;
 pub mod secrets;
 pub mod supervisor;
 pub mod tpm;

@@ -70,7 +70,7 @@ impl<'a> Connection<'a> {
         let result =
             http::post(&mut self.stream, &self.verifier.authority, path, kind, body, limit);
         match result {
-            Ok(Response { status: 200, body }) => Ok(body),
+            Ok(Response { status: 200, body, .. }) => Ok(body),
             Ok(Response { body, .. }) => Err(refusal(&body)),
             Err(HttpError::Protocol(reason)) => Err(Failure::BadAnswer(reason)),
             Err(HttpError::Io(error)) => Err(classify(self.verifier, error)),

@@ -11,12 +11,14 @@
 pub mod binding;
 pub mod evidence;
 pub mod merkle;
+pub mod peer;
 pub mod protocol;
 pub mod release;
 pub mod runtime;
 pub mod tpm;
+pub mod x509;
 
 pub use coffer_formats::{
-    Digest, InstanceId, Nonce, ObjectName, Reject, cbor, channel, claims, digest, event_log,
-    launch, proof, reject,
+    Digest, InstanceId, Nonce, ObjectName, Reject, cbor, channel, claims, digest, endorsement,
+    event_log, launch, proof, reject,
 };

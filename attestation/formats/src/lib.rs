@@ -14,6 +14,7 @@ pub mod cbor;
 pub mod channel;
 pub mod claims;
 pub mod digest;
+pub mod endorsement;
 pub mod event_log;
 pub mod evidence;
 pub mod launch;

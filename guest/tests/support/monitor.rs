@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use coffer_exchange::channel::{Answer, Phase, Request};
+use coffer_exchange::channel::{Answer, Phase, REQUEST_MAX, Request, Sealer};
+use coffer_exchange::endorsement::GuestId;
 use coffer_exchange::evidence::{HostPart, Inclusion, QuotePart};
-use coffer_exchange::{Digest, Nonce, ObjectName, cbor};
+use coffer_exchange::launch::BoxKind;
+use coffer_exchange::{Digest, InstanceId, Nonce, ObjectName, cbor};
 use coffer_init::channel::{Channel, Dial, Stream};
 
 /// What the monitor does with a request to attest.
@@ -63,7 +65,7 @@ fn serve(mut stream: UnixStream, manner: &Manner, seen: &Mutex<Vec<(Phase, Strin
     while stream.read_exact(&mut length).is_ok() {
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
         stream.read_exact(&mut body).unwrap();
-        let answer = match (cbor::decode(&body, 4096).unwrap(), manner) {
+        let answer = match (cbor::decode(&body, REQUEST_MAX).unwrap(), manner) {
             (Request::Status { phase, detail }, _) => {
                 seen.lock().unwrap().push((phase, detail));
                 Answer::Noted
@@ -78,10 +80,49 @@ fn serve(mut stream: UnixStream, manner: &Manner, seen: &Mutex<Vec<(Phase, Strin
                 stream.write_all(bytes).unwrap();
                 return;
             }
+            (service, manner) => serve_guest(service, manner),
         };
         let answer = cbor::encode(&answer);
         stream.write_all(&(answer.len() as u32).to_be_bytes()).unwrap();
         stream.write_all(&answer).unwrap();
+    }
+}
+
+/// Seals by putting the policy before the data; has one counter.
+fn serve_guest(request: Request, manner: &Manner) -> Answer {
+    match (request, manner) {
+        (_, Manner::Refuses(line)) => Answer::Refused((*line).into()),
+        (Request::GetId, _) => Answer::Id(Box::new(guest_id()), CA.to_vec()),
+        (Request::Endorse { public_key }, _) => {
+            Answer::Endorsed([b"leaf", &public_key[..]].concat(), CA.to_vec())
+        }
+        (Request::Seal { to, fleet, data }, _) => {
+            Answer::Sealed([format!("{to} {fleet} ").as_bytes(), &data].concat())
+        }
+        (Request::Unseal { blob }, _) => {
+            let data = blob.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default().to_vec();
+            let GuestId { box_kind, image_id, signer, svn, .. } = guest_id();
+            Answer::Unsealed(data, Sealer { box_kind, image_id, signer, svn })
+        }
+        (Request::Counter { advance, .. }, _) => Answer::Counter(41 + u64::from(advance)),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+/// Stands for the CA's certificate.
+pub const CA: &[u8] = b"CA certificate";
+
+pub fn guest_id() -> GuestId {
+    GuestId {
+        version: 1,
+        box_kind: BoxKind::Closed,
+        image_id: Digest([1; 32]),
+        signer: None,
+        svn: 3,
+        launch_digest: Digest([2; 32]),
+        instance_id: InstanceId([3; 16]),
+        incarnation: 1,
+        hak_name: Some(ObjectName([4; 34])),
     }
 }
 

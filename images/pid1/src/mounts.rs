@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount};
 
 use crate::Error;
 
@@ -97,6 +97,17 @@ pub fn mount_tmpfs(target: &Path, mode: u32) -> Result<(), Error> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = CString::new(format!("mode={mode:04o}")).expect("digits hold no NUL");
     mount("tmpfs", target, "tmpfs", flags, options.as_c_str()).map_err(Error::mount(target))
+}
+
+/// Makes a file appear at another place too, read-only; it stays there when it is deleted where it was.
+pub fn bind_file(file: &Path, target: &Path) -> Result<(), Error> {
+    if let Some(parent) = target.parent() {
+        make_directory(parent, 0o755)?;
+    }
+    std::fs::File::create_new(target).map_err(Error::file("create", target))?;
+    mount_bind(file, target).map_err(Error::mount(target))?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(target, flags, "").map_err(Error::mount(target))
 }
 
 /// Mounts and takes "already mounted there" (EBUSY) for success.

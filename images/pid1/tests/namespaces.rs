@@ -13,7 +13,8 @@ use std::process::Command;
 
 use coffer_pid1::children::{self, Ended};
 use coffer_pid1::{
-    mount_data_read_only, mount_read_only, mount_tmpfs, move_root_to_tmpfs, network, switch_root,
+    bind_file, mount_data_read_only, mount_read_only, mount_tmpfs, move_root_to_tmpfs, network,
+    switch_root,
 };
 
 #[track_caller]
@@ -158,10 +159,17 @@ fn inner_switch_root() {
     assert!(switch_root(Path::new("/plain")).is_err());
     assert!(Path::new("/bin/monitor").exists());
 
-    for name in ["proc", "etc"] {
+    for name in ["proc", "etc", "run"] {
         fs::create_dir(Path::new("/newroot").join(name)).unwrap();
     }
+    mount_tmpfs(Path::new("/run"), 0o755).unwrap();
+    let (monitor, tool) = (fs::read("/bin/monitor").unwrap(), Path::new("/run/coffer/bin/tool"));
+    bind_file(Path::new("/bin/monitor"), tool).unwrap();
+    assert!(bind_file(Path::new("/bin/monitor"), tool).is_err(), "what is there is not covered");
     switch_root(Path::new("/newroot")).unwrap();
+    // Deleted where it was, and read-only where it is.
+    assert_eq!(fs::read(tool).unwrap(), monitor);
+    assert!(fs::write(tool, b"x").is_err());
     assert!(Path::new("/etc").exists() && Path::new("/proc/self/status").exists());
     assert!(!Path::new("/bin").exists());
     let left = rustix::fs::Dir::read_from(&held).unwrap().count();

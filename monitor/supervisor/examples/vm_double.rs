@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use coffer_formats::cbor;
-use coffer_formats::channel::{ANSWER_MAX, Answer, PORT, Phase, Request};
+use coffer_formats::channel::{ANSWER_MAX, Answer, PORT, Phase, REQUEST_MAX, Request, SEAL_MAX};
 use coffer_formats::{Digest, Nonce, Reject};
 use coffer_monitor_wire::{self as wire, Command, EndReason, Event, FdRole, Refusal, VmSpec};
 
@@ -33,6 +33,7 @@ fn main() {
     println!("guest says hello");
     let reason = match double.spec.cmdline.as_str() {
         "attest" => double.attest(),
+        "serve" => double.be_served(),
         "wait" => double.wait(),
         "network" => double.network(),
         "tampered" => {
@@ -104,6 +105,28 @@ impl Double {
             Answer::Stop => EndReason::PowerOff,
             _ => std::process::exit(10),
         }
+    }
+
+    /// Asks for each service, and for one with more than there may be.
+    fn be_served(&self) -> EndReason {
+        let seal = |data| Request::Seal { to: "open".into(), fleet: false, data };
+        let requests = [
+            Request::GetId,
+            Request::Endorse { public_key: [4; 65] },
+            Request::Endorse { public_key: [2; 65] },
+            seal(vec![0; SEAL_MAX]),
+            seal(vec![0; SEAL_MAX + 1]),
+            Request::Counter { name: "a".into(), advance: true },
+            Request::Unseal { blob: vec![0; REQUEST_MAX - 16] },
+        ];
+        let mut stream = self.channel();
+        for request in requests {
+            println!("answer {}", hex::encode(cbor::encode(&ask(&mut stream, &request))));
+        }
+        // Too long a request ends the channel.
+        stream.write_all(&(REQUEST_MAX as u32 + 1).to_be_bytes()).unwrap();
+        println!("closed {}", stream.read(&mut [0]).unwrap_or_default() == 0);
+        EndReason::PowerOff
     }
 
     /// Ignores stops, as a guest may, until it is killed.

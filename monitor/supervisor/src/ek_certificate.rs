@@ -81,9 +81,14 @@ fn directory_name() -> Vec<u8> {
     der(0x30, &der(0xa4, &name))
 }
 
-/// Tag, length, content. All of ours are shorter than 128 bytes, where DER's length is one byte.
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    debug_assert!(content.len() < 128);
-    let length = u8::try_from(content.len()).unwrap_or(u8::MAX);
-    [&[tag, length], content].concat()
+/// Tag, length, content. Nothing of ours is as long as 64 KiB.
+pub(crate) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    let [high, low] = length.to_be_bytes();
+    let head: &[u8] = match length {
+        0..0x80 => &[tag, low],
+        0x80..0x100 => &[tag, 0x81, low],
+        _ => &[tag, 0x82, high, low],
+    };
+    [head, content].concat()
 }

@@ -17,6 +17,10 @@ pub struct VmIdentity {
     pub record_bytes: Vec<u8>,
     /// Descriptor bytes.
     pub descriptor: Vec<u8>,
+    /// SHA-256 of the SEC 1 point of the key that signed the image, if one did.
+    pub signer: Option<Digest>,
+    /// Security version that the descriptor states.
+    pub svn: u32,
     /// Name of the vAK.
     pub vak_name: ObjectName,
     /// Name of the vEK.

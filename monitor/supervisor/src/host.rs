@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use coffer_host_tpm::{HostTpm, HostTpmError};
 use coffer_monitor_wire::api::HostInfo;
+use coffer_vault::Vault;
 use coffer_vtpm::Walls;
 
 use crate::group::{GroupError, Groups};
@@ -11,8 +12,9 @@ use crate::host_claims::{HostFacts, MONITOR_VERSION};
 use crate::state::{StateDir, StateError};
 use crate::vtpm_pool::{Maker, VtpmPool};
 use crate::{
-    boot_files::BootFiles, config::Config, ek_certificate::VtpmAuthority, history::History,
-    process::spawn_apart, registry::Registry, uid,
+    boot_files::BootFiles, config::Config, ek_certificate::VtpmAuthority,
+    endorsement::Endorsements, history::History, process::spawn_apart, registry::Registry,
+    services::Services, uid,
 };
 
 /// The host.
@@ -29,6 +31,9 @@ pub struct Host {
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
+    /// The host's sealed store, if it keeps one.
+    pub vault: Option<Vault>,
+    endorsements: Arc<Endorsements>,
     facts: HostFacts,
 }
 
@@ -47,7 +52,7 @@ pub enum HostError {
     /// Host TPM.
     #[error(transparent)]
     Tpm(#[from] HostTpmError),
-    /// CA of vTPMs.
+    /// CAs of vTPMs and of guests' keys.
     #[error(transparent)]
     Authority(#[from] rcgen::Error),
     /// The path of this program, which the TPM keeper runs too.
@@ -96,8 +101,20 @@ impl Host {
             groups,
             boot_files: BootFiles::default(),
             tpm,
+            vault: None,
+            endorsements: Arc::new(Endorsements::new()?),
             facts,
         }))
+    }
+
+    /// What one VM's guest may ask for.
+    pub fn services(&self) -> Services {
+        Services {
+            host_tpm: self.tpm.clone(),
+            vault: self.vault.clone(),
+            endorsements: Arc::clone(&self.endorsements),
+            last_advance: Arc::default(),
+        }
     }
 
     /// For the API.

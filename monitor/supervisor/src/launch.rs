@@ -93,6 +93,8 @@ pub fn launch(
     let identity = VmIdentity {
         vak_name: vtpm.keys.ak.object_name(),
         vek_name: vtpm.keys.ek.object_name(),
+        signer: None,
+        svn: layout.descriptor().svn,
         record: plan.record.clone(),
         record_bytes: record,
         descriptor: layout.descriptor_bytes().to_vec(),
@@ -306,7 +308,7 @@ fn start(
         directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
     let companions = Companions { passt, vtpm, directory, group };
-    let channels = Channels::new(host.tpm.clone(), vmm.control.clone());
+    let channels = Channels::new(host.services(), vmm.control.clone());
     vmm.start(vm, &spec, &fds, companions, channels)
 }
 

@@ -172,7 +172,7 @@ fn disks(
             (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
                 let (data_size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
                 let launched = launch_disk(name, "integrity", Some(root_hash), data_size);
-                (launched, DiskSpec::Integrity { data_size, root_hash, salt })
+                (launched, DiskSpec::Integrity { data_size, root_hash, salt, ahead: false })
             }
             (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
             (Disk::Encrypted { .. }, _) => {

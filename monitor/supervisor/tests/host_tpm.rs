@@ -335,6 +335,8 @@ fn identity(n: u8) -> VmIdentity {
         descriptor: b"{}".to_vec(),
         vak_name: ObjectName([n; 34]),
         vek_name: ObjectName([n + 100; 34]),
+        signer: None,
+        svn: 1,
     }
 }
 

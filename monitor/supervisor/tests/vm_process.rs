@@ -17,6 +17,7 @@ use axum::response::IntoResponse;
 use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Statement as _, merkle};
+use coffer_formats::channel::Answer;
 use coffer_formats::claims::VmClaims;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
@@ -26,6 +27,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
 use coffer_monitor::ek_certificate::VtpmAuthority;
+use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::group::Group;
 use coffer_monitor::history::Kept;
@@ -35,6 +37,7 @@ use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
 use coffer_monitor::metrics;
 use coffer_monitor::registry::{Entry, Registry};
+use coffer_monitor::services::Services;
 use coffer_monitor::state::StateDir;
 use coffer_monitor::vm::{LaunchClock, Vm};
 use coffer_monitor::vm_process::{Companions, Control, VmProcess};
@@ -131,6 +134,8 @@ fn launch_watched(
     let identity = VmIdentity {
         vak_name: vtpm.keys.ak.object_name(),
         vek_name: vtpm.keys.ek.object_name(),
+        signer: None,
+        svn: 1,
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
@@ -179,12 +184,17 @@ fn launch_watched(
             let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
             assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
             assert_ne!(registry.launch_log_head(), Digest::ZERO);
-            let channels = Channels::new(host_tpm, control.clone());
+            let channels = Channels::new(services(host_tpm), control.clone());
             process.start(&vm, &spec, &fds, companions, channels)
         })
     });
     let entry = Entry { vm, control: Some(control) };
     Launched { entry, result, registry, pid, vtpm_state, _state: state, dir }
+}
+
+fn services(host_tpm: Option<HostTpm>) -> Services {
+    let endorsements = Arc::new(Endorsements::new().unwrap());
+    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
 }
 
 fn request() -> CreateVm {
@@ -298,6 +308,31 @@ fn refuses_evidence_without_a_host_tpm() {
         Some("the VM process ended with exit status: 8: this host has no TPM")
     );
     assert!(!vm.console().contains("host part"), "{}", vm.console());
+}
+
+#[test]
+fn serves_a_guest_over_its_channel_and_within_bounds() {
+    let vm = launch("serve", None);
+    vm.ended(VmState::Stopped, None);
+    let console = vm.console();
+    let lines = console.lines().filter_map(|line| line.strip_prefix("answer "));
+    let answers: Vec<Answer> =
+        lines.map(|hex| cbor::decode(&hex::decode(hex).unwrap(), 1 << 20).unwrap()).collect();
+    let identity = vm.entry.vm.identity.as_ref().unwrap();
+    let Answer::Id(id, ca) = &answers[0] else { panic!("{:?}", answers[0]) };
+    assert_eq!(id.instance_id, identity.record.instance_id);
+    assert_eq!(id.launch_digest, Digest::of(&[&identity.record_bytes]));
+    let Answer::Endorsed(_, same) = &answers[1] else { panic!("{:?}", answers[1]) };
+    assert_eq!(ca, same);
+    let refusals: Vec<&str> = answers[2..]
+        .iter()
+        .map(|answer| match answer {
+            Answer::Refused(line) => line.split(':').next().unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(refusals, ["bad-key", "no-vault", "too-large", "no-vault", "no-vault"]);
+    assert!(console.contains("closed true"), "{console}");
 }
 
 /// Types into it; the status that refuses, if one does.

@@ -1,0 +1,257 @@
+//! ENDORSE against a real swtpm: what a monitor certifies, and every way in which a peer is none of ours (SPEC 6.9).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
+use coffer_formats::channel::{Answer, Request};
+use coffer_formats::endorsement::GuestId;
+use coffer_formats::launch::{BoxKind, LaunchRecord};
+use coffer_formats::{Digest, InstanceId, ObjectName};
+use coffer_host_tpm::HostTpm;
+use coffer_monitor::endorsement::Endorsements;
+use coffer_monitor::evidence::VmIdentity;
+use coffer_monitor::services::Services;
+use common::{MONITOR, TestTpm};
+use p256::ecdsa::SigningKey;
+
+const IMAGE: u8 = 7;
+
+fn services(host_tpm: Option<HostTpm>) -> Services {
+    let endorsements = Arc::new(Endorsements::new().unwrap());
+    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
+}
+
+fn start(tpm: &TestTpm) -> HostTpm {
+    HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap()
+}
+
+fn vm(n: u8, image: u8, box_kind: BoxKind) -> VmIdentity {
+    let record = LaunchRecord {
+        version: 1,
+        box_kind,
+        image_id: Digest([image; 32]),
+        vcpus: 1,
+        memory_mib: 256,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        instance_id: InstanceId([n; 16]),
+        incarnation: 1,
+    };
+    VmIdentity {
+        record_bytes: record.encode(),
+        record,
+        descriptor: b"{}".to_vec(),
+        signer: Some(Digest([9; 32])),
+        svn: 4,
+        vak_name: ObjectName([n; 34]),
+        vek_name: ObjectName([n; 34]),
+    }
+}
+
+fn point() -> [u8; 65] {
+    let key = SigningKey::from_slice(&[3; 32]).unwrap();
+    key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
+}
+
+fn id(services: &Services, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
+    match services.answer(vm, Request::GetId) {
+        Answer::Id(id, ca) => (*id, ca),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn endorse(services: &Services, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
+    match services.answer(vm, Request::Endorse { public_key: point() }) {
+        Answer::Endorsed(certificate, ca) => (certificate, ca),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
+/// A closed box of [`IMAGE`] on `ours` looks at `chain`.
+fn look(
+    ours: &Services,
+    chain: &(Vec<u8>, Vec<u8>),
+    hosts: &[TrustedHost],
+    at: u64,
+) -> Result<Peer, PeerRefusal> {
+    let (id, ca) = id(ours, &vm(1, IMAGE, BoxKind::Closed));
+    check_peer(&Own { id: &id, ca: &ca }, &chain.0, &chain.1, hosts, at)
+}
+
+fn any_boot(host: &HostTpm) -> TrustedHost {
+    TrustedHost { hak_name: host.ak_name(), pcr_digest: None }
+}
+
+#[test]
+fn two_boxes_of_one_image_know_each_other_and_no_other() {
+    let ours = services(None);
+    let peer = |vm: VmIdentity| look(&ours, &endorse(&ours, &vm), &[], now());
+    let twin = peer(vm(2, IMAGE, BoxKind::Closed)).unwrap();
+    assert_eq!(twin.id, id(&ours, &vm(2, IMAGE, BoxKind::Closed)).0);
+    assert_eq!((twin.id.svn, twin.id.signer), (4, Some(Digest([9; 32]))));
+    assert!(twin.spki.ends_with(&point()));
+    assert!((now() + 86_000..now() + 86_401).contains(&twin.not_after));
+    assert_eq!(peer(vm(2, IMAGE + 1, BoxKind::Closed)), Err(PeerRefusal::OtherImage));
+    assert_eq!(peer(vm(2, IMAGE, BoxKind::Open)), Err(PeerRefusal::NotClosed));
+}
+
+#[test]
+fn a_certificate_holds_for_a_day() {
+    let ours = services(None);
+    let chain = endorse(&ours, &vm(2, IMAGE, BoxKind::Closed));
+    let at = |seconds: i64| look(&ours, &chain, &[], now().checked_add_signed(seconds).unwrap());
+    assert!(at(-200).is_ok() && at(86_000).is_ok());
+    assert_eq!(at(-400), Err(PeerRefusal::Expired));
+    assert_eq!(at(86_500), Err(PeerRefusal::Expired));
+}
+
+#[test]
+fn no_byte_of_a_certificate_can_be_another() {
+    let ours = services(None);
+    let (certificate, ca) = endorse(&ours, &vm(2, IMAGE, BoxKind::Closed));
+    for at in 0..certificate.len() {
+        let mut other = certificate.clone();
+        other[at] ^= 1;
+        let found = look(&ours, &(other, ca.clone()), &[], now());
+        assert_eq!(found, Err(PeerRefusal::Forged), "byte {at}");
+    }
+    for at in 0..ca.len() {
+        let mut other = ca.clone();
+        other[at] ^= 1;
+        assert!(look(&ours, &(certificate.clone(), other), &[], now()).is_err(), "byte {at}");
+    }
+    assert!(look(&ours, &(certificate, ca), &[], now()).is_ok());
+}
+
+#[test]
+fn what_an_endorsed_guest_signs_is_no_endorsement() {
+    let ours = services(None);
+    let (leaf, ca) = endorse(&ours, &vm(2, IMAGE, BoxKind::Closed));
+    // A guest as a CA; a CA as a guest.
+    assert_eq!(look(&ours, &(leaf.clone(), leaf), &[], now()), Err(PeerRefusal::Forged));
+    assert_eq!(look(&ours, &(ca.clone(), ca), &[], now()), Err(PeerRefusal::Forged));
+}
+
+#[test]
+fn another_monitor_is_believed_only_by_its_hosts_tpm() {
+    let (tpm, other_tpm) = (TestTpm::start(), TestTpm::start());
+    let (host, other) = (start(&tpm), start(&other_tpm));
+    let (ours, theirs) = (services(Some(host.clone())), services(Some(other.clone())));
+    let chain = endorse(&theirs, &vm(2, IMAGE, BoxKind::Closed));
+    let check = |hosts: &[TrustedHost]| look(&ours, &chain, hosts, now());
+
+    assert_eq!(check(&[]), Err(PeerRefusal::NotOfThisHost));
+    assert_eq!(check(&[any_boot(&host)]), Err(PeerRefusal::NotOfThisHost));
+    let peer = check(&[any_boot(&host), any_boot(&other)]).unwrap();
+    assert_eq!(peer.id.hak_name, Some(other.ak_name()));
+
+    // As it booted, and as it did not.
+    let quoted = other.attest_alone(Digest::ZERO).unwrap().quote.pcrs.clone();
+    let values: Vec<&[u8]> = quoted.iter().map(|value| value.digest.as_bytes()).collect();
+    let booted = |digest| [TrustedHost { hak_name: other.ak_name(), pcr_digest: Some(digest) }];
+    assert!(check(&booted(Digest::of(&values))).is_ok());
+    assert_eq!(check(&booted(Digest::ZERO)), Err(PeerRefusal::NotOfThisHost));
+
+    // A monitor without a TPM; it may say whose it is not.
+    let alone = services(None);
+    let chain = endorse(&alone, &vm(2, IMAGE, BoxKind::Closed));
+    let trusted = [any_boot(&host), any_boot(&other)];
+    assert_eq!(look(&ours, &chain, &trusted, now()), Err(PeerRefusal::NotOfThisHost));
+}
+
+#[test]
+fn a_quote_of_a_trusted_host_is_worth_nothing_beside_another_key() {
+    let (tpm, other_tpm) = (TestTpm::start(), TestTpm::start());
+    let ours = services(Some(start(&tpm)));
+    let other = start(&other_tpm);
+    let theirs = services(Some(other.clone()));
+    let (_, ca) = endorse(&theirs, &vm(2, IMAGE, BoxKind::Closed));
+    let key = SigningKey::from_slice(&[5; 32]).unwrap();
+    let good = forge(&ca, &SigningKey::from_slice(&[5; 32]).unwrap());
+    let (id, own) = id(&ours, &vm(1, IMAGE, BoxKind::Closed));
+    let leaf = forged_leaf(&key, &good);
+    let found = check_peer(&Own { id: &id, ca: &own }, &leaf, &good, &[any_boot(&other)], now());
+    assert_eq!(found, Err(PeerRefusal::Forged));
+    // The same certificates where the quote need not say whose key it is: they are well made.
+    let found = check_peer(&Own { id: &id, ca: &good }, &leaf, &good, &[], now());
+    assert!(found.is_ok(), "{found:?}");
+}
+
+/// The CA's certificate with this key in place of the CA's, signed by it.
+fn forge(ca: &[u8], key: &SigningKey) -> Vec<u8> {
+    let parsed = coffer_exchange::x509::Certificate::parse(ca).unwrap();
+    let at = parsed.tbs.windows(parsed.spki.len()).position(|part| part == parsed.spki).unwrap();
+    let mut tbs = parsed.tbs.to_vec();
+    let point = key.verifying_key().to_sec1_point(false);
+    tbs[at + 26..at + 91].copy_from_slice(point.as_bytes());
+    signed(&tbs, key)
+}
+
+/// A certificate of this guest's by that CA.
+fn forged_leaf(key: &SigningKey, ca: &[u8]) -> Vec<u8> {
+    // A genuine one of a host without TPM gives the form; the issuer's name is as long.
+    let alone = services(None);
+    let mut identity = vm(2, IMAGE, BoxKind::Closed);
+    identity.signer = None;
+    let (leaf, _) = endorse(&alone, &identity);
+    let parsed = coffer_exchange::x509::Certificate::parse(&leaf).unwrap();
+    let issuer = coffer_exchange::x509::Certificate::parse(ca).unwrap().subject;
+    let at = parsed.tbs.windows(issuer.len()).position(|part| part == parsed.issuer).unwrap();
+    let mut tbs = parsed.tbs.to_vec();
+    tbs[at..at + issuer.len()].copy_from_slice(issuer);
+    signed(&tbs, key)
+}
+
+fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
+    use p256::ecdsa::signature::Signer as _;
+    let signature: p256::ecdsa::Signature = key.sign(tbs);
+    let signature = signature.to_der();
+    let algorithm = hex::decode("300a06082a8648ce3d040302").unwrap();
+    let bits = [&[3, signature.as_bytes().len() as u8 + 1, 0], signature.as_bytes()].concat();
+    let body = [tbs, &algorithm, &bits].concat();
+    [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+#[test]
+fn tools_read_what_we_write() {
+    let tpm = TestTpm::start();
+    let ours = services(Some(start(&tpm)));
+    let (certificate, ca) = endorse(&ours, &vm(2, IMAGE, BoxKind::Closed));
+    let dir = tempfile::tempdir().unwrap();
+    let pem = |name: &str, der: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(dir.path().join("der"), der).unwrap();
+        let made = openssl(&["x509", "-inform", "der", "-in"], &[&dir.path().join("der")]);
+        std::fs::write(&path, made).unwrap();
+        path
+    };
+    let (leaf, ca) = (pem("leaf.pem", &certificate), pem("ca.pem", &ca));
+    let text = openssl(&["x509", "-noout", "-text", "-in"], &[&leaf]);
+    assert!(text.contains(&format!("URI:coffer://image/{}", "07".repeat(32))), "{text}");
+    assert!(text.contains("TLS Web Server Authentication, TLS Web Client Authentication"));
+    // A tool that does not know our critical extension refuses, and else takes the chain.
+    let verify =
+        |more: &[&str]| openssl(&[&["verify"], more, &["-CAfile"]].concat(), &[&ca, &leaf]);
+    assert!(verify(&[]).contains("unhandled critical extension"));
+    assert!(verify(&["-ignore_critical"]).ends_with("leaf.pem: OK\n"));
+}
+
+fn openssl(arguments: &[&str], paths: &[&Path]) -> String {
+    let output = Command::new("openssl")
+        .args(arguments)
+        .args(paths)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    out.unwrap() + &err.unwrap()
+}
