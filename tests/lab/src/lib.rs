@@ -23,6 +23,7 @@ pub mod coffer;
 pub mod collapse;
 pub mod console;
 pub mod crash;
+pub mod database;
 pub mod demo;
 pub mod forward;
 pub mod guard;
