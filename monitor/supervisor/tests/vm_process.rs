@@ -441,6 +441,11 @@ fn a_paused_vm_says_so_goes_on_and_can_be_ended_while_it_is_paused() {
     assert!(vm.entry.stop(Duration::ZERO));
     assert_eq!(told(&mut events), ["paused", "booting", "paused", "booting", "paused", "stopped"]);
     assert!(!vm.control().pause(&vm.entry.vm, true), "it has ended");
+    // Stopped again, with a grace and without, it is as it was, and nobody is told.
+    for grace in [LONG, Duration::ZERO] {
+        assert!(vm.entry.stop(grace));
+    }
+    assert_eq!(told(&mut events), [""; 0]);
     vm.ended(VmState::Stopped, None);
 }
 
