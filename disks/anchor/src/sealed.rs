@@ -38,6 +38,11 @@ impl PlainKey {
         DiskKey::new(&mut copy)
     }
 
+    /// A key of the caller's own, for what the label says.
+    pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; KEY]> {
+        crate::kdf::kdfa(&[self.bytes()], label, &[], &[])
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_slice()
     }

@@ -44,6 +44,9 @@ pub enum VaultError {
     /// There is no room for another record.
     #[error("the vault has no room left")]
     Full,
+    /// Others move counters of the TPM all the time, so that the vault's cannot be made.
+    #[error("other counters of the TPM move while the vault's is made")]
+    CountersUnsteady,
     /// The root has no TPM to do that with.
     #[error("the vault has no TPM")]
     NoTpm,
@@ -172,6 +175,7 @@ impl VaultError {
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.code(),
             Self::Storage { .. } => "storage-failed",
             Self::Full => "vault-full",
+            Self::CountersUnsteady => "vault-counters-unsteady",
             Self::NoTpm => "vault-no-tpm",
             Self::NoSuchVolume(_) => "no-such-volume",
             Self::VolumeExists(_) => "volume-exists",
@@ -214,6 +218,7 @@ impl VaultError {
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.hint(),
             Self::Storage { .. } => "check the folder's storage",
             Self::Full => "remove volumes that are not needed",
+            Self::CountersUnsteady => "stop the other users of the TPM, then try again",
             Self::NoTpm => "use a host with a TPM",
             Self::NoSuchVolume(_) => "see `coffer volume ls`",
             Self::VolumeExists(_) => "take another name, or remove it first",

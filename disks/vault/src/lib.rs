@@ -10,16 +10,30 @@
 //! name, and every byte of its folder that is not what was written there last. As trusted as the monitor.
 #![forbid(unsafe_code)]
 
+mod attach;
+mod backup;
+mod counters;
 mod error;
+mod folder;
 mod identity;
+mod key_file;
+mod keys;
+mod making;
+mod records;
 mod root;
+mod sealed;
+#[cfg(test)]
+mod tests;
 mod vault;
 mod volume;
+mod volume_record;
+mod volumes;
 
+pub use attach::{Hold, VTPM_STATE_MAX, VtpmState};
+pub use counters::COUNTERS_MAX;
 pub use error::VaultError;
 pub use identity::{Identity, Owner};
-pub use root::Root;
-pub use vault::{Unsealed, Vault};
-pub use volume::{
-    Attached, AttachedDisk, Hold, NewKind, NewVolume, VolumeInfo, VolumeKind, VtpmState,
-};
+pub use root::{Connect, Root};
+pub use sealed::{SEALED_MAX, SEALED_OVERHEAD, Unsealed};
+pub use vault::Vault;
+pub use volume::{Attached, AttachedDisk, NewKind, NewVolume, VolumeInfo, VolumeKind};

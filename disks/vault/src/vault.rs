@@ -1,130 +1,199 @@
-//! The vault: opening it, and what it does.
+//! The vault: opening it, and what it is made of (SPEC 11.14).
 
-use std::io::{Read, Write};
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use coffer_disk::Report;
+use coffer_disk::{Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
+use coffer_formats::InstanceId;
 use coffer_formats::evidence::PcrValue;
-use zeroize::Zeroizing;
 
 use crate::error::VaultError;
-use crate::identity::{Identity, Owner};
+use crate::folder::{DISK, Folder, ID, Steps};
+use crate::keys::Keys;
+use crate::making::Ground;
+use crate::records::{Records, VaultDisk, VaultLedger, shape};
 use crate::root::Root;
-use crate::volume::{Attached, NewVolume, VolumeInfo};
 
-/// A vault in use. Clones share it.
+/// A vault in use. Clones share it; it is free for another process when all of them, and all that is attached, are
+/// dropped.
 #[derive(Clone)]
-pub struct Vault;
+pub struct Vault(pub(crate) Arc<Shared>);
 
-/// What was sealed, and who sealed it.
-pub struct Unsealed {
-    /// The data.
-    pub data: Zeroizing<Vec<u8>>,
-    /// Who sealed it, as the monitor knew it then.
-    pub sealed_by: Identity,
+pub(crate) struct Shared {
+    pub folder: Folder,
+    pub keys: Keys,
+    pub ledger: VaultLedger,
+    pub records: Records,
+    /// One change of a guest's counter at a time: it reads before it writes.
+    pub counting: Mutex<()>,
+    id: [u8; 16],
+    root: Root,
+    users: Mutex<Users>,
 }
 
-#[expect(unused_variables, clippy::unused_self, reason = "bodies follow")]
+/// Who uses what, in this process; no other has the vault.
+#[derive(Default)]
+struct Users {
+    /// Names of volumes.
+    names: BTreeSet<String>,
+    /// Counters given to volumes that have no record yet.
+    holders: BTreeSet<u64>,
+}
+
 impl Vault {
     /// Opens the vault in `folder`, or makes it where none is and none was.
     pub fn open(folder: &Path, root: Root) -> Result<Self, VaultError> {
-        Err(VaultError::NoTpm)
+        Self::open_in_steps(folder, root, Arc::new(|| Ok(())))
+    }
+
+    pub(crate) fn open_in_steps(
+        folder: &Path,
+        root: Root,
+        steps: Steps,
+    ) -> Result<Self, VaultError> {
+        let folder = Folder::open(folder, steps)?;
+        let Ground { keys, anchor, fresh } = Ground::find(&folder, &root)?;
+        let disk = match fresh {
+            true => {
+                let file = folder.create(DISK)?;
+                file.set_len(shape().storage()?)
+                    .and_then(|()| file.sync_all())
+                    .map_err(VaultError::storage("making the vault's disk"))?;
+                let store = store(file, &folder)?;
+                let disk = Disk::create(store, anchor, &keys.disk(), shape(), &mut SystemEntropy)?;
+                folder.write(ID, disk.info().id.to_string().as_bytes())?;
+                disk
+            }
+            false => open_disk(&folder, &keys, anchor)?,
+        };
+        let id = disk.info().id.0;
+        let ledger = Ledger::new(disk);
+        let records = Records::new(ledger.clone())?;
+        if fresh {
+            records.put(VAULT, &FORMAT)?;
+            Ground::finish(&folder)?;
+        }
+        if records.get(VAULT)?.is_none_or(|format| **format != FORMAT) {
+            return Err(VaultError::Record(VAULT.into()));
+        }
+        let (users, counting) = (Mutex::default(), Mutex::default());
+        let shared = Shared { folder, keys, ledger, records, counting, id, root, users };
+        let vault = Self(Arc::new(shared));
+        vault.sweep()?;
+        Ok(vault)
     }
 
     /// Names the vault: random, drawn when it was made.
     pub fn id(&self) -> [u8; 16] {
-        [0; 16]
-    }
-
-    /// Makes a volume.
-    pub fn create_volume(&self, new: &NewVolume) -> Result<VolumeInfo, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// All volumes, by name.
-    pub fn volumes(&self) -> Result<Vec<VolumeInfo>, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// One volume.
-    pub fn volume(&self, name: &str) -> Result<VolumeInfo, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Removes a volume that nobody uses; its data opens no more.
-    pub fn remove_volume(&self, name: &str) -> Result<(), VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Attaches a volume that names no verifier.
-    pub fn attach(&self, name: &str, user: &Identity) -> Result<Attached, VaultError> {
-        self.attach_verified(name, user, None)
-    }
-
-    /// Attaches a volume; `verifier_key` is the `release_key` of the image's descriptor. A volume with a verifier goes
-    /// only to images with the same one: otherwise whoever makes a volume could permit himself its backup.
-    pub fn attach_verified(
-        &self,
-        name: &str,
-        user: &Identity,
-        verifier_key: Option<&[u8; 65]>,
-    ) -> Result<Attached, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Reads and verifies all of a volume that nobody uses.
-    pub fn check(&self, name: &str) -> Result<Report, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Makes a raw or encrypted volume larger.
-    pub fn grow(&self, name: &str, bytes: u64) -> Result<VolumeInfo, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Gives an encrypted volume another key.
-    pub fn rekey(&self, name: &str) -> Result<VolumeInfo, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Writes an encrypted volume to `out` for the host that the verifier's permit names.
-    pub fn backup(&self, name: &str, permit: &[u8], out: &mut dyn Write) -> Result<(), VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Makes a new volume of a backup for this host.
-    pub fn restore(&self, name: &str, input: &mut dyn Read) -> Result<VolumeInfo, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// The uncompressed point that backups for this vault are encrypted to.
-    pub fn transport_key(&self) -> [u8; 65] {
-        [0; 65]
-    }
-
-    /// Seals at most 64 KiB, so that only whom `to` means unseals it.
-    pub fn seal(
-        &self,
-        by: &Identity,
-        to: &Owner,
-        fleet: bool,
-        data: &[u8],
-    ) -> Result<Vec<u8>, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Unseals what was sealed to `by`.
-    pub fn unseal(&self, by: &Identity, blob: &[u8]) -> Result<Unsealed, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// A counter of the guest's signer (of its image, if nobody signed it), moved by one first if `advance`.
-    pub fn counter(&self, by: &Identity, name: &str, advance: bool) -> Result<u64, VaultError> {
-        Err(VaultError::NoTpm)
+        self.0.id
     }
 
     /// Seals the root key to other register values too, for the host as it will boot next.
     pub fn reseal(&self, values: &[PcrValue]) -> Result<(), VaultError> {
-        Err(VaultError::NoTpm)
+        self.0.root.reseal(&self.0.folder, &self.0.keys, values)
+    }
+
+    /// Takes a name for as long as the claim is there.
+    pub(crate) fn claim(&self, name: &str) -> Result<Claim, VaultError> {
+        match self.0.users()?.names.insert(name.to_owned()) {
+            true => Ok(Claim { shared: self.0.clone(), name: name.to_owned(), holder: None }),
+            false => Err(VaultError::VolumeInUse(name.to_owned())),
+        }
+    }
+
+    /// Whether somebody has the name.
+    pub(crate) fn is_claimed(&self, name: &str) -> Result<bool, VaultError> {
+        Ok(self.0.users()?.names.contains(name))
+    }
+
+    /// The lowest counter for which `used` is false and that no volume in the making has.
+    pub(crate) fn take_holder(
+        &self,
+        claim: &mut Claim,
+        used: &BTreeSet<u64>,
+    ) -> Result<u64, VaultError> {
+        let mut users = self.0.users()?;
+        let free = (0..crate::records::HOLDERS)
+            .find(|holder| !used.contains(holder) && !users.holders.contains(holder))
+            .ok_or(VaultError::Full)?;
+        users.holders.insert(free);
+        claim.holder = Some(free);
+        Ok(free)
     }
 }
+
+impl Shared {
+    fn users(&self) -> Result<MutexGuard<'_, Users>, VaultError> {
+        self.users.lock().map_err(|_| panicked())
+    }
+}
+
+/// A name in use.
+pub(crate) struct Claim {
+    shared: Arc<Shared>,
+    pub name: String,
+    holder: Option<u64>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Ok(mut users) = self.shared.users() {
+            users.names.remove(&self.name);
+            if let Some(holder) = self.holder {
+                users.holders.remove(&holder);
+            }
+        }
+    }
+}
+
+pub(crate) fn panicked() -> VaultError {
+    DiskError::AnchorFailed("a user of the vault panicked".into()).into()
+}
+
+fn open_disk(
+    folder: &Folder,
+    keys: &Keys,
+    anchor: Box<dyn coffer_disk::Anchor + Send>,
+) -> Result<VaultDisk, VaultError> {
+    // The key is of one disk only, so the id is as good as authentic once that opens.
+    let id = folder.read(ID)?.ok_or(VaultError::KeyFile(ID))?;
+    let id = std::str::from_utf8(&id).ok().and_then(InstanceId::from_hex);
+    let id = DiskId(id.ok_or(VaultError::KeyFile(ID))?.0);
+    let file = OpenOptions::new().read(true).write(true).open(folder.path(DISK));
+    let store = store(file.map_err(VaultError::storage("opening the vault's disk"))?, folder)?;
+    Ok(Disk::open(store, anchor, &keys.disk(), id, &mut SystemEntropy)?)
+}
+
+fn store(file: std::fs::File, folder: &Folder) -> Result<Box<dyn Store + Send>, VaultError> {
+    Ok(Box::new(SteppingStore(FileStore::new(file)?, folder.steps().clone())))
+}
+
+/// A file whose writes and flushes can be cut off by a test.
+struct SteppingStore(FileStore, Steps);
+
+impl Store for SteppingStore {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (self.1)()?;
+        self.0.write_at(offset, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (self.1)()?;
+        self.0.flush()
+    }
+}
+
+/// The record that says how the others are to be read.
+const VAULT: &str = "vault";
+const FORMAT: [u8; 4] = 1_u32.to_le_bytes();

@@ -7,9 +7,8 @@ use coffer_disk::DiskId;
 use coffer_formats::Digest;
 use coffer_image::verity::Salt;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use crate::error::VaultError;
+use crate::attach::{Hold, VtpmState};
 use crate::identity::Owner;
 
 /// What a volume promises.
@@ -24,6 +23,18 @@ pub enum VolumeKind {
     Encrypted,
     /// The same, of the state of a vTPM.
     Vtpm,
+}
+
+impl VolumeKind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Integrity => "integrity",
+            Self::Encrypted => "encrypted",
+            Self::Vtpm => "vtpm",
+        }
+    }
 }
 
 /// What is told of a volume.
@@ -91,9 +102,6 @@ pub struct Attached {
     pub hold: Hold,
 }
 
-/// Keeps a volume taken. Dropping it ends the service of its counter.
-pub struct Hold;
-
 /// What the VM gets. Files are locked.
 pub enum AttachedDisk {
     /// A file to read and write.
@@ -125,19 +133,4 @@ pub enum AttachedDisk {
     },
     /// The state of a vTPM.
     Vtpm(VtpmState),
-}
-
-/// The state of a vTPM, in the vault.
-pub struct VtpmState;
-
-impl VtpmState {
-    /// The state stored last; none if there was none yet.
-    pub fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
-        Err(VaultError::NoTpm)
-    }
-
-    /// Returns when `state`, at most 128 KiB, is what every later [`VtpmState::load`] gives, and no older one.
-    pub fn store(&self, _state: &[u8]) -> Result<(), VaultError> {
-        Err(VaultError::NoTpm)
-    }
 }

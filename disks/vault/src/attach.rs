@@ -1,0 +1,244 @@
+//! Attaching a volume to one guest (SPEC 11.15.3).
+//!
+//! ```text
+//! name free -> verifier the image's -> policy admits -> file there, long enough, locked -> floor raised -> handed out
+//! ```
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use coffer_disk::{
+    Anchor, BLOCK, Disk, DiskError, DiskId, DiskKey, FileStore, LedgerCounter, Store,
+    SystemEntropy, serve,
+};
+use coffer_formats::Digest;
+use zeroize::Zeroizing;
+
+use crate::error::VaultError;
+use crate::identity::Identity;
+use crate::vault::{Claim, Vault};
+use crate::volume::{Attached, AttachedDisk, VolumeKind};
+use crate::volume_record::{ENDING, VolumeRecord};
+use crate::volumes::salt;
+
+/// The disk of a volume, with its counter in the vault.
+pub(crate) type VolumeDisk =
+    Disk<FileStore, LedgerCounter<Box<dyn Store + Send>, Box<dyn Anchor + Send>>>;
+
+/// Most bytes of a vTPM's state.
+pub const VTPM_STATE_MAX: usize = 128 << 10;
+
+/// Keeps a volume taken. Dropping it ends the service of its counter.
+pub struct Hold {
+    service: Option<(UnixStream, JoinHandle<()>)>,
+    /// Dropped last.
+    _claim: Arc<Claim>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some((stream, thread)) = self.service.take() {
+            // Whoever still has the disk's end moves nothing from here on.
+            let _ = stream.shutdown(Shutdown::Both);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The state of a vTPM, in the vault. Its volume is taken for as long as this is there.
+pub struct VtpmState {
+    vault: Vault,
+    record: String,
+    _claim: Arc<Claim>,
+}
+
+impl VtpmState {
+    /// The state stored last; none if there was none yet.
+    pub fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
+        self.vault.0.records.get(&self.record)
+    }
+
+    /// Returns when `state`, at most 128 KiB, is what every later [`VtpmState::load`] gives, and no older one.
+    pub fn store(&self, state: &[u8]) -> Result<(), VaultError> {
+        match state.len() {
+            0..=VTPM_STATE_MAX => self.vault.0.records.put(&self.record, state),
+            found => Err(VaultError::TooLarge { found, limit: VTPM_STATE_MAX }),
+        }
+    }
+}
+
+impl Vault {
+    /// Attaches a volume that names no verifier.
+    pub fn attach(&self, name: &str, user: &Identity) -> Result<Attached, VaultError> {
+        self.attach_verified(name, user, None)
+    }
+
+    /// Attaches a volume; `verifier_key` is the `release_key` of the image's descriptor, the point. A volume with a
+    /// verifier goes only to images with the same one: otherwise whoever makes a volume could permit himself its backup.
+    pub fn attach_verified(
+        &self,
+        name: &str,
+        user: &Identity,
+        verifier_key: Option<&[u8; 65]>,
+    ) -> Result<Attached, VaultError> {
+        let claim = Arc::new(self.claim(name)?);
+        let record = self.record(name)?;
+        if record.verifier().is_some_and(|key| Some(&key) != verifier_key) {
+            return Err(VaultError::OtherVerifier);
+        }
+        let floor = record.owner().admit(user, record.floor)?;
+        let record = settle(self, &claim, record)?;
+        let file = match record.kind() {
+            VolumeKind::Vtpm => None,
+            _ => Some(open_file(self, name, &record)?),
+        };
+        let record = VolumeRecord { floor, ..record.clone() };
+        if self.record(name)?.floor != floor {
+            self.save(name, &record)?;
+        }
+        let (disk, service) = self.hand_out(&claim, &record, file)?;
+        let volume = record.info(name, true);
+        Ok(Attached { volume, disk, hold: Hold { service, _claim: claim } })
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "a disk, and the service of its counter if it has one"
+    )]
+    fn hand_out(
+        &self,
+        claim: &Arc<Claim>,
+        record: &VolumeRecord,
+        file: Option<File>,
+    ) -> Result<(AttachedDisk, Option<(UnixStream, JoinHandle<()>)>), VaultError> {
+        let disk = match (record.kind(), file) {
+            (VolumeKind::Raw, Some(file)) => AttachedDisk::Raw { file },
+            (VolumeKind::Integrity, Some(file)) => AttachedDisk::Integrity {
+                file,
+                data_size: record.bytes,
+                root_hash: record.root_hash.unwrap_or(Digest::ZERO),
+                salt: salt(record),
+            },
+            (VolumeKind::Encrypted, Some(file)) => {
+                let (id, _) = disk_of(record)?;
+                let (ours, theirs, thread) = self.keep_counter(record)?;
+                let blocks = record.bytes / BLOCK as u64;
+                let disk = AttachedDisk::Encrypted { file, id, blocks, channel: theirs.into() };
+                return Ok((disk, Some((ours, thread))));
+            }
+            _ => AttachedDisk::Vtpm(VtpmState {
+                vault: self.clone(),
+                record: record.state(),
+                _claim: claim.clone(),
+            }),
+        };
+        Ok((disk, None))
+    }
+
+    /// Serves key and counter of a volume: both ends of the stream, and who serves.
+    fn keep_counter(
+        &self,
+        record: &VolumeRecord,
+    ) -> Result<(UnixStream, UnixStream, JoinHandle<()>), VaultError> {
+        let failed = || VaultError::storage("serving a volume's counter");
+        let (_, holder) = disk_of(record)?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed())?;
+        let (stream, key) = (ours.try_clone().map_err(failed())?, self.key_of(record));
+        let mut counter = self.0.ledger.counter(holder);
+        let thread = std::thread::Builder::new().name("volume-counter".into());
+        let thread = thread.spawn(move || {
+            // What ends it ends that disk's session; the disk says so itself.
+            let end = stream.try_clone();
+            let _ = serve(stream, key, &mut counter);
+            let _ = end.map(|end| end.shutdown(Shutdown::Both));
+        });
+        Ok((ours, theirs, thread.map_err(failed())?))
+    }
+
+    pub(crate) fn key_of(&self, record: &VolumeRecord) -> Zeroizing<[u8; 32]> {
+        self.0.keys.volume(&record.id.0, record.generation, &record.owner())
+    }
+}
+
+/// Which disk, and which counter.
+fn disk_of(record: &VolumeRecord) -> Result<(DiskId, u64), VaultError> {
+    match (record.disk, record.holder) {
+        (Some(disk), Some(holder)) => Ok((DiskId(disk.0), holder)),
+        _ => Err(VaultError::WrongKind { kind: record.kind().as_str(), verb: "be opened" }),
+    }
+}
+
+/// The file of a volume: there, long enough, locked.
+pub(crate) fn open_file(
+    vault: &Vault,
+    name: &str,
+    record: &VolumeRecord,
+) -> Result<File, VaultError> {
+    let path = vault.0.folder.path(&(record.file() + ENDING));
+    let writable = record.kind() != VolumeKind::Integrity;
+    let file = match OpenOptions::new().read(true).write(writable).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(VaultError::VolumeMissing(name.to_owned()));
+        }
+        other => other.map_err(VaultError::storage("opening a volume's file"))?,
+    };
+    let metadata = file.metadata().map_err(VaultError::storage("measuring a volume's file"))?;
+    let found = if metadata.is_file() { metadata.len() } else { 0 };
+    if found < record.stored {
+        let (name, needed) = (name.to_owned(), record.stored);
+        return Err(VaultError::VolumeShort { name, needed, found });
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        // A VM that outlived its attachment, or something that is no vault.
+        Err(TryLockError::WouldBlock) => Err(VaultError::VolumeInUse(name.to_owned())),
+        Err(TryLockError::Error(source)) => {
+            Err(VaultError::Storage { doing: "locking a volume's file", source })
+        }
+    }
+}
+
+/// Opens an encrypted volume here.
+pub(crate) fn open_volume(
+    vault: &Vault,
+    name: &str,
+    record: &VolumeRecord,
+) -> Result<VolumeDisk, VaultError> {
+    let (id, holder) = disk_of(record)?;
+    let file = open_file(vault, name, record)?;
+    let disk = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
+    let key = DiskKey::new(&mut vault.key_of(record));
+    let counter = vault.0.ledger.counter(holder);
+    let store = FileStore::new(file).map_err(disk)?;
+    Disk::open(store, counter, &key, id, &mut SystemEntropy).map_err(disk)
+}
+
+/// Ends a change of keys that was cut off: whichever key opens the disk is the one.
+pub(crate) fn settle(
+    vault: &Vault,
+    claim: &Claim,
+    record: VolumeRecord,
+) -> Result<VolumeRecord, VaultError> {
+    if !record.rekeying {
+        return Ok(record);
+    }
+    let old = VolumeRecord { rekeying: false, ..record };
+    let settled = match open_volume(vault, &claim.name, &old) {
+        Ok(_) => old,
+        Err(VaultError::VolumeDisk {
+            source: DiskError::WrongKey | DiskError::Stale { .. },
+            ..
+        }) => {
+            let generation = old.generation.checked_add(1).ok_or(VaultError::Full)?;
+            let new = VolumeRecord { generation, ..old };
+            open_volume(vault, &claim.name, &new)?;
+            new
+        }
+        Err(error) => return Err(error),
+    };
+    vault.save(&claim.name, &settled)?;
+    Ok(settled)
+}
