@@ -315,7 +315,8 @@ impl Api {
     }
 
     fn counter(&self, name: &str, advance: bool) -> Result<Answer, Refusal> {
-        Answer::json(&CounterBody { value: self.channel.counter(name, advance)? })
+        let name = unescape(name).ok_or_else(|| refuse(400, "bad-name", "the name is no text"))?;
+        Answer::json(&CounterBody { value: self.channel.counter(&name, advance)? })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use coffer_formats::channel::{Answer, Request, SEAL_MAX, Sealer};
+use coffer_formats::channel::{Answer, Request, Sealer};
 use coffer_formats::endorsement::GuestId;
 use coffer_formats::launch::LaunchRecord;
 use coffer_host_tpm::HostTpm;
@@ -72,9 +72,6 @@ impl Services {
     }
 
     fn seal(&self, vm: &VmIdentity, to: &str, fleet: bool, data: &[u8]) -> Result<Answer, String> {
-        if data.len() > SEAL_MAX {
-            return Err("too-large: more than 64 KiB cannot be sealed".into());
-        }
         let to: Owner = to.parse().map_err(refused)?;
         self.vault()?.seal(&identity(vm), &to, fleet, data).map(Answer::Sealed).map_err(refused)
     }

@@ -6,10 +6,11 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
 use coffer_exchange::x509::Certificate;
-use coffer_formats::channel::{Answer, Request};
+use coffer_formats::channel::{Answer, Request, Sealer};
 use coffer_formats::endorsement::GuestId;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, ObjectName};
@@ -17,6 +18,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::services::Services;
+use coffer_vault::{Root, Vault};
 use common::{MONITOR, TestTpm};
 use p256::ecdsa::SigningKey;
 
@@ -208,6 +210,115 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
     let bits = [&[3, signature.as_bytes().len() as u8 + 1, 0], signature.as_bytes()].concat();
     let body = [tbs, &algorithm, &bits].concat();
     [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+fn with_vault(dir: &Path) -> Services {
+    let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
+    Services { vault: Some(vault), ..services(None) }
+}
+
+fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
+    match services.answer(vm, Request::Seal { to: to.into(), fleet: false, data: data.into() }) {
+        Answer::Sealed(blob) => Ok(blob),
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unseal(services: &Services, vm: &VmIdentity, blob: &[u8]) -> Result<(Vec<u8>, Sealer), String> {
+    match services.answer(vm, Request::Unseal { blob: blob.into() }) {
+        Answer::Unsealed(data, sealer) => Ok((data, sealer)),
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn counter(services: &Services, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
+    match services.answer(vm, Request::Counter { name: name.into(), advance }) {
+        Answer::Counter(value) => Ok(value),
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn code(line: &str) -> String {
+    line.split_once(": ").unwrap().0.into()
+}
+
+#[test]
+fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = with_vault(dir.path());
+    let by = vm(1, IMAGE, BoxKind::Closed);
+    let sealer = Sealer {
+        box_kind: BoxKind::Closed,
+        image_id: Digest([IMAGE; 32]),
+        signer: by.signer,
+        svn: 4,
+    };
+    // To an image: another instance of it, and no other image, and no open box.
+    let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
+    let mut twin = vm(2, IMAGE, BoxKind::Closed);
+    assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer.clone())));
+    let mut other = vm(3, IMAGE + 1, BoxKind::Closed);
+    assert_eq!(unseal(&ours, &other, &blob), Err("not-owner".into()));
+    let open = vm(4, IMAGE, BoxKind::Open);
+    assert_eq!(unseal(&ours, &open, &blob), Err("not-owner".into()));
+
+    // To a signer and a version: a newer image of his, none older, and nobody else's.
+    let to = format!("signer:{},svn=4", by.signer.unwrap());
+    let blob = seal(&ours, &by, &to, b"data").unwrap();
+    assert_eq!(unseal(&ours, &other, &blob), Ok((b"data".to_vec(), sealer)));
+    twin.svn = 3;
+    assert_eq!(unseal(&ours, &twin, &blob), Err("svn-too-low".into()));
+    other.signer = Some(Digest([8; 32]));
+    assert_eq!(unseal(&ours, &other, &blob), Err("not-owner".into()));
+
+    let to_open = seal(&ours, &by, "open", b"data").unwrap();
+    assert!(unseal(&ours, &open, &to_open).is_ok());
+    assert_eq!(unseal(&ours, &by, &to_open), Err("not-owner".into()));
+
+    // Bounds, and what is no policy.
+    assert!(seal(&ours, &by, "open", &vec![7; 64 << 10]).is_ok());
+    assert_eq!(seal(&ours, &by, "open", &vec![7; (64 << 10) + 1]), Err("too-large".into()));
+    assert_eq!(seal(&ours, &by, "image:00", b"data"), Err("bad-owner".into()));
+}
+
+#[test]
+fn sealed_data_outlives_the_monitor_and_not_the_host() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let by = vm(1, IMAGE, BoxKind::Closed);
+    let to = format!("image:{}", by.record.image_id);
+    let blob = seal(&with_vault(dir.path()), &by, &to, b"data").unwrap();
+    assert!(unseal(&with_vault(dir.path()), &by, &blob).is_ok());
+    let other_host = with_vault(elsewhere.path());
+    assert_eq!(unseal(&other_host, &by, &blob), Err("sealed-foreign".into()));
+    assert_eq!(unseal(&services(None), &by, &blob), Err("no-vault".into()));
+}
+
+#[test]
+fn counters_are_the_appliances_and_move_once_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = with_vault(dir.path());
+    let one = vm(1, IMAGE, BoxKind::Closed);
+    let read = |vm: &VmIdentity| counter(&ours, vm, "a", false).unwrap();
+    assert_eq!(read(&one), 0);
+    let start = Instant::now();
+    // From several connections at once.
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| counter(&ours, &one, "a", true).unwrap());
+        }
+    });
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(read(&one), 3);
+    // Another image of the same signer has the same; another signer's has its own.
+    let mut other = vm(2, IMAGE + 1, BoxKind::Closed);
+    assert_eq!(read(&other), 3);
+    other.signer = Some(Digest([8; 32]));
+    assert_eq!(read(&other), 0);
+    assert_eq!(counter(&ours, &one, "a b", false), Err("bad-name".into()));
 }
 
 #[test]

@@ -331,7 +331,7 @@ fn serves_a_guest_over_its_channel_and_within_bounds() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(refusals, ["bad-key", "no-vault", "too-large", "no-vault", "no-vault"]);
+    assert_eq!(refusals, ["bad-key", "no-vault", "no-vault", "no-vault", "no-vault"]);
     assert!(console.contains("closed true"), "{console}");
 }
 
