@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
 use coffer_exchange::x509::Certificate;
-use coffer_formats::channel::{Answer, Request, Sealer};
+use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, ObjectName};
@@ -18,7 +18,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::services::Services;
-use coffer_vault::{Root, Vault};
+use coffer_vault::{Identity, Root, Vault};
 use common::{MONITOR, TestTpm};
 use p256::ecdsa::SigningKey;
 
@@ -26,7 +26,7 @@ const IMAGE: u8 = 7;
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
+    Services { host_tpm, vault: None, endorsements, pace: Arc::default() }
 }
 
 fn start(tpm: &TestTpm) -> HostTpm {
@@ -63,14 +63,14 @@ fn point() -> [u8; 65] {
 
 fn id(services: &Services, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
     match services.answer(vm, Request::GetId) {
-        Answer::Id(id, ca) => (*id, ca),
+        Answer::Id(id, ca) => (*id, ca.into()),
         other => panic!("{other:?}"),
     }
 }
 
 fn endorse(services: &Services, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
-    match services.answer(vm, Request::Endorse { public_key: point() }) {
-        Answer::Endorsed(certificate, ca) => (certificate, ca),
+    match services.answer(vm, Request::Endorse(point().to_vec().into())) {
+        Answer::Endorsed(certificate, ca) => (certificate.into(), ca.into()),
         other => panic!("{other:?}"),
     }
 }
@@ -218,23 +218,29 @@ fn with_vault(dir: &Path) -> Services {
 }
 
 fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
-    match services.answer(vm, Request::Seal { to: to.into(), fleet: false, data: data.into() }) {
-        Answer::Sealed(blob) => Ok(blob),
+    match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
+        Answer::Sealed(blob) => Ok(blob.into()),
         Answer::Refused(line) => Err(code(&line)),
         other => panic!("{other:?}"),
     }
 }
 
-fn unseal(services: &Services, vm: &VmIdentity, blob: &[u8]) -> Result<(Vec<u8>, Sealer), String> {
-    match services.answer(vm, Request::Unseal { blob: blob.into() }) {
-        Answer::Unsealed(data, sealer) => Ok((data, sealer)),
+fn unseal(
+    services: &Services,
+    vm: &VmIdentity,
+    blob: &[u8],
+) -> Result<(Vec<u8>, Identity), String> {
+    match services.answer(vm, Request::Unseal(blob.to_vec().into())) {
+        Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
+            Ok((data.into(), Identity { box_kind, image_id, signer, svn }))
+        }
         Answer::Refused(line) => Err(code(&line)),
         other => panic!("{other:?}"),
     }
 }
 
 fn counter(services: &Services, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
-    match services.answer(vm, Request::Counter { name: name.into(), advance }) {
+    match services.answer(vm, Request::Counter(name.into(), advance)) {
         Answer::Counter(value) => Ok(value),
         Answer::Refused(line) => Err(code(&line)),
         other => panic!("{other:?}"),
@@ -250,16 +256,11 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let sealer = Sealer {
-        box_kind: BoxKind::Closed,
-        image_id: Digest([IMAGE; 32]),
-        signer: by.signer,
-        svn: 4,
-    };
+    let sealer = by.identity();
     // To an image: another instance of it, and no other image, and no open box.
     let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
     let mut twin = vm(2, IMAGE, BoxKind::Closed);
-    assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer.clone())));
+    assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer)));
     let mut other = vm(3, IMAGE + 1, BoxKind::Closed);
     assert_eq!(unseal(&ours, &other, &blob), Err("not-owner".into()));
     let open = vm(4, IMAGE, BoxKind::Open);

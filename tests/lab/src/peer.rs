@@ -231,7 +231,7 @@ mod tests {
     /// A host's monitor.
     fn monitor() -> Services {
         let endorsements = Arc::new(Endorsements::new().unwrap());
-        Services { host_tpm: None, vault: None, endorsements, last_advance: Arc::default() }
+        Services { host_tpm: None, vault: None, endorsements, pace: Arc::default() }
     }
 
     /// A guest of it, with a key of its own. `certified` is whose key the certificate is for.
@@ -265,14 +265,14 @@ mod tests {
         let Answer::Id(own, ca) = monitor.answer(&vm, Request::GetId) else { panic!("no id") };
         let of = |n: u8| SecretKey::from_slice(&[n; 32]).unwrap();
         let point = of(certified).public_key().to_sec1_point(false);
-        let public_key = point.as_bytes().try_into().unwrap();
-        let chain = match monitor.answer(&vm, Request::Endorse { public_key }) {
-            Answer::Endorsed(leaf, ca) => vec![leaf.into(), ca.into()],
+        let point = point.as_bytes().to_vec().into();
+        let chain = match monitor.answer(&vm, Request::Endorse(point)) {
+            Answer::Endorsed(leaf, ca) => [leaf, ca].map(|der| Vec::from(der).into()).into(),
             other => panic!("{other:?}"),
         };
         let key = of(n).to_pkcs8_der().unwrap();
         let key = PrivateKeyDer::try_from(key.as_bytes()).unwrap();
-        Identity::new(*own, ca, chain, &key).unwrap()
+        Identity::new(*own, ca.into(), chain, &key).unwrap()
     }
 
     /// What comes of a handshake for who is connected to, and for who connects.
