@@ -1,4 +1,4 @@
-//! `coffer image`: builds, shows and checks appliance images (SPEC 3).
+//! `coffer image`: builds, shows, checks and signs appliance images (SPEC 3).
 //!
 //! What an image says of itself is hostile text: it is shown without control characters.
 
@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coffer_image_build::{BuildError, BuildPlan, ImportPlan, KernelSource, Recipe};
+use coffer_image_build::{BuildError, BuildPlan, ImageKey, ImportPlan, KernelSource, Recipe};
 
-use crate::args::{ImageBuildArgs, ImageCommand, ImageImportArgs, ImagePathArgs};
+use crate::args::{
+    ImageBuildArgs, ImageCommand, ImageImportArgs, ImageKeygenArgs, ImagePathArgs, ImageSignArgs,
+};
 use crate::error::Error;
 use crate::output::{self, Step};
 use crate::{files, vm};
@@ -25,6 +27,8 @@ pub fn run(command: ImageCommand) -> Result<(), Error> {
         ImageCommand::Import(args) => import(args),
         ImageCommand::Inspect(args) => inspect(&args),
         ImageCommand::Verify(args) => verify(&args),
+        ImageCommand::Keygen(args) => keygen(&args),
+        ImageCommand::Sign(args) => sign(&args),
     }
 }
 
@@ -167,6 +171,21 @@ fn verify(args: &ImagePathArgs) -> Result<(), Error> {
     match args.json {
         true => output::json(&verified),
         false => output::untrusted(&verified.to_string()),
+    }
+}
+
+fn keygen(args: &ImageKeygenArgs) -> Result<(), Error> {
+    let key = ImageKey::generate().map_err(|e| refused(&e, e.hint()))?;
+    key.write_new(&args.key).map_err(|e| refused(&e, e.hint()))?;
+    output::line(key.signer().digest())
+}
+
+fn sign(args: &ImageSignArgs) -> Result<(), Error> {
+    let key = ImageKey::read(&args.key).map_err(|e| refused(&e, e.hint()))?;
+    let signed = key.sign(&args.path, args.force).map_err(|e| refused(&e, e.hint()))?;
+    match args.json {
+        true => output::json(&signed),
+        false => output::line(signed.signer),
     }
 }
 

@@ -6,7 +6,7 @@ use coffer_fuzz::edited;
 use coffer_image::appliance::Appliance;
 use libfuzzer_sys::fuzz_target;
 
-const TRUE: &[u8] = br#"{"version":1,"modules":["a.ko","b.ko"],"root_fs":"erofs","network":{"mode":"nat","address":"10.0.2.15","prefix":24,"gateway":"10.0.2.2","egress":[{"cidr":"10.0.0.0/8","protocol":"tcp","ports":{"min":1,"max":9}}],"listen":[443],"until_attested":true},"verifier":{"url":"https://192.0.2.7:8443","ca":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n","release_key":"0411111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111"},"secrets":[{"id":"site/tls-key","file":"tls-key","mode":"0400"}],"workload":{"argv":["/bin/site"],"env":["A=b"],"tmpfs":["/tmp"],"restart":true}}"#;
+const TRUE: &[u8] = br#"{"version":1,"modules":["a.ko","b.ko"],"root_fs":"erofs","network":{"mode":"nat","address":"10.0.2.15","prefix":24,"gateway":"10.0.2.2","egress":[{"cidr":"10.0.0.0/8","protocol":"tcp","ports":{"min":1,"max":9}}],"listen":[443],"until_attested":true},"verifier":{"url":"https://192.0.2.7:8443","ca":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n","release_key":"0411111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111"},"secrets":[{"id":"site/tls-key","file":"tls-key","mode":"0400"}],"volumes":[{"disk":"data","device":"/dev/vdb","path":"/data","fs":"ext4"}],"workload":{"argv":["/bin/site"],"env":["A=b"],"tmpfs":["/tmp"],"restart":true}}"#;
 
 fn check(data: &[u8]) {
     if let Ok(appliance) = Appliance::parse(data) {

@@ -337,7 +337,7 @@ impl Tpm {
 fn device(memory: &GuestRam) -> (Arc<TpmCrb>, Worker, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("a socket");
-    let channel = SwtpmChannel::new(ours.into());
+    let channel = SwtpmChannel::new(ours.into(), None);
     let (device, worker) = TpmCrb::with_worker(Box::new(channel), memory.clone(), SILENCE);
     (Arc::new(device), worker, theirs)
 }

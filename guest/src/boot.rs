@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::secrets::{PlacedSecrets, SECRETS_PATH};
 use crate::supervisor::{GRACE, Outcome, Supervisor};
 use crate::tpm::{Device, EVENT_LOG_PATH, VirtualTpm};
+use crate::volumes::Volumes;
 use crate::workload;
 
 /// Kernel modules in the initrd.
@@ -50,7 +51,8 @@ pub fn run_and_power_off() -> ! {
     power_off_on_panic();
     let channel = Arc::new(Channel::new(Vsock));
     let supervisor = Arc::new(Supervisor::default());
-    let (phase, detail) = match run(&channel, &supervisor) {
+    let volumes = Arc::new(Volumes::default());
+    let (phase, detail) = match run(&channel, &supervisor, &volumes) {
         Ok(Outcome::Stopped) => {
             // The thread that heard the stop powers off when the last process is gone.
             loop {
@@ -64,15 +66,27 @@ pub fn run_and_power_off() -> ! {
             (Phase::Failed, failure.code().to_owned())
         }
     };
+    leave(&channel, &volumes, phase, &detail)
+}
+
+/// Ends the machine: no program runs any more, volumes are unmounted, and only then does the monitor hear of it, for
+/// it need not wait any longer.
+fn leave(channel: &Channel, volumes: &Volumes, phase: Phase, detail: &str) -> ! {
+    let _ = coffer_pid1::children::signal_all(nix::sys::signal::Signal::SIGKILL);
+    volumes.unmount();
     // Nobody is left to tell if this fails.
-    let _ = channel.status(phase, &detail);
+    let _ = channel.status(phase, detail);
     power::power_off_or_die()
 }
 
-fn run(channel: &Arc<Channel>, supervisor: &Arc<Supervisor>) -> Result<Outcome, Failure> {
+fn run(
+    channel: &Arc<Channel>,
+    supervisor: &Arc<Supervisor>,
+    volumes: &Arc<Volumes>,
+) -> Result<Outcome, Failure> {
     let booted = Booted::start(channel)?;
-    listen_for_stop(Arc::clone(channel), Arc::clone(supervisor));
-    booted.mount()?.attest()?.enter()?.supervise(supervisor)
+    listen_for_stop(Arc::clone(channel), Arc::clone(supervisor), Arc::clone(volumes));
+    booted.mount()?.attest()?.enter(volumes)?.supervise(supervisor)
 }
 
 /// Kernel file systems are mounted, modules are loaded, the monitor knows.
@@ -169,13 +183,14 @@ struct Attested<'a> {
 
 impl<'a> Attested<'a> {
     /// Makes the verified disk the root and prepares it. The initramfs, this program's file with it, is deleted.
-    fn enter(self) -> Result<Running<'a>, Failure> {
+    fn enter(self, volumes: &Volumes) -> Result<Running<'a>, Failure> {
         if let Secrets::Placed(placed) = &self.secrets {
             println!("coffer-init: attested; secrets are in {}", placed.directory().display());
         }
         // While this program's file is there.
         bind_file(Path::new(PROGRAM), Path::new(TOOL))?;
         switch_root(Path::new(NEW_ROOT))?;
+        volumes.mount(&self.checked.appliance.volumes)?;
         offer_api()?;
         workload::prepare(&self.checked.appliance.workload)?;
         Ok(Running { channel: self.channel, checked: self.checked })
@@ -215,7 +230,7 @@ impl Running<'_> {
 }
 
 /// From here on the monitor can stop the machine in an orderly way.
-fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>) {
+fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>, volumes: Arc<Volumes>) {
     thread::spawn(move || {
         while let Err(failure) = channel.await_stop() {
             eprintln!("coffer-init: {failure}");
@@ -224,9 +239,7 @@ fn listen_for_stop(channel: Arc<Channel>, supervisor: Arc<Supervisor>) {
         if let Err(failure) = supervisor.stop(GRACE) {
             eprintln!("coffer-init: {failure}");
         }
-        let _ = coffer_pid1::children::signal_all(nix::sys::signal::Signal::SIGKILL);
-        let _ = channel.status(Phase::Exited, "stopped");
-        power::power_off_or_die()
+        leave(&channel, &volumes, Phase::Exited, "stopped")
     });
 }
 

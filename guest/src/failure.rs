@@ -13,6 +13,14 @@ pub enum Failure {
     /// `appliance.json` is missing or not acceptable.
     #[error("{0}")]
     Appliance(String),
+    /// A volume cannot be formatted or mounted.
+    #[error("volume `{disk}`: {reason}")]
+    Volume {
+        /// Its name.
+        disk: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// The workload cannot be started as the image describes it.
     #[error("workload: {0}")]
     Workload(String),
@@ -99,6 +107,7 @@ impl Failure {
         match self {
             Self::Step(_) | Self::Api(_) => "boot-failed",
             Self::Appliance(_) => "bad-appliance",
+            Self::Volume { .. } => "volume-failed",
             Self::Workload(_) => "workload-failed",
             Self::Channel(_) | Self::ChannelProtocol(_) => "channel-failed",
             Self::MonitorRefused(line) => reject_in(line).unwrap_or("monitor-refused"),

@@ -27,6 +27,7 @@ pub mod secrets;
 pub mod supervisor;
 pub mod tpm;
 pub mod verifier;
+pub mod volumes;
 pub mod workload;
 
 pub use failure::Failure;

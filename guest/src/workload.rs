@@ -26,24 +26,34 @@ pub fn prepare(workload: &Workload) -> Result<(), Failure> {
 
 /// The workload's environment: as declared, with a `PATH` if it declares none.
 pub fn environment(workload: &Workload) -> Vec<String> {
-    let mut env = workload.env.clone();
+    environment_of(&workload.env)
+}
+
+/// The same for a program of the root file system that is not the workload.
+pub fn environment_of(declared: &[String]) -> Vec<String> {
+    let mut env = declared.to_vec();
     if !env.iter().any(|entry| entry.starts_with("PATH=")) {
         env.push(DEFAULT_PATH.into());
     }
     env
 }
 
-/// Resolves the image's symbolic links (`/var/run` is one) and refuses a scratch directory that would hide
-/// the secrets, the kernel's file systems or the root.
+/// Where a scratch directory is mounted.
 pub fn scratch_target(directory: &Path) -> Result<PathBuf, Failure> {
+    mount_target("tmpfs", directory)
+}
+
+/// Resolves the image's symbolic links (`/var/run` is one) and refuses a directory that would hide the secrets, the
+/// kernel's file systems or the root. `what` names it in errors.
+pub fn mount_target(what: &str, directory: &Path) -> Result<PathBuf, Failure> {
     let target = resolve(directory)
-        .map_err(|error| Failure::Workload(format!("tmpfs `{}`: {error}", directory.display())))?;
+        .map_err(|error| Failure::Workload(format!("{what} `{}`: {error}", directory.display())))?;
     let hides = Path::new(SECRETS_PATH).starts_with(&target);
     let reserved = RESERVED.iter().any(|reserved| target.starts_with(reserved));
     if hides || reserved {
         let (from, to) = (directory.display(), target.display());
         return Err(Failure::Workload(format!(
-            "tmpfs `{from}` leads to `{to}`, which is reserved"
+            "{what} `{from}` leads to `{to}`, which is reserved"
         )));
     }
     Ok(target)

@@ -353,6 +353,25 @@ fn raw_disks_are_an_open_boxs_and_no_reason_to_give_it_anything() {
 }
 
 #[test]
+fn a_volume_is_what_the_image_asked_for_and_no_other() {
+    let mut scene = Scene::new();
+    let volume = Shape { wants_volume: true, more: Some("encrypted"), ..Shape::default() };
+    let images = [&volume, &Shape::default()].map(Vm::image_id);
+    scene.service.put_secret(SECRET_ID, SECRET, &images);
+    scene.attest(&mut Vm::launch(&volume)).1.bytes();
+    let near_misses = [
+        Shape { more: None, ..volume.clone() },
+        Shape { more: Some("raw"), ..volume.clone() },
+        Shape { more: Some("integrity"), ..volume.clone() },
+        Shape { wants_volume: false, ..volume.clone() },
+        Shape { wants_volume: false, launched_as: BoxKind::Open, ..volume },
+    ];
+    for shape in near_misses {
+        scene.attest(&mut Vm::launch(&shape)).1.refused(Reject::LaunchMismatch);
+    }
+}
+
+#[test]
 fn box_network_and_incarnation_are_the_descriptors() {
     let mut scene = Scene::new();
     let nat = Shape { nat: true, nics: 1, ..Shape::default() };

@@ -15,6 +15,10 @@ pub enum ImageCommand {
     Inspect(ImagePathArgs),
     /// Check every digest of an image, and that its copies agree
     Verify(ImagePathArgs),
+    /// Make a key to sign images with
+    Keygen(ImageKeygenArgs),
+    /// Sign an image, so that policies can name who made it
+    Sign(ImageSignArgs),
 }
 
 /// `coffer image build`.
@@ -84,6 +88,41 @@ pub struct ImageImportArgs {
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// Replace an image that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer image keygen`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer image keygen release.pem
+
+Writes a P-256 private key, PEM (PKCS#8), that only you may read. The signer goes to standard output: the
+SHA-256 of its public half, by which policies name it.")]
+pub struct ImageKeygenArgs {
+    /// Where the key goes; nothing is replaced
+    pub key: PathBuf,
+}
+
+/// `coffer image sign`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer image sign site.image --key release.pem
+
+The image ID stays the same: the signature is kept beside the image, in its index. The signer goes to
+standard output.")]
+pub struct ImageSignArgs {
+    /// Image, an OCI layout in a folder
+    pub path: PathBuf,
+    /// Private key
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// Replace the signature of another signer
     #[arg(long)]
     pub force: bool,
     /// Print JSON

@@ -11,6 +11,8 @@ const COMMANDS: &[&str] = &[
     "image import",
     "image inspect",
     "image verify",
+    "image keygen",
+    "image sign",
     "host",
     "host enroll",
     "host reference",

@@ -211,6 +211,39 @@ fn refuses_a_recipe_with_an_unknown_field_or_none_at_all() {
 }
 
 #[test]
+fn signs_an_image_and_shows_by_whom() {
+    let place = copy();
+    let id = &built().1;
+    let signer = succeeds(place.coffer().args(["image", "keygen", "key.pem"]));
+    assert_eq!(signer.trim().len(), 64);
+    place.refused(&["image", "keygen", "key.pem"]).says(1, "`key.pem` exists already", "lost");
+    let signed = succeeds(place.coffer().args(["image", "sign", "x.image", "--key", "key.pem"]));
+    assert_eq!(signed, signer);
+    let shown = succeeds(place.coffer().args(["image", "inspect", "x.image"]));
+    assert!(shown.contains(&format!("image id   sha256:{id}\nsigner     {signer}")), "{shown}");
+    succeeds(place.coffer().args(["image", "keygen", "other.pem"]));
+    let other = ["image", "sign", "x.image", "--key", "other.pem"];
+    place.refused(&other).says(1, signer.trim(), "--force");
+    succeeds(place.coffer().args(other).arg("--force"));
+    // What was signed is another image.
+    rewrite_descriptor(&place, |d| d["svn"] = 9.into());
+    let index = place.path("x.image/index.json");
+    let annotations = json(&index)["manifests"][0]["annotations"].clone();
+    assert!(!annotations.is_null(), "the rewritten index keeps the signature");
+    for command in ["inspect", "verify"] {
+        place.refused(&["image", command, "x.image"]).says(1, "does not verify", "fetch the image");
+    }
+    place.refused(&["image", "sign", "x.image", "--key", "recipe.json"]).says(
+        1,
+        "",
+        "check the path",
+    );
+    place.write("not.pem", "key");
+    let refusal = place.refused(&["image", "sign", "x.image", "--key", "not.pem"]);
+    refusal.says(1, "`not.pem` is not a P-256 private key", "coffer image keygen");
+}
+
+#[test]
 fn refuses_what_is_no_image() {
     let place = Place::new();
     std::fs::create_dir(place.path("folder")).expect("create");

@@ -1,5 +1,6 @@
 //! Building an image: the steps in order (SPEC 3.1 to 3.5).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coffer_formats::Digest;
-use coffer_image::appliance::{APPLIANCE_PATH, Appliance, Network, ROOT_FS};
+use coffer_image::appliance::{
+    APPLIANCE_PATH, Appliance, MKFS, Network, ROOT_FS, VOLUME_FS, Volume,
+};
 use coffer_image::descriptor::{
     ARTIFACT_TYPE, BlobRef, CMDLINE_MEDIA_TYPE, DESCRIPTOR_MEDIA_TYPE, DISK_MEDIA_TYPE, Descriptor,
     Disk, INITRD_MEDIA_TYPE, KERNEL_MEDIA_TYPE, image_id,
@@ -15,6 +18,7 @@ use coffer_image::descriptor::{
 use coffer_image::layout::{
     Content, INDEX_MEDIA_TYPE, Index, LAYOUT_VERSION, LayoutFile, MANIFEST_MEDIA_TYPE, Manifest,
 };
+use coffer_image::rules;
 use coffer_image::verity::Salt;
 use serde::Serialize;
 
@@ -22,7 +26,7 @@ use crate::cmdline::command_line;
 use crate::disk;
 use crate::output::Output;
 use crate::rootfs::Root;
-use crate::{Archive, BuildError, Kernel, KernelSource, Module, Recipe, elf};
+use crate::{Archive, BuildError, Kernel, KernelSource, Module, Recipe, VolumeRequest, elf};
 
 /// What to build from what.
 #[derive(Debug, Clone)]
@@ -140,7 +144,11 @@ fn assemble(
     step(Step::Unpack)?;
     let root = Root::open(&plan.rootfs, output.scratch())?;
     let program = plan.recipe.workload.argv.first().map(String::as_str).unwrap_or_default();
-    root.check(program, &plan.recipe.workload.tmpfs)?;
+    let volumes = &plan.recipe.volumes;
+    let mount_points = plan.recipe.workload.tmpfs.iter().chain(volumes.iter().map(|v| &v.path));
+    // A blank volume is formatted inside, by what the root file system brings.
+    let mkfs = (!volumes.is_empty()).then_some(MKFS);
+    root.check([program].into_iter().chain(mkfs), mount_points.map(String::as_str))?;
 
     step(Step::RootFileSystem)?;
     let file = output.scratch().join("root.erofs");
@@ -189,7 +197,13 @@ fn module_names(recipe: &Recipe) -> Vec<&str> {
         Network::Nat { .. } => Some("virtio_net"),
     };
     let needed = ["virtio_mmio", "vmw_vsock_virtio_transport", "virtio_blk", "erofs"];
-    needed.into_iter().chain(network).chain(recipe.modules.iter().map(String::as_str)).collect()
+    let volumes = (!recipe.volumes.is_empty()).then_some(VOLUME_FS);
+    needed
+        .into_iter()
+        .chain(network)
+        .chain(volumes)
+        .chain(recipe.modules.iter().map(String::as_str))
+        .collect()
 }
 
 fn seal_root(file: &Path, output: &Output) -> Result<Disk, BuildError> {
@@ -240,7 +254,18 @@ fn appliance(recipe: &Recipe, modules: &[Module]) -> Appliance {
         network: recipe.network.clone(),
         verifier: recipe.verifier.clone(),
         secrets: recipe.secrets.clone(),
+        volumes: recipe.volumes.iter().zip(1..).map(volume).collect(),
         workload: recipe.workload.clone(),
+    }
+}
+
+/// The root is disk 0; volumes come behind it in their order.
+fn volume((request, disk): (&VolumeRequest, usize)) -> Volume {
+    Volume {
+        disk: request.name.clone(),
+        device: rules::device(disk),
+        path: request.path.clone(),
+        fs: VOLUME_FS.into(),
     }
 }
 
@@ -251,6 +276,7 @@ fn descriptor(
     cmdline: BlobRef,
     root: Disk,
 ) -> Descriptor {
+    let volumes = recipe.volumes.iter().map(|v| Disk::Encrypted { name: v.name.clone() });
     Descriptor {
         version: 1,
         name: recipe.name.clone(),
@@ -260,9 +286,10 @@ fn descriptor(
         kernel,
         initrd,
         cmdline,
-        disks: vec![root],
+        disks: [root].into_iter().chain(volumes).collect(),
         shape: recipe.shape.clone(),
         console: recipe.console,
+        vtpm: recipe.vtpm,
         network: recipe.network.clone(),
         verifier: recipe.verifier.clone(),
         secrets: recipe.secrets.clone(),
@@ -282,6 +309,7 @@ pub fn finish(descriptor: Descriptor, output: Output) -> Result<BuiltImage, Buil
         digest: blob.digest,
         size: blob.size,
         artifact_type: None,
+        annotations: BTreeMap::new(),
     };
     let boot = [
         content(KERNEL_MEDIA_TYPE, &descriptor.kernel),

@@ -144,6 +144,9 @@ impl BuildError {
             Self::NoMountPoint(_) => {
                 "create the directory in the root file system; it is read-only when it runs"
             }
+            Self::NoProgram(program) if program == coffer_image::appliance::MKFS => {
+                "install the package e2fsprogs in the root file system: it formats a blank volume"
+            }
             Self::NoProgram(_) => {
                 "install the program in the root file system or correct `workload.argv`"
             }

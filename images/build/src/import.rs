@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use coffer_formats::launch::BoxKind;
 use coffer_image::descriptor::{
-    ConsoleMode, Descriptor, Disk, MEMORY_MIB, Range, Shape, VCPUS_MAX,
+    ConsoleMode, Descriptor, Disk, MEMORY_MIB, Range, Shape, VCPUS_MAX, Vtpm,
 };
 use coffer_image::rules::{Invalid, check_cmdline, is_name};
 
@@ -93,6 +93,7 @@ pub fn import(plan: &ImportPlan) -> Result<BuiltImage, BuildError> {
             memory_mib: Range { min: MEMORY_LEAST, max: MEMORY_MIB.max },
         },
         console: ConsoleMode::Output,
+        vtpm: Vtpm::Fresh,
         network: nat(),
         verifier: None,
         secrets: Vec::new(),

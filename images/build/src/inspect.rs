@@ -20,6 +20,8 @@ pub struct Inspection {
     pub path: PathBuf,
     /// SHA-256 of the descriptor.
     pub image_id: Digest,
+    /// SHA-256 of the key that signed it; absent if nobody did.
+    pub signer: Option<Digest>,
     /// The descriptor.
     pub descriptor: Descriptor,
     /// The kernel command line; absent if its blob is damaged.
@@ -43,6 +45,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, LayoutError> {
     Ok(Inspection {
         path: path.into(),
         image_id: layout.image_id(),
+        signer: layout.signer()?.map(|signer| signer.digest()),
         cmdline: cmdline.ok().and_then(|bytes| String::from_utf8(bytes).ok()),
         appliance: whole.then(|| read_appliance(&initrd).ok()).flatten(),
         descriptor,
@@ -54,6 +57,9 @@ impl fmt::Display for Inspection {
         let of = &self.descriptor;
         let damaged = "(damaged; see `coffer image verify`)";
         writeln!(f, "image id   sha256:{}", self.image_id)?;
+        if let Some(signer) = self.signer {
+            writeln!(f, "signer     {signer}")?;
+        }
         writeln!(
             f,
             "name       {}, svn {}, {} box, {}",
@@ -72,6 +78,9 @@ impl fmt::Display for Inspection {
                     "disk       {name}: integrity, {data_size} bytes, root hash {root_hash}"
                 ),
                 Disk::Raw { name } => writeln!(f, "disk       {name}: raw, given with --disk"),
+                Disk::Encrypted { name } => {
+                    writeln!(f, "disk       {name}: encrypted, given with --volume")
+                }
             }?;
         }
         let (cpu, memory) = (of.shape.vcpus, of.shape.memory_mib);
@@ -92,6 +101,9 @@ impl fmt::Display for Inspection {
             ConsoleMode::None => "none",
         };
         writeln!(f, "console    {console}")?;
+        if !of.vtpm.is_fresh() {
+            writeln!(f, "vtpm       persistent")?;
+        }
         writeln!(
             f,
             "verifier   {}",
@@ -102,6 +114,9 @@ impl fmt::Display for Inspection {
         }
         if let Some(end) = of.not_after {
             writeln!(f, "not after  {end} (Unix seconds)")?;
+        }
+        for volume in self.appliance.iter().flat_map(|appliance| &appliance.volumes) {
+            writeln!(f, "volume     {} at {} ({})", volume.disk, volume.path, volume.fs)?;
         }
         let workload = match of.has_agent() {
             true => self.appliance.as_ref().map(|appliance| appliance.workload.argv.join(" ")),

@@ -4,6 +4,8 @@
 //! only images that every reader accepts, and the same bytes for the same inputs on any machine. Images given
 //! to [`inspect`] and [`verify`] are hostile.
 //!
+//! Who signs an image, signs it here (SPEC 3.9).
+//!
 //! Disk images of distributions are read here without a tool: GPT and ext4 in Rust.
 //!
 //! Outside tools: `mkfs.erofs` (erofs-utils) for the root file system, `dpkg-deb` for kernel packages, `xz` for
@@ -24,6 +26,7 @@ mod modules;
 mod output;
 mod recipe;
 mod rootfs;
+mod sign;
 mod stock_disk;
 mod store;
 mod tool;
@@ -38,6 +41,7 @@ pub use import::{ImportPlan, import};
 pub use inspect::{Inspection, inspect};
 pub use kernel::{Kernel, KernelSource};
 pub use modules::{Module, ModuleTree};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, VolumeRequest};
+pub use sign::{ImageKey, SignError, Signed};
 pub use store::{AnyStore, TarStore, open_image};
 pub use verify::{Verified, VerifyError, verify};

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use coffer_formats::launch::BoxKind;
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin, Workload};
-use coffer_image::descriptor::{ConsoleMode, Range, Shape};
+use coffer_image::descriptor::{ConsoleMode, Range, Shape, Vtpm};
 use coffer_image::reach::Reach;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,12 @@ pub struct Recipe {
     /// Console.
     #[serde(default = "output")]
     pub console: ConsoleMode,
+    /// Virtual TPM; a fresh one unless said otherwise.
+    #[serde(default)]
+    pub vtpm: Vtpm,
+    /// Volumes that are given when it is launched, and where it finds them.
+    #[serde(default)]
+    pub volumes: Vec<VolumeRequest>,
     /// Kernel parameters to add.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -48,6 +54,16 @@ pub struct Recipe {
     /// Not to be run after this time, Unix seconds.
     #[serde(default)]
     pub not_after: Option<u64>,
+}
+
+/// A volume, encrypted and given at launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRequest {
+    /// Name under which it is to be given.
+    pub name: String,
+    /// Folder of the root file system it is mounted at.
+    pub path: String,
 }
 
 impl Recipe {

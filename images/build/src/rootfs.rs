@@ -45,22 +45,25 @@ impl Root {
         Ok(root)
     }
 
-    /// Checks that the directories and the program are there, as the kernel would find them.
-    pub fn check(&self, program: &str, tmpfs: &[String]) -> Result<(), BuildError> {
+    /// Checks that the directories and the programs are there, as the kernel would find them.
+    pub fn check<'a>(
+        &self,
+        mut programs: impl Iterator<Item = &'a str>,
+        mount_points: impl Iterator<Item = &'a str>,
+    ) -> Result<(), BuildError> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
         let root = rustix::fs::open(&self.folder, flags, Mode::empty())
             .map_err(|errno| BuildError::input("root file system", &self.folder)(errno.into()))?;
-        let mount_points = MOUNT_POINTS.iter().copied().chain(tmpfs.iter().map(String::as_str));
-        for path in mount_points {
+        for path in MOUNT_POINTS.into_iter().chain(mount_points) {
             if kind_in(&root, path).is_none_or(|mode| !FileType::from_raw_mode(mode).is_dir()) {
                 return Err(BuildError::NoMountPoint(path.into()));
             }
         }
         let runs = |mode: u32| FileType::from_raw_mode(mode).is_file() && mode & 0o111 != 0;
-        if kind_in(&root, program).is_none_or(|mode| !runs(mode)) {
-            return Err(BuildError::NoProgram(program.into()));
+        match programs.find(|path| kind_in(&root, path).is_none_or(|mode| !runs(mode))) {
+            Some(program) => Err(BuildError::NoProgram(program.into())),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes the erofs image.

@@ -14,7 +14,7 @@ use coffer_image::appliance::{APPLIANCE_MAX, APPLIANCE_PATH, Appliance, Applianc
 use coffer_image::blob::{Blob, ReadAt as _};
 use coffer_image::descriptor::{BlobRef, Descriptor, Disk};
 use coffer_image::layout::{ImageFiles, Layout, LayoutError, Store};
-use coffer_image::rules::{Invalid, check_cmdline};
+use coffer_image::rules::{Invalid, check_cmdline, device};
 use coffer_image::verity::{
     BLOCK, Geometry, Salt, Superblock, SuperblockError, VerityError, VerityReader,
 };
@@ -113,6 +113,9 @@ pub fn verify(path: &Path) -> Result<Verified, VerifyError> {
     let mut log = Log::default();
     log.add(layout.descriptor_bytes().len() as u64, "descriptor obeys its rules".into());
     check_layers(&layout)?;
+    if let Some(signer) = layout.signer().map_err(LayoutError::from)? {
+        log.add(0, format!("signed by {}", signer.digest()));
+    }
     check_boot(descriptor, &files, &mut log)?;
     let sealed = descriptor.disks.iter().filter(|disk| disk.blob().is_some());
     for (disk, blob) in sealed.zip(&files.disks) {
@@ -308,11 +311,21 @@ fn read_limited(reader: &mut impl Read, entry: &cpio::newc::Entry) -> Result<Vec
     Ok(bytes)
 }
 
+/// Each encrypted disk is mounted, from the device that its place among the disks gives it, and nothing else is.
+fn volumes_agree(descriptor: &Descriptor, appliance: &Appliance) -> bool {
+    let disks = descriptor.disks.iter().enumerate();
+    let given = disks.filter(|(_, disk)| matches!(disk, Disk::Encrypted { .. }));
+    let given = given.map(|(n, disk)| (disk.name().to_owned(), device(n)));
+    let mounted = appliance.volumes.iter().map(|v| (v.disk.clone(), v.device.clone()));
+    given.eq(mounted)
+}
+
 fn check_agreement(descriptor: &Descriptor, appliance: &Appliance) -> Result<(), VerifyError> {
     let differs = [
         (descriptor.network != appliance.network, "network"),
         (descriptor.verifier != appliance.verifier, "verifier"),
         (descriptor.secrets != appliance.secrets, "secrets"),
+        (!volumes_agree(descriptor, appliance), "volumes"),
     ];
     match differs.into_iter().find(|(differs, _)| *differs) {
         Some((_, what)) => Err(VerifyError::Differs(what)),

@@ -11,6 +11,10 @@ pub const APPLIANCE_PATH: &str = "coffer/appliance.json";
 pub const APPLIANCE_MAX: usize = 128 << 10;
 /// The one root file system type.
 pub const ROOT_FS: &str = "erofs";
+/// The one file system type of volumes.
+pub const VOLUME_FS: &str = "ext4";
+/// What a blank volume is formatted with: the root file system's own.
+pub const MKFS: &str = "/sbin/mkfs.ext4";
 /// Most kernel modules.
 const MODULES_MAX: usize = 128;
 
@@ -105,6 +109,20 @@ pub struct Workload {
     pub restart: bool,
 }
 
+/// Where a volume is mounted before the workload starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Name of the encrypted disk in the descriptor.
+    pub disk: String,
+    /// Its device: `/dev/vdb` is the second disk of the descriptor.
+    pub device: String,
+    /// Folder of the root file system.
+    pub path: String,
+    /// File system type, `ext4`.
+    pub fs: String,
+}
+
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,6 +139,9 @@ pub struct Appliance {
     pub verifier: Option<VerifierPin>,
     /// Secrets.
     pub secrets: Vec<SecretRequest>,
+    /// Volumes, in the order of the descriptor's disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
     /// Workload.
     pub workload: Workload,
 }
@@ -163,6 +184,7 @@ impl Appliance {
             rules::check_verifier(verifier)?;
         }
         rules::check_secrets(&self.secrets, self.verifier.as_ref())?;
-        rules::check_workload(&self.workload)
+        rules::check_workload(&self.workload)?;
+        rules::check_volumes(&self.volumes, &self.workload)
     }
 }

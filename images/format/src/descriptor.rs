@@ -95,6 +95,29 @@ pub enum Disk {
         /// Name under which it is to be given.
         name: String,
     },
+    /// A volume that is given at launch, encrypted and kept whole by the monitor (SPEC 11): what an appliance keeps.
+    Encrypted {
+        /// Name under which it is to be given.
+        name: String,
+    },
+}
+
+/// How long the virtual TPM lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vtpm {
+    /// As long as the launch.
+    #[default]
+    Fresh,
+    /// As long as the volume that holds its state.
+    Persistent,
+}
+
+impl Vtpm {
+    /// True if its state is gone with the launch.
+    pub fn is_fresh(&self) -> bool {
+        *self == Self::Fresh
+    }
 }
 
 /// Inclusive range.
@@ -161,6 +184,9 @@ pub struct Descriptor {
     pub shape: Shape,
     /// Console.
     pub console: ConsoleMode,
+    /// Virtual TPM. A fresh one is not written: images from before there was another keep their image ID.
+    #[serde(default, skip_serializing_if = "Vtpm::is_fresh")]
+    pub vtpm: Vtpm,
     /// Network.
     pub network: Network,
     /// The verifier this appliance talks to; `null` if none, never left out.
@@ -285,10 +311,15 @@ impl Descriptor {
 
     fn check_disks(&self) -> Result<(), Invalid> {
         require(self.disks.len() <= DISKS_MAX, "disks", "must be at most 8")?;
-        let root_first = self.disks.first().is_some_and(|disk| disk.name() == "root");
+        let first = self.disks.first();
+        let root_first = first.is_some_and(|disk| disk.name() == "root");
         require(root_first, "disks", "must begin with the disk `root`")?;
+        // It would have to be filled before its first start, by somebody who is not in the image.
+        let given = matches!(first, Some(Disk::Encrypted { .. }));
+        require(!given, "disks[0].kind", "must not be `encrypted`")?;
         for (n, disk) in self.disks.iter().enumerate() {
-            let allowed = self.box_kind == BoxKind::Open || disk.blob().is_some();
+            let raw = matches!(disk, Disk::Raw { .. });
+            let allowed = self.box_kind == BoxKind::Open || !raw;
             require(allowed, format!("disks[{n}].kind"), "may be `raw` in an open box only")?;
             disk.check(&format!("disks[{n}]"))?;
             let twice = self.disks.iter().take(n).any(|other| other.name() == disk.name());
@@ -306,15 +337,24 @@ struct Edition {
 impl Disk {
     /// Its name.
     pub fn name(&self) -> &str {
-        let (Self::Integrity { name, .. } | Self::Raw { name }) = self;
+        let (Self::Integrity { name, .. } | Self::Raw { name } | Self::Encrypted { name }) = self;
         name
     }
 
-    /// Its blob; a raw disk has none.
+    /// Its kind, as descriptor and launch record spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Integrity { .. } => "integrity",
+            Self::Raw { .. } => "raw",
+            Self::Encrypted { .. } => "encrypted",
+        }
+    }
+
+    /// Its blob; what is given at launch has none.
     pub fn blob(&self) -> Option<&BlobRef> {
         match self {
             Self::Integrity { blob, .. } => Some(blob),
-            Self::Raw { .. } => None,
+            Self::Raw { .. } | Self::Encrypted { .. } => None,
         }
     }
 

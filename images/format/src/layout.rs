@@ -5,6 +5,7 @@
 //! `index.json` and `blobs/sha256/<64 hex digits>`, beneath the layout and through no symbolic link.
 //! Contents of blobs are not hashed here: whoever loads them hashes the very bytes it loads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::descriptor::{
     ARTIFACT_TYPE, BlobDigest, BlobRef, DESCRIPTOR_MAX, DESCRIPTOR_MEDIA_TYPE, Descriptor,
     DescriptorError, image_id,
 };
+use crate::signature::{self, SignatureError, Signer};
 
 /// Most bytes of `oci-layout`, `index.json` and the manifest each.
 const JSON_MAX: u64 = 256 << 10;
@@ -105,6 +107,9 @@ pub enum LayoutError {
     /// The descriptor breaks its rules.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
+    /// It is signed, and the signature does not count.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
 }
 
 impl LayoutError {
@@ -129,6 +134,7 @@ impl LayoutError {
             }
             Self::Read { .. } => "check the disk the image lies on",
             Self::Descriptor(error) => error.hint(),
+            Self::Signature(error) => error.hint(),
         }
     }
 }
@@ -204,6 +210,9 @@ pub struct Content {
     /// artifactType, in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
+    /// Annotations; of an index, ours are those of SPEC 3.9.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// `oci-layout`.
@@ -256,6 +265,7 @@ pub const LAYOUT_VERSION: &str = "1.0.0";
 #[derive(Debug)]
 pub struct Layout<S = Folder> {
     store: S,
+    annotations: BTreeMap<String, String>,
     manifest: Manifest,
     descriptor: Descriptor,
     descriptor_bytes: Vec<u8>,
@@ -294,12 +304,12 @@ impl<S: Store> Layout<S> {
             return Err(not_a_layout());
         }
         let index: Index = read_json("index.json", &store.open("index.json", "index.json")?)?;
-        let manifest = read_manifest(&store, &index)?;
+        let (annotations, manifest) = read_manifest(&store, index)?;
         let descriptor_bytes =
             read_content(&store, "descriptor", &manifest.config, DESCRIPTOR_MAX as u64)?;
         let descriptor = Descriptor::parse(&descriptor_bytes)?;
         let image_id = image_id(&descriptor_bytes);
-        Ok(Self { store, manifest, descriptor, descriptor_bytes, image_id })
+        Ok(Self { store, annotations, manifest, descriptor, descriptor_bytes, image_id })
     }
 
     /// SHA-256 of the descriptor bytes.
@@ -320,6 +330,11 @@ impl<S: Store> Layout<S> {
     /// The manifest; carries no trust.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Who signed it; `None` if nobody did. A signature that does not verify is an error.
+    pub fn signer(&self) -> Result<Option<Signer>, SignatureError> {
+        signature::verify(&self.annotations, &self.image_id)
     }
 
     /// Where it is.
@@ -348,14 +363,18 @@ impl<S: Store> Layout<S> {
     }
 }
 
-fn read_manifest(store: &impl Store, index: &Index) -> Result<Manifest, LayoutError> {
-    let [entry] = index.manifests.as_slice() else {
+/// The manifest, and the annotations of its entry.
+fn read_manifest(
+    store: &impl Store,
+    index: Index,
+) -> Result<(BTreeMap<String, String>, Manifest), LayoutError> {
+    let Ok([entry]) = <[Content; 1]>::try_from(index.manifests) else {
         return Err(LayoutError::Foreign("its index does not name exactly one manifest"));
     };
     if entry.media_type != MANIFEST_MEDIA_TYPE {
         return Err(LayoutError::Foreign("its index names no image manifest"));
     }
-    let bytes = read_content(store, "manifest", entry, JSON_MAX)?;
+    let bytes = read_content(store, "manifest", &entry, JSON_MAX)?;
     let manifest: Manifest = parse_json("manifest", &bytes)?;
     if manifest.artifact_type != ARTIFACT_TYPE {
         return Err(LayoutError::Foreign("its manifest has another artifactType"));
@@ -363,7 +382,7 @@ fn read_manifest(store: &impl Store, index: &Index) -> Result<Manifest, LayoutEr
     if manifest.config.media_type != DESCRIPTOR_MEDIA_TYPE {
         return Err(LayoutError::Foreign("its config is not a descriptor"));
     }
-    Ok(manifest)
+    Ok((entry.annotations, manifest))
 }
 
 fn read_content(

@@ -10,4 +10,5 @@ pub mod descriptor;
 pub mod layout;
 pub mod reach;
 pub mod rules;
+pub mod signature;
 pub mod verity;

@@ -4,8 +4,10 @@
 //! what the one accepts the other must not refuse. Patterns are closed sets of ASCII; every list has a limit.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
-use crate::appliance::{Network, SecretRequest, VerifierPin, Workload};
+use crate::appliance::{Network, SecretRequest, VOLUME_FS, VerifierPin, Volume, Workload};
+use crate::descriptor::DISKS_MAX;
 
 /// Most secrets of one appliance.
 pub const SECRETS_MAX: usize = 32;
@@ -199,6 +201,39 @@ pub(crate) fn check_workload(workload: &Workload) -> Result<(), Invalid> {
     require(workload.tmpfs.len() <= TMPFS_MAX, "workload.tmpfs", "must be at most 32")?;
     let absolute = workload.tmpfs.iter().all(|path| is_absolute_path(path));
     require(absolute, "workload.tmpfs", "must hold absolute paths without `.`, `..` or empty parts")
+}
+
+pub(crate) fn check_volumes(volumes: &[Volume], workload: &Workload) -> Result<(), Invalid> {
+    require(volumes.len() < DISKS_MAX, "volumes", "must be at most 7")?;
+    for (n, volume) in volumes.iter().enumerate() {
+        let field = |name: &str| format!("volumes[{n}].{name}");
+        let name = is_name(&volume.disk) && volume.disk != "root";
+        require(name, field("disk"), "must match `[a-z0-9-]{1,63}` and not be `root`")?;
+        let device = (1..DISKS_MAX).any(|n| device(n) == volume.device);
+        require(device, field("device"), "must be from `/dev/vdb` to `/dev/vdh`")?;
+        let why = "must be an absolute path without `.`, `..` or empty parts";
+        require(is_absolute_path(&volume.path), field("path"), why)?;
+        require(volume.fs == VOLUME_FS, field("fs"), "must be `ext4`")?;
+        let before = || volumes.iter().take(n);
+        require(before().all(|v| v.disk != volume.disk), field("disk"), "must be used once")?;
+        require(before().all(|v| v.device != volume.device), field("device"), "must be used once")?;
+        // One mount would hide the other, or need a folder that is not in the image.
+        let mut mounts = before().map(|v| &v.path).chain(&workload.tmpfs);
+        let apart = mounts.all(|other| !overlap(other, &volume.path));
+        require(apart, field("path"), "must not lie in another volume or tmpfs, nor hold one")?;
+    }
+    Ok(())
+}
+
+/// The device of the descriptor's disk `n`.
+pub fn device(n: usize) -> String {
+    let letter = u8::try_from(n).ok().and_then(|n| b'a'.checked_add(n)).unwrap_or(b'?');
+    format!("/dev/vd{}", char::from(letter))
+}
+
+fn overlap(one: &str, other: &str) -> bool {
+    let (one, other) = (Path::new(one), Path::new(other));
+    one.starts_with(other) || other.starts_with(one)
 }
 
 fn check_strings(field: &str, strings: &[String]) -> Result<(), Invalid> {

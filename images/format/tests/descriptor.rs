@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use coffer_image::appliance::{Appliance, ApplianceError};
-use coffer_image::descriptor::{Descriptor, DescriptorError, image_id};
-use coffer_image::rules::{check_cmdline, is_file_name, is_name, is_secret_id};
+use coffer_image::descriptor::{Descriptor, DescriptorError, Vtpm, image_id};
+use coffer_image::rules::{check_cmdline, device, is_file_name, is_name, is_secret_id};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -109,6 +109,53 @@ fn a_raw_disk_is_for_open_boxes() {
     refused_field(&open, "disks");
     open["disks"] = json!([{"kind": "raw", "name": "root", "size": 1}]);
     malformed(&open, "unknown field `size`");
+}
+
+#[test]
+fn a_volume_is_for_both_boxes_and_never_first() {
+    let mut descriptor = good();
+    let volume = json!({"kind": "encrypted", "name": "data"});
+    descriptor["disks"].as_array_mut().unwrap().push(volume.clone());
+    for kind in ["closed", "open"] {
+        descriptor["box"] = json!(kind);
+        let parsed = parse(&descriptor).unwrap();
+        let disk = &parsed.disks[1];
+        assert_eq!((disk.kind(), disk.name(), disk.blob()), ("encrypted", "data", None));
+        assert!(parsed.has_agent());
+        assert_eq!(serde_json::to_value(&parsed).unwrap(), descriptor);
+        let mut first = descriptor.clone();
+        first["disks"] = json!([{"kind": "encrypted", "name": "root"}, volume]);
+        refused_field(&first, "disks[0].kind");
+    }
+    for (name, field) in [("root", "disks[1].name"), ("Data", "disks[1].name")] {
+        descriptor["disks"][1]["name"] = json!(name);
+        refused_field(&descriptor, field);
+    }
+    for field in ["size", "root_hash", "blob"] {
+        let mut more = good();
+        let volume = json!({"kind": "encrypted", "name": "data", field: 1});
+        more["disks"].as_array_mut().unwrap().push(volume);
+        malformed(&more, &format!("unknown field `{field}`"));
+    }
+    malformed(&with("/disks/0", json!({"kind": "sealed", "name": "root"})), "unknown variant");
+}
+
+#[test]
+fn a_fresh_vtpm_is_not_written_and_a_persistent_one_is() {
+    let mut descriptor = good();
+    assert!(parse(&descriptor).unwrap().vtpm.is_fresh());
+    descriptor["vtpm"] = json!("fresh");
+    assert_eq!(parse(&descriptor), parse(&good()));
+    // Images of today keep their bytes, and so their ID.
+    assert_eq!(serde_json::to_value(parse(&descriptor).unwrap()).unwrap(), good());
+    descriptor["vtpm"] = json!("persistent");
+    let parsed = parse(&descriptor).unwrap();
+    assert_eq!(parsed.vtpm, Vtpm::Persistent);
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), descriptor);
+    for wrong in [json!("stored"), json!("Persistent"), json!(null), json!(true)] {
+        descriptor["vtpm"] = wrong;
+        assert!(matches!(parse(&descriptor), Err(DescriptorError::Malformed(_))));
+    }
 }
 
 #[test]
@@ -356,6 +403,74 @@ fn appliance_follows_the_same_rules() {
             other => panic!("{pointer}: {other:?}"),
         }
     }
+}
+
+/// An appliance with these volumes.
+fn keeping(volumes: Value) -> Value {
+    let mut appliance = appliance();
+    appliance["volumes"] = volumes;
+    appliance
+}
+
+fn volume(disk: &str, device: &str, path: &str) -> Value {
+    json!({"disk": disk, "device": device, "path": path, "fs": "ext4"})
+}
+
+#[test]
+fn volumes_are_written_back_and_absent_if_there_are_none() {
+    let two = json!([
+        volume("data", "/dev/vdb", "/var/lib/postgresql"),
+        volume("more", "/dev/vdh", "/var/lib/postgresql-archive"),
+    ]);
+    let parsed = Appliance::parse(keeping(two.clone()).to_string().as_bytes()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap()["volumes"], two);
+    let none = Appliance::parse(appliance().to_string().as_bytes()).unwrap();
+    assert_eq!(serde_json::to_value(&none).unwrap().get("volumes"), None);
+    assert_eq!(["/dev/vda", "/dev/vdb", "/dev/vdh"], [0, 1, 7].map(device));
+}
+
+#[test]
+fn refuses_volumes_that_cannot_be_mounted() {
+    let good = || volume("data", "/dev/vdb", "/data");
+    let with = |name: &str, value: &str| {
+        let mut volume = good();
+        volume[name] = json!(value);
+        json!([volume])
+    };
+    let beside = |second: Value| json!([good(), second]);
+    let cases = [
+        (with("disk", "root"), "volumes[0].disk"),
+        (with("disk", "Data"), "volumes[0].disk"),
+        (with("device", "/dev/vda"), "volumes[0].device"),
+        (with("device", "/dev/vdi"), "volumes[0].device"),
+        (with("device", "/dev/sdb"), "volumes[0].device"),
+        (with("device", "vdb"), "volumes[0].device"),
+        (with("path", "/"), "volumes[0].path"),
+        (with("path", "data"), "volumes[0].path"),
+        (with("path", "/a/../b"), "volumes[0].path"),
+        (with("path", "/var/log"), "volumes[0].path"),
+        (with("path", "/var/log/db"), "volumes[0].path"),
+        (with("path", "/var"), "volumes[0].path"),
+        (with("fs", "xfs"), "volumes[0].fs"),
+        (beside(volume("data", "/dev/vdc", "/more")), "volumes[1].disk"),
+        (beside(volume("more", "/dev/vdb", "/more")), "volumes[1].device"),
+        (beside(volume("more", "/dev/vdc", "/data")), "volumes[1].path"),
+        (beside(volume("more", "/dev/vdc", "/data/more")), "volumes[1].path"),
+        (json!(vec![good(); 8]), "volumes"),
+    ];
+    for (volumes, field) in cases {
+        match Appliance::parse(keeping(volumes.clone()).to_string().as_bytes()) {
+            Err(ApplianceError::Invalid(invalid)) => assert_eq!(invalid.field, field, "{volumes}"),
+            other => panic!("{volumes}: {other:?}"),
+        }
+    }
+    let unknown = keeping(
+        json!([{"disk": "data", "device": "/dev/vdb", "path": "/data", "fs": "ext4", "ro": true}]),
+    );
+    assert!(matches!(
+        Appliance::parse(unknown.to_string().as_bytes()),
+        Err(ApplianceError::Malformed(_))
+    ));
 }
 
 proptest! {

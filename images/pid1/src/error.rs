@@ -16,6 +16,14 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
+    /// A file system could not be unmounted.
+    #[error("cannot unmount `{}`: {source}", target.display())]
+    Unmount {
+        /// Mount point.
+        target: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// A file or directory could not be made, read, copied or removed.
     #[error("cannot {step} `{}`: {source}", path.display())]
     File {

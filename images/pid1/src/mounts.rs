@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount};
 
 use crate::Error;
 
@@ -70,6 +70,19 @@ pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<(), E
 /// The same for a device nothing is run from: without programs at all.
 pub fn mount_data_read_only(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
     mount_device(device, target, kind, MountFlags::NOEXEC)
+}
+
+/// Mounts a block device for reading and writing, without set-user-ID programs and device nodes. After an error of the
+/// device nothing more is written.
+pub fn mount_volume(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount(device, target, kind, flags, c"errors=remount-ro").map_err(Error::mount(target))
+}
+
+/// Unmounts what is not in use, and writes it out.
+pub fn unmount(target: &Path) -> Result<(), Error> {
+    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)
+        .map_err(|source| Error::Unmount { target: target.into(), source })
 }
 
 fn mount_device(device: &Path, target: &Path, kind: &str, more: MountFlags) -> Result<(), Error> {

@@ -4,13 +4,12 @@
 //! launches compares that with the descriptor's. A file that looks changed is copied and hashed again, so that damage
 //! to an image is found when it is there, and not when memory is short.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::MetadataExt as _};
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 
 use coffer_image::blob::Blob;
 
-use crate::memfile::MemFile;
+use crate::{guarded::Guarded, memfile::MemFile};
 
 /// Part of the host's memory that copies may take up.
 const MEMORY_PART: u64 = 16;
@@ -20,7 +19,7 @@ const SETTLED_S: i64 = 2;
 /// Copies, those used last at the end.
 pub struct BootFiles {
     most: u64,
-    kept: Mutex<VecDeque<Kept>>,
+    kept: Guarded<VecDeque<Kept>>,
 }
 
 struct Kept {
@@ -41,7 +40,7 @@ impl Default for BootFiles {
     fn default() -> Self {
         let system = rustix::system::sysinfo();
         let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);
-        Self { most: memory / MEMORY_PART, kept: Mutex::default() }
+        Self { most: memory / MEMORY_PART, kept: Guarded::default() }
     }
 }
 
@@ -60,7 +59,7 @@ impl BootFiles {
     }
 
     fn find(&self, stamp: &Stamp) -> Option<Arc<MemFile>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         let at = kept.iter().position(|kept| kept.stamp == *stamp)?;
         let found = kept.remove(at)?;
         let copy = Arc::clone(&found.copy);
@@ -70,7 +69,7 @@ impl BootFiles {
 
     /// Those that were not used for longest make room.
     fn keep(&self, stamp: Stamp, copy: Arc<MemFile>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         // Two launches at once may both have copied it; a file that changed is not asked for again.
         kept.retain(|kept| kept.stamp.file != stamp.file || kept.stamp.place != stamp.place);
         kept.push_back(Kept { stamp, copy });
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     fn files(most: u64) -> BootFiles {
-        BootFiles { most, kept: Mutex::default() }
+        BootFiles { most, kept: Guarded::default() }
     }
 
     /// A file that was last written long ago.

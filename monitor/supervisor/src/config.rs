@@ -30,6 +30,28 @@ impl Profile {
 /// Flags as typed.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
+    #[command(flatten)]
+    plain: Config,
+    /// The host's TPM: `device:/dev/tpmrm0` or `swtpm:host=H,port=P`. Without it `/dev/tpmrm0`, if there is one.
+    #[arg(long)]
+    tcti: Option<String>,
+    /// Also serve the API on a TCP address, over TLS, to clients with a certificate.
+    #[arg(long, requires_all = ["tls_cert", "tls_key", "client_ca"])]
+    tls_listen: Option<SocketAddr>,
+    /// Certificate chain of the API, PEM.
+    #[arg(long, requires = "tls_listen")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, requires = "tls_listen")]
+    tls_key: Option<PathBuf>,
+    /// CA of those who may use the API, PEM: whoever has a certificate of it manages this host.
+    #[arg(long, requires = "tls_listen")]
+    client_ca: Option<PathBuf>,
+}
+
+/// What `serve` does: flags that hold as they are typed, once they are checked, and what is made of the others.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
     /// Unix socket of the API.
     #[arg(long, default_value = "/run/coffer/monitor.sock")]
     pub socket: PathBuf,
@@ -51,30 +73,21 @@ pub struct ServeArgs {
     /// The passt program.
     #[arg(long, default_value = "/usr/bin/passt")]
     pub passt: PathBuf,
-    /// The host's TPM: `device:/dev/tpmrm0` or `swtpm:host=H,port=P`. Without it `/dev/tpmrm0`, if there is one.
-    #[arg(long)]
-    pub tcti: Option<String>,
     /// The firmware's event log.
     #[arg(long, default_value = event_log::DEFAULT_PATH)]
     pub host_event_log: PathBuf,
     /// What this host claims to be; a verifier believes the PCRs, not this.
     #[arg(long, value_enum, default_value = "developer")]
     pub profile: Profile,
-    /// Also serve the API on a TCP address, over TLS, to clients with a certificate.
-    #[arg(long, requires_all = ["tls_cert", "tls_key", "client_ca"])]
-    pub tls_listen: Option<SocketAddr>,
-    /// Certificate chain of the API, PEM.
-    #[arg(long, requires = "tls_listen")]
-    pub tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
-    #[arg(long, requires = "tls_listen")]
-    pub tls_key: Option<PathBuf>,
-    /// CA of those who may use the API, PEM: whoever has a certificate of it manages this host.
-    #[arg(long, requires = "tls_listen")]
-    pub client_ca: Option<PathBuf>,
     /// Also serve the API on a TCP address, without authentication: whoever reaches it manages this host.
     #[arg(long)]
     pub dangerously_listen_tcp: Option<SocketAddr>,
+    /// The host's TPM, if there is one.
+    #[arg(skip)]
+    pub tcti: Option<Tcti>,
+    /// Where and as whom the API is served over TLS, if it is.
+    #[arg(skip)]
+    pub tls: Option<Tls>,
 }
 
 /// Why flags make no plan.
@@ -119,45 +132,20 @@ impl ConfigError {
     }
 }
 
-/// What `serve` does.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Socket of the API.
-    pub socket: PathBuf,
-    /// State directory.
-    pub state: PathBuf,
-    /// Image store.
-    pub images: PathBuf,
-    /// Folder of raw disks.
-    pub disks: PathBuf,
-    /// coffer-vmm.
-    pub vmm: PathBuf,
-    /// swtpm.
-    pub swtpm: PathBuf,
-    /// passt.
-    pub passt: PathBuf,
-    /// Host TPM.
-    pub tcti: Option<Tcti>,
-    /// Event log.
-    pub host_event_log: PathBuf,
-    /// Profile.
-    pub profile: Profile,
-    /// TCP address.
-    pub tcp: Option<SocketAddr>,
-    /// The same for whoever has a certificate.
-    pub tls: Option<Tls>,
-}
-
 impl ServeArgs {
     /// Checks the flags.
     pub fn resolve(self) -> Result<Config, ConfigError> {
-        let paths =
-            [("--socket", &self.socket), ("--state", &self.state), ("--images", &self.images)];
+        let mut config = self.plain;
+        let paths = [
+            ("--socket", &config.socket),
+            ("--state", &config.state),
+            ("--images", &config.images),
+        ];
         for (flag, path) in paths {
             absolute(flag, path)?;
         }
         for (flag, path) in
-            [("--vmm", &self.vmm), ("--swtpm", &self.swtpm), ("--passt", &self.passt)]
+            [("--vmm", &config.vmm), ("--swtpm", &config.swtpm), ("--passt", &config.passt)]
         {
             absolute(flag, path)?;
             if !path.is_file() {
@@ -165,42 +153,25 @@ impl ServeArgs {
             }
         }
         // Of a sealed host the TPM is a part, and its driver may come later than these flags.
-        if self.profile == Profile::Developer
+        if config.profile == Profile::Developer
             && let Some(device) = self.tcti.as_deref().and_then(|t| t.strip_prefix("device:/"))
             && !Path::new("/").join(device).exists()
         {
             return Err(ConfigError::NoTpm(format!("/{device}")));
         }
-        let tcti = self
-            .tcti
-            .as_deref()
-            .map(str::parse)
-            .transpose()?
-            .or_else(|| default_tcti(self.profile));
-        if self.profile == Profile::Sealed && tcti.as_ref().is_none_or(Tcti::is_software) {
+        let tcti = self.tcti.as_deref().map(str::parse).transpose()?;
+        config.tcti = tcti.or_else(|| default_tcti(config.profile));
+        if config.profile == Profile::Sealed && config.tcti.as_ref().is_none_or(Tcti::is_software) {
             return Err(ConfigError::SoftwareTpm);
         }
-        let tls = match (self.tls_listen, &self.tls_cert, &self.tls_key, &self.client_ca) {
+        config.tls = match (self.tls_listen, &self.tls_cert, &self.tls_key, &self.client_ca) {
             (Some(listen), Some(certificate), Some(key), Some(client_ca)) => {
                 let tls = Tls::load(listen, certificate, key, client_ca);
                 Some(tls.map_err(|e| ConfigError::Tls(e.to_string()))?)
             }
             _ => None,
         };
-        Ok(Config {
-            socket: self.socket,
-            state: self.state,
-            images: self.images,
-            disks: self.disks,
-            vmm: self.vmm,
-            swtpm: self.swtpm,
-            passt: self.passt,
-            tcti,
-            host_event_log: self.host_event_log,
-            profile: self.profile,
-            tcp: self.dangerously_listen_tcp,
-            tls,
-        })
+        Ok(config)
     }
 }
 
@@ -216,4 +187,61 @@ fn default_tcti(profile: Profile) -> Option<Tcti> {
     const DEVICE: &str = "/dev/tpmrm0";
     let wanted = profile == Profile::Sealed || Path::new(DEVICE).exists();
     wanted.then(|| format!("device:{DEVICE}").parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    /// As typed, with programs that are there on every machine where none is named.
+    fn typed(more: &[&str]) -> Result<ServeArgs, clap::Error> {
+        let programs = ["--vmm=/bin/true", "--swtpm=/bin/true", "--passt=/bin/true"];
+        let programs = programs.iter().filter(|p| !more.iter().any(|flag| p.starts_with(flag)));
+        Typed::try_parse_from(["serve"].iter().chain(programs).chain(more)).map(|typed| typed.args)
+    }
+
+    /// What the flags are refused for, if they are.
+    #[track_caller]
+    fn check(more: &[&str], expected: Result<(), &str>) {
+        let config = typed(more).unwrap().resolve();
+        let said = config.map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(said, expected.map_err(str::to_owned), "{more:?}");
+    }
+
+    #[test]
+    fn flags_that_are_in_order_hold_as_typed() {
+        let config = typed(&["--tcti", "swtpm:host=::1,port=7"]).unwrap().resolve().unwrap();
+        assert_eq!(config.vmm, Path::new("/bin/true"));
+        assert!(config.tcti.is_some_and(|tcti| tcti.is_software()));
+        assert!(config.tls.is_none() && config.dangerously_listen_tcp.is_none());
+    }
+
+    #[test]
+    fn flags_that_contradict_the_machine_or_each_other_are_refused() {
+        check(&[], Ok(()));
+        check(&["--tcti", "device:/dev/null"], Ok(()));
+        check(&["--tcti", "device:/dev/absent"], Err("--tcti: there is no `/dev/absent`"));
+        let software = "swtpm:host=127.0.0.1,port=2321";
+        check(&["--tcti", software], Ok(()));
+        let refusal = "a sealed host cannot use a software TPM";
+        check(&["--profile", "sealed", "--tcti", software], Err(refusal));
+        // Its driver may come later than the flags.
+        check(&["--profile", "sealed", "--tcti", "device:/dev/absent"], Ok(()));
+        for flag in ["--socket", "--state", "--images", "--vmm", "--swtpm", "--passt"] {
+            let refusal = format!("`{flag}`: `some/where` is not an absolute path");
+            check(&[flag, "some/where"], Err(&refusal));
+        }
+        for flag in ["--vmm", "--swtpm", "--passt"] {
+            let refusal = format!("`{flag}`: no program at `/absent`");
+            check(&[flag, "/absent"], Err(&refusal));
+        }
+    }
 }

@@ -5,8 +5,7 @@
 //! they came; who shows them on a terminal must make them harmless. Any number of callers read; one types, and what the
 //! guest has not read yet is held in a pipe, as much as the kernel gives it: who types faster waits.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, pin::Pin};
+use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, pin::Pin, sync::OnceLock};
 
 use axum::body::{Body, HttpBody};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::Notify;
 
-use crate::api_error::ApiError;
+use crate::{api_error::ApiError, guarded::Guarded};
 
 /// Bytes kept.
 const RING_MAX: usize = 256 << 10;
@@ -22,7 +21,7 @@ const RING_MAX: usize = 256 << 10;
 /// A console.
 #[derive(Debug, Default)]
 pub struct Console {
-    ring: Mutex<Ring>,
+    ring: Guarded<Ring>,
     changed: Notify,
     /// Where what is typed goes; never set for a closed box.
     input: OnceLock<tokio::sync::Mutex<OwnedFd>>,
@@ -73,7 +72,7 @@ impl Console {
 
     /// Appends; drops the oldest bytes if it must.
     pub fn push(&self, bytes: &[u8]) {
-        let mut ring = self.lock();
+        let mut ring = self.ring.lock();
         ring.written += bytes.len() as u64;
         ring.bytes.extend(bytes);
         let excess = ring.bytes.len().saturating_sub(RING_MAX);
@@ -84,18 +83,18 @@ impl Console {
 
     /// Bytes ever written.
     pub fn written(&self) -> u64 {
-        self.lock().written
+        self.ring.lock().written
     }
 
     /// The guest is gone.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.ring.lock().closed = true;
         self.changed.notify_waiters();
     }
 
     /// What was written from `position` on; older bytes than are kept are skipped.
     pub fn read(&self, position: u64) -> Chunk {
-        let ring = self.lock();
+        let ring = self.ring.lock();
         let first = ring.written - ring.bytes.len() as u64;
         let skip = usize::try_from(position.saturating_sub(first)).unwrap_or(usize::MAX);
         let bytes: Vec<u8> = ring.bytes.iter().skip(skip).copied().collect();
@@ -117,10 +116,6 @@ impl Console {
                 chunk => return chunk,
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

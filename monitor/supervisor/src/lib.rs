@@ -27,6 +27,7 @@ pub mod enroll;
 pub mod evidence;
 pub mod gate;
 pub mod group;
+pub mod guarded;
 pub mod guest_log;
 pub mod history;
 pub mod host;

@@ -172,9 +172,12 @@ fn disks(
             (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
                 let (data_size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
                 let launched = launch_disk(name, "integrity", Some(root_hash), data_size);
-                (launched, DiskSpec::Integrity { data_size, root_hash, salt })
+                (launched, DiskSpec::Integrity { data_size, root_hash, salt, ahead: false })
             }
             (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
+            (Disk::Encrypted { .. }, _) => {
+                return bad(format!("the image needs a volume `{name}`"));
+            }
             (_, Some(_)) => return bad(format!("the image has a disk `{name}` of its own")),
             (_, None) => return bad(format!("the image needs a raw disk `{name}`")),
         });

@@ -3,11 +3,13 @@
 
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+
+use crate::guarded::Guarded;
 
 /// A child that ends with its owner.
 #[derive(Debug)]
@@ -87,7 +89,7 @@ pub fn close_inherited() -> io::Result<()> {
 
 /// The last bytes of a stream.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<(Mutex<Kept>, Condvar)>);
+pub struct Tail(Arc<Guarded<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -111,15 +113,15 @@ impl Tail {
             while let Ok(n @ 1..) = stream.read(&mut buffer) {
                 ours.push(buffer.get(..n).unwrap_or_default());
             }
-            ours.lock().ended = true;
-            ours.0.1.notify_all();
+            ours.0.lock().ended = true;
+            ours.0.notify();
             at_end(&ours);
         })?;
         Ok(tail)
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.bytes.extend_from_slice(bytes);
         let excess = kept.bytes.len().saturating_sub(TAIL_MAX);
         kept.bytes.drain(..excess);
@@ -127,19 +129,13 @@ impl Tail {
 
     /// The last line that says something, printable characters only.
     pub fn last_line(&self) -> Option<String> {
-        last_line(&self.lock().bytes)
+        last_line(&self.0.lock().bytes)
     }
 
     /// The last line of all, once the stream has ended: a process that was reaped may have said something
     /// that nobody has read yet. A stream that somebody else holds open is waited for no longer than this.
     pub fn last_line_within(&self, patience: Duration) -> Option<String> {
-        let waited = self.0.1.wait_timeout_while(self.lock(), patience, |kept| !kept.ended);
-        let (kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        last_line(&kept.bytes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        last_line(&self.0.wait_while_for(patience, |kept| !kept.ended).bytes)
     }
 }
 
@@ -166,7 +162,7 @@ mod tests {
         let tail = Tail::follow(io::Cursor::new(text), move |_| send.send(()).unwrap()).unwrap();
         receive.recv().unwrap();
         assert_eq!(tail.last_line().as_deref(), Some("the reason?[2J"));
-        assert!(tail.lock().bytes.len() <= TAIL_MAX);
+        assert!(tail.0.lock().bytes.len() <= TAIL_MAX);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The VMs of this host, by name and id, and the names and ports promised to launches under way.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use coffer_formats::Digest;
 use coffer_monitor_wire::api::{CreateVm, Publish};
 
+use crate::guarded::Guarded;
 use crate::history::{History, Kept};
 use crate::vm::{LaunchClock, Vm};
 use crate::{launch_error::LaunchError, plan::check_name, vm_process::Control};
@@ -41,9 +41,8 @@ impl Entry {
 /// All of them.
 #[derive(Default)]
 pub struct Registry {
-    inner: Mutex<Inner>,
-    /// A launch under way is decided.
-    decided: Condvar,
+    /// Told whenever a launch under way is decided.
+    inner: Guarded<Inner>,
     /// What happens to them.
     pub history: Arc<History>,
 }
@@ -84,16 +83,14 @@ impl Registry {
             vm: Arc::new(Vm::new(kept, None, LaunchClock::start(), Arc::clone(&registry.history))),
             control: None,
         });
-        registry.lock().vms.extend(past);
+        registry.inner.lock().vms.extend(past);
         registry
     }
 
     /// The VM that lives under the name of `request` and was made by the same. A launch under way is waited for.
     pub fn made_by(&self, request: &CreateVm) -> Option<Arc<Vm>> {
         let name = request.name.as_ref()?;
-        let under_way = |inner: &mut Inner| inner.names.contains(name);
-        let inner = self.decided.wait_while(self.lock(), under_way);
-        let inner = inner.unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.wait_while(|inner| inner.names.contains(name));
         let same =
             |vm: &Vm| vm.request == *request && (!vm.has_ended() || vm.successor().is_some());
         inner.vms.iter().map(|entry| &entry.vm).find(|vm| same(vm)).cloned()
@@ -107,7 +104,7 @@ impl Registry {
         publish: &[Publish],
         before: Option<&Arc<Vm>>,
     ) -> Result<Reservation, LaunchError> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.closed {
             return Err(LaunchError::ShuttingDown);
         }
@@ -138,12 +135,12 @@ impl Registry {
 
     /// All VMs, oldest first.
     pub fn list(&self) -> Vec<Entry> {
-        self.lock().vms.clone()
+        self.inner.lock().vms.clone()
     }
 
     /// By name, instance id, or an unambiguous prefix of that.
     pub fn find(&self, key: &str) -> Result<Entry, NotFound> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         if let Some(entry) = inner.vms.iter().find(|e| e.vm.name == key) {
             return Ok(entry.clone());
         }
@@ -167,7 +164,7 @@ impl Registry {
 
     /// Takes out an ended VM, and puts back what was in its place: its file is then that one's to write.
     pub fn take_out(&self, vm: &Arc<Vm>, before: Option<Entry>) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !vm.has_ended() || inner.names.contains(&vm.name) {
             return false;
         }
@@ -182,25 +179,21 @@ impl Registry {
 
     /// VMs that have not ended.
     pub fn live(&self) -> u32 {
-        let live = self.lock().vms.iter().filter(|e| !e.vm.has_ended()).count();
+        let live = self.inner.lock().vms.iter().filter(|e| !e.vm.has_ended()).count();
         u32::try_from(live).unwrap_or(u32::MAX)
     }
 
     /// Head of the launch log: `SHA-256(previous head | launch digest)`, zero at start.
     pub fn launch_log_head(&self) -> Digest {
-        self.lock().launch_log_head.unwrap_or(Digest::ZERO)
+        self.inner.lock().launch_log_head.unwrap_or(Digest::ZERO)
     }
 
     /// Refuses launches from now on; gives what is there.
     pub fn close(&self) -> Vec<Entry> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.closed = true;
         self.history.close();
         inner.vms.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +202,7 @@ impl Reservation {
     /// evidence speaks of a host without it. What was in its place is given out.
     pub fn enter(self, vm: Arc<Vm>, control: Control) -> Result<Option<Entry>, LaunchError> {
         let registry = Arc::clone(&self.registry);
-        let mut inner = registry.lock();
+        let mut inner = registry.inner.lock();
         if inner.closed {
             return Err(LaunchError::ShuttingDown);
         }
@@ -234,13 +227,13 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut inner = self.registry.lock();
+        let mut inner = self.registry.inner.lock();
         inner.names.remove(&self.name);
         for port in &self.ports {
             inner.ports.remove(port);
         }
         drop(inner);
-        self.registry.decided.notify_all();
+        self.registry.inner.notify();
     }
 }
 

@@ -94,7 +94,7 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let (listener, _socket) = bind(&host.config.socket)?;
-    let tcp = match host.config.tcp {
+    let tcp = match host.config.dangerously_listen_tcp {
         Some(address) => Some(bind_tcp(address).await?),
         None => None,
     };

@@ -9,9 +9,8 @@
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
 //! word and the VM process's account. One that is launched again is another VM in its place.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use coffer_formats::InstanceId;
 use coffer_formats::channel::Phase;
@@ -21,6 +20,7 @@ use coffer_monitor_wire::api::{
 };
 use coffer_monitor_wire::{EndReason, Refusal};
 
+use crate::guarded::Guarded;
 use crate::history::{History, Kept};
 use crate::verdict::Verdict;
 use crate::{
@@ -43,8 +43,7 @@ pub struct Vm {
     pub console: Arc<Console>,
     clock: LaunchClock,
     history: Arc<History>,
-    life: Mutex<Life>,
-    changed: Condvar,
+    life: Guarded<Life>,
 }
 
 struct Life {
@@ -130,8 +129,7 @@ impl Vm {
             console: Arc::default(),
             clock,
             history,
-            life: Mutex::new(life),
-            changed: Condvar::new(),
+            life: Guarded::new(life),
         };
         if ended {
             vm.console.close();
@@ -141,12 +139,12 @@ impl Vm {
 
     /// For the API.
     pub fn info(&self) -> VmInfo {
-        self.lock().info()
+        self.life.lock().info()
     }
 
     /// Ports it holds on the host: also while it waits to be launched again.
     pub fn ports(&self) -> &[Publish] {
-        let life = self.lock();
+        let life = self.life.lock();
         if life.ended && life.next == Next::Nothing { &[] } else { &self.request.publish }
     }
 
@@ -175,7 +173,7 @@ impl Vm {
             Phase::Running => (VmState::Running, "running"),
             Phase::Exited => return false,
             Phase::Failed => {
-                self.lock().guest_failure.get_or_insert_with(|| printable(detail));
+                self.life.lock().guest_failure.get_or_insert_with(|| printable(detail));
                 return false;
             }
         };
@@ -184,23 +182,23 @@ impl Vm {
 
     /// What the guest was refused so far, as its VM process counted it.
     pub fn refused(&self, counts: BTreeMap<Refusal, u64>) {
-        self.lock().refusals = counts;
+        self.life.lock().refusals = counts;
     }
 
     /// How often the guest was refused what.
     pub fn refusals(&self) -> BTreeMap<String, u64> {
-        self.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
+        self.life.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
     }
 
     /// The VM process says whether it stands still.
     pub fn is_paused(&self, paused: bool) {
-        self.lock().paused = paused;
+        self.life.lock().paused = paused;
         self.note();
     }
 
     /// The VM is gone, for `reason`.
     pub fn end(&self, reason: &EndReason) {
-        let mut life = self.lock();
+        let mut life = self.life.lock();
         if life.ended {
             return;
         }
@@ -250,7 +248,7 @@ impl Vm {
 
     /// Number of restarts and last reason of the launch that takes its place; none if there shall be none.
     pub fn successor(&self) -> Option<(u32, String)> {
-        let life = self.lock();
+        let life = self.life.lock();
         let reason = life.info.reason.clone().unwrap_or_else(|| "stopped".into());
         match life.next {
             Next::Nothing => None,
@@ -261,8 +259,8 @@ impl Vm {
 
     /// Asks for another launch in its place, now that it has ended.
     pub fn ask_again(&self) {
-        self.lock().next = Next::Request;
-        self.changed.notify_all();
+        self.life.lock().next = Next::Request;
+        self.life.notify();
     }
 
     /// The launch in its place failed. Another is tried if the policy still says so and it may go better.
@@ -271,7 +269,7 @@ impl Vm {
             // Another is being launched in its place.
             return;
         }
-        let mut life = self.lock();
+        let mut life = self.life.lock();
         let by_policy = life.next == Next::Policy;
         if life.next != Next::Nothing {
             life.fail(Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string()));
@@ -289,19 +287,19 @@ impl Vm {
 
     /// True once it is gone.
     pub fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.life.lock().ended
     }
 
     /// Asks the guest to stop; whoever waits in [`Vm::wait_for_stop`] hears it. It will not be launched again.
     pub fn ask_to_stop(&self) {
-        let mut life = self.lock();
+        let mut life = self.life.lock();
         life.stop_asked = true;
         let waited = std::mem::replace(&mut life.next, Next::Nothing) != Next::Nothing;
         if waited {
             self.keep(&life);
         }
         drop(life);
-        self.changed.notify_all();
+        self.life.notify();
         if waited {
             self.note();
         }
@@ -309,27 +307,23 @@ impl Vm {
 
     /// Notes that it is being killed on request, so that its end is no failure.
     pub fn note_kill(&self) {
-        self.lock().kill_asked = true;
+        self.life.lock().kill_asked = true;
     }
 
     /// The network backend is gone. A VM that ends at the same time ends for its own reason.
     pub fn note_network_failure(&self, said: String) {
-        self.lock().network_failure = Some(said);
+        self.life.lock().network_failure = Some(said);
     }
 
     /// Blocks until somebody asked it to stop (true) or it is gone (false).
     pub fn wait_for_stop(&self) -> bool {
-        let life = self.lock();
-        let life = self
-            .changed
-            .wait_while(life, |life| !life.stop_asked && !life.ended)
-            .unwrap_or_else(PoisonError::into_inner);
+        let life = self.life.wait_while(|life| !life.stop_asked && !life.ended);
         life.stop_asked && !life.ended
     }
 
     /// Blocks until it is gone; for how long it was there.
     pub fn outlast(&self) -> Duration {
-        drop(self.changed.wait_while(self.lock(), |life| !life.ended));
+        drop(self.life.wait_while(|life| !life.ended));
         self.uptime()
     }
 
@@ -359,16 +353,11 @@ impl Vm {
     }
 
     fn wait(&self, patience: Duration, until: impl Fn(&Life) -> bool) -> bool {
-        let life = self.lock();
-        let (life, _) = self
-            .changed
-            .wait_timeout_while(life, patience, |life| !until(life))
-            .unwrap_or_else(PoisonError::into_inner);
-        until(&life)
+        until(&self.life.wait_while_for(patience, |life| !until(life)))
     }
 
     fn advance(&self, state: VmState, step: &str) -> bool {
-        let mut life = self.lock();
+        let mut life = self.life.lock();
         let repeated = life.info.timings.iter().any(|timing| timing.step == step);
         // `VmState` is in the order in which a VM gets there.
         if life.ended || repeated || state < life.info.state {
@@ -384,17 +373,13 @@ impl Vm {
     /// Tells everybody how it is now.
     pub fn note(&self) {
         self.history.tell_state(&self.info());
-        self.changed.notify_all();
+        self.life.notify();
     }
 
     fn keep(&self, life: &Life) {
         if let Err(error) = self.history.keep(&self.kept_as(life.info())) {
             tracing::warn!(vm = %self.id, name = %self.name, %error, "its end cannot be kept");
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -466,7 +451,7 @@ pub(crate) mod tests {
     /// A VM that runs, as far as anybody is told.
     pub(crate) fn vm(kept: Kept) -> Vm {
         let vm = Vm::new(kept, None, LaunchClock::start(), Arc::default());
-        vm.lock().ended = false;
+        vm.life.lock().ended = false;
         vm
     }
 

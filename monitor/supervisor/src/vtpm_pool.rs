@@ -4,15 +4,14 @@
 //! Making one takes a CPU for a while, so it is done when launches rest. Where none is ready a launch makes its own,
 //! and learns what is wrong if that fails.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{collections::VecDeque, path::PathBuf};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
 use crate::state::{StateDir, VmDir};
-use crate::{ek_certificate::VtpmAuthority, launch_error::LaunchError, uid};
+use crate::{ek_certificate::VtpmAuthority, guarded::Guarded, launch_error::LaunchError, uid};
 
 /// How many are kept ready.
 const READY: usize = 2;
@@ -42,13 +41,12 @@ pub struct Maker {
 /// Those that are ready, and the thread that makes more.
 pub struct VtpmPool {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Guarded<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     maker: Maker,
-    inner: Mutex<Inner>,
-    changed: Condvar,
+    inner: Guarded<Inner>,
 }
 
 #[derive(Default)]
@@ -64,15 +62,15 @@ struct Inner {
 impl VtpmPool {
     /// An empty one, which makes none ahead.
     pub fn new(maker: Maker) -> Self {
-        let shared = Shared { maker, inner: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), thread: Mutex::default() }
+        let shared = Shared { maker, inner: Guarded::default() };
+        Self { shared: Arc::new(shared), thread: Guarded::default() }
     }
 
     /// Makes vTPMs ahead from now on.
     pub fn fill(&self) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name("vtpms".into()).spawn(move || shared.fill())?;
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        *self.thread.lock() = Some(thread);
         Ok(())
     }
 
@@ -83,18 +81,18 @@ impl VtpmPool {
 
     /// How many are ready.
     pub fn ready(&self) -> u32 {
-        u32::try_from(self.shared.lock().ready.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.shared.inner.lock().ready.len()).unwrap_or(u32::MAX)
     }
 
     /// Ends all that are ready; no more are made ahead.
     pub fn close(&self) {
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.inner.lock();
         inner.closed = true;
         let ready = std::mem::take(&mut inner.ready);
         drop(inner);
-        self.shared.changed.notify_all();
+        self.shared.inner.notify();
         drop(ready);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             // It panicked at worst, and is gone either way.
             let _ = thread.join();
@@ -110,14 +108,12 @@ impl Drop for VtpmPool {
 
 impl Shared {
     fn take(&self) -> Option<Ready> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.taken = Some(Instant::now());
         inner.failed = false;
-        self.changed.notify_all();
-        let mut inner = self
-            .changed
-            .wait_while(inner, |inner| inner.making && inner.ready.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        drop(inner);
+        self.inner.notify();
+        let mut inner = self.inner.wait_while(|inner| inner.making && inner.ready.is_empty());
         // One whose swtpm has ended meanwhile is removed here.
         while let Some(mut ready) = inner.ready.pop_front() {
             if !ready.vtpm.has_ended() {
@@ -128,26 +124,22 @@ impl Shared {
     }
 
     fn fill(&self) {
-        let mut inner = self.lock();
         loop {
-            let full = |inner: &mut Inner| inner.ready.len() >= READY || inner.failed;
-            inner = self
-                .changed
-                .wait_while(inner, |inner| !inner.closed && full(inner))
-                .unwrap_or_else(PoisonError::into_inner);
+            let full = |inner: &Inner| inner.ready.len() >= READY || inner.failed;
+            let mut inner = self.inner.wait_while(|inner| !inner.closed && full(inner));
             if inner.closed {
                 return;
             }
             let rested = inner.taken.map_or(REST, |taken| taken.elapsed());
             if let Some(rest) = REST.checked_sub(rested).filter(|rest| !rest.is_zero()) {
-                let waited = self.changed.wait_timeout(inner, rest);
-                (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                drop(inner);
+                drop(self.inner.wait_while_for(rest, |inner| !inner.closed));
                 continue;
             }
             inner.making = true;
             drop(inner);
             let made = self.maker.make();
-            inner = self.lock();
+            let mut inner = self.inner.lock();
             inner.making = false;
             match made {
                 Ok(ready) if !inner.closed => inner.ready.push_back(ready),
@@ -157,12 +149,8 @@ impl Shared {
                     inner.failed = true;
                 }
             }
-            self.changed.notify_all();
+            self.inner.notify();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

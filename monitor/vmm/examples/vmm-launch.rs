@@ -87,6 +87,7 @@ fn spec(options: &Options) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)> {
             data_size: size.parse()?,
             root_hash: Digest::from_hex(root).context("root hash")?,
             salt: salt.into(),
+            ahead: false,
         });
     }
     roles.push(FdRole::Tpm);

@@ -56,8 +56,10 @@ pub struct VmPlan {
     pub payload: Payload,
     /// swtpm's data channel.
     pub tpm: OwnedFd,
-    /// Disks.
-    pub disks: Vec<(DiskSpec, File)>,
+    /// Who makes the vTPM's state last.
+    pub tpm_keeper: Option<OwnedFd>,
+    /// Disks, encrypted ones with their anchors.
+    pub disks: Vec<(DiskSpec, File, Option<OwnedFd>)>,
     /// NICs.
     pub nics: Vec<(NetSpec, OwnedFd)>,
     /// vCPUs.
@@ -87,9 +89,15 @@ impl VmPlan {
                 event_log,
             },
             tpm: fds.take(FdRole::Tpm)?,
+            tpm_keeper: fds.take(FdRole::TpmKeeper).ok(),
             disks: (0..)
                 .zip(spec.disks)
-                .map(|(n, disk)| Ok((disk, fds.take(FdRole::Disk(n))?.into())))
+                .map(|(n, disk)| {
+                    let file = fds.take(FdRole::Disk(n))?.into();
+                    let encrypted = matches!(disk, DiskSpec::Encrypted { .. });
+                    let anchor = encrypted.then(|| fds.take(FdRole::Anchor(n))).transpose()?;
+                    Ok((disk, file, anchor))
+                })
                 .collect::<Result<_, _>>()?,
             nics: (0..)
                 .zip(spec.nics)
@@ -210,6 +218,10 @@ mod tests {
         let twice = [FdRole::Input, FdRole::Input];
         refuses(|s| s.fds.extend(twice), PlanRefused::Surplus(FdRole::Input));
         refuses(|s| s.fds.push(FdRole::Disk(0)), PlanRefused::Surplus(FdRole::Disk(0)));
+        let encrypted = || vec![DiskSpec::Encrypted { id: "00".into(), size: 4096 }];
+        let bare = |s: &mut VmSpec| (s.disks, _) = (encrypted(), s.fds.push(FdRole::Disk(0)));
+        refuses(bare, PlanRefused::Missing(FdRole::Anchor(0)));
+        refuses(|s| s.fds.push(FdRole::Anchor(0)), PlanRefused::Surplus(FdRole::Anchor(0)));
         assert_eq!(
             VmPlan::new(spec(), fds(3)).err(),
             Some(PlanRefused::Count { named: 4, came: 3 })

@@ -19,7 +19,7 @@ use rustix::process::DumpableBehavior;
 use crate::jail;
 use crate::plan::VmPlan;
 use crate::stop::Stop;
-use crate::virtio::net::Gate;
+use crate::virtio::{block::DiskRefused, net::Gate};
 use crate::vm::Vm;
 
 /// The supervisor's end of our standard input.
@@ -47,7 +47,10 @@ pub fn run() -> anyhow::Result<()> {
     );
     let Some((spec, fds)) = control.receive_spec()? else { return Ok(()) };
     let reason = launch(&control, spec, fds, started);
-    let failed = |error| EndReason::Failed { detail: format!("{error:#}") };
+    let failed = |error: anyhow::Error| {
+        let broken = error.downcast_ref().and_then(DiskRefused::broken);
+        broken.unwrap_or_else(|| EndReason::Failed { detail: format!("{error:#}") })
+    };
     finish(&control, reason.unwrap_or_else(failed))
 }
 

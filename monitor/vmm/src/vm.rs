@@ -58,12 +58,12 @@ impl Vm {
         let serial = Arc::new(serial_port(line, plan.console, plan.input, refusals.clone())?);
         let (bus, devices) = (DeviceBus::new(refusals.clone()), Vec::new());
         let mut vm = Self { machine, vcpus, bus, serial, virtio, devices, refusals };
-        vm.map_devices(plan.tpm, stop)?;
+        vm.map_devices(SwtpmChannel::new(plan.tpm, plan.tpm_keeper), stop)?;
         Ok(vm)
     }
 
-    fn map_devices(&mut self, tpm: OwnedFd, stop: &Stop) -> anyhow::Result<()> {
-        let (swtpm, memory) = (SwtpmChannel::new(tpm), self.machine.ram().clone());
+    fn map_devices(&mut self, swtpm: SwtpmChannel, stop: &Stop) -> anyhow::Result<()> {
+        let memory = self.machine.ram().clone();
         let tpm = TpmCrb::new(Box::new(swtpm), memory, tpm_crb::SILENCE, || {
             jail::confine(jail::Role::Tpm).map_err(std::io::Error::other)
         })?;

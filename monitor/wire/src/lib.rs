@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 /// Most bytes of one message: a spec with an event log of a few KiB in hex.
 pub const MESSAGE_MAX: usize = 128 << 10;
-/// Most descriptors in one message: fixed ones, 8 disks, 4 NICs.
+/// Most descriptors in one message: fixed ones, 8 disks with their anchors, 4 NICs.
 pub const FDS_MAX: usize = 32;
 
 /// What a descriptor in a [`VmSpec`] message is for; `VmSpec::fds` lists them in the order sent.
@@ -41,6 +41,10 @@ pub enum FdRole {
     Tpm,
     /// Disk `n` of `VmSpec::disks`, open as its kind needs.
     Disk(u8),
+    /// What disk `n`, an encrypted one, is opened with and anchored by (SPEC 11.15): its end of a stream.
+    Anchor(u8),
+    /// Where the vTPM's state is made to last before an answer is given (SPEC 3.7.1); absent if it need not.
+    TpmKeeper,
     /// Backend of NIC `n`: a passt stream socket or a tap device.
     Net(u8),
     /// What people type at the serial port: the reading end of a pipe. Closed boxes have none.
@@ -59,10 +63,19 @@ pub enum DiskSpec {
         root_hash: Digest,
         /// Salt, hex.
         salt: String,
+        /// True if all of it is verified before the first instruction.
+        ahead: bool,
     },
     /// Written and read as it is, no promise.
     Raw {
         /// Bytes of it, a multiple of 4096.
+        size: u64,
+    },
+    /// Written and read, confidential, authenticated and never turned back (SPEC 11).
+    Encrypted {
+        /// Its disk id, hex.
+        id: String,
+        /// Bytes the guest sees.
         size: u64,
     },
 }

@@ -312,7 +312,7 @@ fn check_launch(descriptor: &Descriptor, record: &LaunchRecord) -> Result<(), Fa
         );
         return Err(Fault::reject(Reject::ShapeNotAllowed, explanation));
     }
-    let is_raw = |disk: &LaunchDisk| disk.kind == "raw" && disk.root_hash.is_none();
+    let given = |disk: &LaunchDisk, kind: &str| disk.kind == kind && disk.root_hash.is_none();
     let same = record.disks.len() >= descriptor.disks.len()
         && record.disks.iter().enumerate().all(|(n, launched)| match descriptor.disks.get(n) {
             Some(Disk::Integrity { name, data_size, root_hash, .. }) => {
@@ -321,9 +321,9 @@ fn check_launch(descriptor: &Descriptor, record: &LaunchRecord) -> Result<(), Fa
                     && launched.size == *data_size
                     && launched.root_hash.as_ref() == Some(root_hash)
             }
-            Some(Disk::Raw { name }) => is_raw(launched) && &launched.name == name,
+            Some(disk) => given(launched, disk.kind()) && launched.name == disk.name(),
             // An open box may have more; a closed one has none but its image's.
-            None => record.box_kind == BoxKind::Open && is_raw(launched),
+            None => record.box_kind == BoxKind::Open && given(launched, "raw"),
         });
     if same {
         Ok(())

@@ -35,8 +35,10 @@ pub struct Shape {
     pub disk_root: Digest,
     /// The image leaves its root to be given; a raw one of this name is.
     pub raw_root: Option<&'static str>,
-    /// Kind of a disk beside the image's.
+    /// Kind of a disk `more` beside the root.
     pub more: Option<&'static str>,
+    /// The image asks for a volume `more`.
+    pub wants_volume: bool,
     pub made_for: BoxKind,
     pub nat: bool,
     pub nics: usize,
@@ -56,6 +58,7 @@ impl Default for Shape {
             disk_root: ROOT_HASH,
             raw_root: None,
             more: None,
+            wants_volume: false,
             made_for: BoxKind::Closed,
             nat: false,
             nics: 0,
@@ -220,6 +223,17 @@ fn descriptor(shape: &Shape) -> Descriptor {
         file: format!("file-{n}"),
         mode: "0400".into(),
     };
+    let root = match shape.raw_root {
+        Some(_) => Disk::Raw { name: "root".into() },
+        None => Disk::Integrity {
+            name: "root".into(),
+            blob: blob(5, DATA_SIZE + 4096 + 4096),
+            data_size: DATA_SIZE,
+            root_hash: ROOT_HASH,
+            salt: String::new(),
+        },
+    };
+    let volume = shape.wants_volume.then(|| Disk::Encrypted { name: "more".into() });
     let descriptor = Descriptor {
         version: 1,
         name: "site".into(),
@@ -229,21 +243,13 @@ fn descriptor(shape: &Shape) -> Descriptor {
         kernel: blob(1, 4096),
         initrd: blob(2, 4096),
         cmdline: blob(3, 20),
-        disks: vec![match shape.raw_root {
-            Some(_) => Disk::Raw { name: "root".into() },
-            None => Disk::Integrity {
-                name: "root".into(),
-                blob: blob(5, DATA_SIZE + 4096 + 4096),
-                data_size: DATA_SIZE,
-                root_hash: ROOT_HASH,
-                salt: String::new(),
-            },
-        }],
+        disks: [root].into_iter().chain(volume).collect(),
         shape: VmShape {
             vcpus: Range { min: 1, max: 4 },
             memory_mib: Range { min: 128, max: 1024 },
         },
         console: ConsoleMode::None,
+        vtpm: Default::default(),
         network: match shape.nat {
             false => Network::None,
             true => Network::Nat {

@@ -164,6 +164,9 @@ pub fn make_modules(directory: &Path) {
         ("crc32c-intel", &["alias=crc32c", "depends="]),
         ("loop-a", &["depends=loop_b"]),
         ("loop-b", &["depends=loop-a"]),
+        ("jbd2", &["depends="]),
+        ("mbcache", &["depends="]),
+        ("ext4", &["depends=mbcache,jbd2"]),
         ("orphan", &["depends=absent"]),
     ]
     .into();
@@ -231,6 +234,9 @@ pub fn manifest(image: &Path) -> Value {
 
 fn with_media_type(mut content: Value, like: &Value) -> Value {
     content["mediaType"] = like["mediaType"].clone();
+    if let Some(annotations) = like.get("annotations") {
+        content["annotations"] = annotations.clone();
+    }
     content
 }
 

@@ -6,4 +6,6 @@ mod fixture;
 mod hosts;
 mod importing;
 mod modules;
+mod signing;
 mod verifying;
+mod volumes;

@@ -214,6 +214,7 @@ impl TestImage {
                 memory_mib: Range { min: 256, max: 1024 },
             },
             console: ConsoleMode::Output,
+            vtpm: Default::default(),
             network: Network::Nat {
                 address: [192, 168, 76, 2].into(),
                 prefix: 24,
@@ -231,6 +232,7 @@ impl TestImage {
             digest: blob.digest,
             size: blob.size,
             artifact_type: None,
+            annotations: Default::default(),
         };
         let manifest = Manifest {
             schema_version: 2,

@@ -9,8 +9,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 
-use coffer_disk::{BLOCK, BlockDevice, DiskError, FileStore, Integrity, Raw};
+use coffer_disk::{
+    BLOCK, BlockDevice, Disk, DiskError, DiskId, FileStore, Integrity, Raw, RemoteAnchor,
+    SystemEntropy,
+};
 use coffer_formats::Reject;
 use coffer_image::verity::Salt;
 use coffer_monitor_wire::{DiskSpec, EndReason, Refusal};
@@ -41,6 +45,17 @@ pub enum DiskRefused {
     /// The size is no size of such a disk, or not that of its file.
     #[error("disk {0} cannot have {1} bytes of data")]
     Size(usize, u64),
+    /// It is not what it has to be.
+    #[error("disk {0}: {1}")]
+    Disk(usize, DiskError),
+}
+
+impl DiskRefused {
+    /// How a VM ends for it, if a promise was broken.
+    pub fn broken(&self) -> Option<EndReason> {
+        let Self::Disk(_, DiskError::Corrupt(_)) = self else { return None };
+        Some(EndReason::Refused { reject: Reject::DiskIntegrity, detail: self.to_string() })
+    }
 }
 
 /// What is below.
@@ -58,12 +73,23 @@ pub struct Block {
 
 impl Block {
     /// Serves disk `index` of the spec.
-    pub fn open(index: usize, spec: &DiskSpec, file: File) -> Result<Self, DiskRefused> {
+    pub fn open(
+        index: usize,
+        spec: &DiskSpec,
+        file: File,
+        anchor: Option<OwnedFd>,
+    ) -> Result<Self, DiskRefused> {
+        let refused = |error| DiskRefused::Disk(index, error);
         let source: Source = match spec {
-            DiskSpec::Integrity { data_size, root_hash, salt } => {
+            DiskSpec::Integrity { data_size, root_hash, salt, ahead } => {
                 let salt = Salt::from_hex(salt).ok_or(DiskRefused::Salt(index))?;
-                let disk = Integrity::optimistic(file, *data_size, *root_hash, &salt);
-                Box::new(disk.map_err(|_| DiskRefused::Size(index, *data_size))?)
+                let open = if *ahead { Integrity::ahead_of_time } else { Integrity::optimistic };
+                Box::new(open(file, *data_size, *root_hash, &salt).map_err(refused)?)
+            }
+            DiskSpec::Encrypted { id, size } => {
+                let disk = encrypted(id, file, anchor).map_err(refused)?;
+                let whole = Some(disk).filter(|disk| bytes(disk) == *size);
+                Box::new(whole.ok_or(DiskRefused::Size(index, *size))?)
             }
             DiskSpec::Raw { size } => {
                 let disk = FileStore::new(file).and_then(Raw::new).ok();
@@ -150,6 +176,10 @@ impl Block {
 
     /// True if it was written. Of a block that is written in part the rest stays as it was.
     fn write(&mut self, sector: u64, len: usize, data: &mut impl Read) -> Result<bool, EndReason> {
+        // Not even read first, of a block that is written in part.
+        if self.source.is_read_only() {
+            return Ok(false);
+        }
         let Some(span) = self.span(sector, len) else { return Ok(false) };
         let Some(buffer) = self.bounce.get_mut(..span.buffer) else { return Ok(false) };
         let whole = span.buffer == len;
@@ -172,11 +202,8 @@ impl Block {
 
     /// True if it was done; a broken promise ends the VM.
     fn settled(&self, done: Result<(), DiskError>) -> Result<bool, EndReason> {
-        match done {
-            Err(error @ DiskError::Corrupt(_)) => Err(EndReason::Refused {
-                reject: Reject::DiskIntegrity,
-                detail: format!("disk {}: {error}", self.index),
-            }),
+        match done.map_err(|error| DiskRefused::Disk(self.index, error).broken()) {
+            Err(Some(reason)) => Err(reason),
             done => Ok(done.is_ok()),
         }
     }
@@ -189,6 +216,21 @@ impl Block {
         id.iter_mut().zip(name.bytes()).for_each(|(slot, byte)| *slot = byte);
         id
     }
+}
+
+/// Opens an encrypted disk, whose key and counter are at the other end of `anchor`. The state of the file that counts is
+/// verified as a whole.
+fn encrypted(
+    id: &str,
+    file: File,
+    anchor: Option<OwnedFd>,
+) -> Result<Disk<FileStore, RemoteAnchor>, DiskError> {
+    let mut disk = DiskId([0; 16]);
+    hex::decode_to_slice(id, &mut disk.0).map_err(|_| DiskError::Foreign)?;
+    let silent = |error: std::io::Error| DiskError::AnchorFailed(error.into());
+    let anchor = anchor.ok_or_else(|| silent(std::io::ErrorKind::NotConnected.into()))?;
+    let (key, anchor) = RemoteAnchor::connect(anchor.into()).map_err(silent)?;
+    Disk::open(FileStore::new(file)?, anchor, &key, disk, &mut SystemEntropy)
 }
 
 fn bytes(disk: &dyn BlockDevice) -> u64 {

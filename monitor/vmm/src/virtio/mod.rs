@@ -29,15 +29,15 @@ use mmio::{Slot, VirtioMmio};
 /// Makes every virtio device of a VM and plugs it in: disks in order (so the first is `/dev/vda`), NICs, vsock, rng.
 pub fn attach(
     machine: &Machine,
-    disks: Vec<(DiskSpec, File)>,
+    disks: Vec<(DiskSpec, File, Option<OwnedFd>)>,
     nics: Vec<(NetSpec, OwnedFd)>,
     guest_cid: u32,
     control: &Control,
     refusals: &Refusals,
 ) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    for (index, (spec, file)) in disks.into_iter().enumerate() {
-        devices.push(Box::new(block::Block::open(index, &spec, file)?));
+    for (index, (spec, file, anchor)) in disks.into_iter().enumerate() {
+        devices.push(Box::new(block::Block::open(index, &spec, file, anchor)?));
     }
     for (spec, backend) in nics {
         devices.push(Box::new(net::Net::new(spec, backend, control.network.clone())?));

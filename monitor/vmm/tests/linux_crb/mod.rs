@@ -49,7 +49,7 @@ impl LinuxCrb {
     pub fn new(channel: OwnedFd, silence: Duration) -> io::Result<Self> {
         let page = RamRange { start: layout::TPM_BUFFER, size: layout::TPM_BUFFER_SIZE };
         let ram = GuestRam::allocate(&[page]).map_err(io::Error::other)?;
-        let swtpm = Box::new(SwtpmChannel::new(channel));
+        let swtpm = Box::new(SwtpmChannel::new(channel, None));
         let device = TpmCrb::new(swtpm, ram.clone(), silence, || Ok(()))?;
         let mut bus = DeviceBus::default();
         bus.map_memory(layout::TPM, layout::TPM_WINDOW, Arc::new(device));

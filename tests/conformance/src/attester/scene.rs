@@ -109,6 +109,7 @@ pub fn descriptor() -> Vec<u8> {
         }],
         shape: Shape { vcpus: Range { min: 1, max: 4 }, memory_mib: Range { min: 128, max: 1024 } },
         console: ConsoleMode::None,
+        vtpm: Default::default(),
         network: Network::None,
         verifier: Some(VerifierPin {
             url: AUDIENCE.into(),

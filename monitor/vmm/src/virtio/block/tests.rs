@@ -1,7 +1,7 @@
 //! Hostile guests against the block device: what they may ask and what they never get.
 
 use super::*;
-use coffer_disk::Place;
+use coffer_disk::{Anchor as _, DangerousMemoryAnchor, DiskKey, Place, Shape};
 use proptest::prelude::*;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -137,6 +137,16 @@ fn refuses_writes_whatever_was_negotiated() {
     check(VIRTIO_BLK_T_OUT, 0, 512, VIRTIO_BLK_S_IOERR, 0);
 }
 
+/// A device that read the rest of the block first would end the VM for it.
+#[test]
+fn a_write_to_what_is_for_reading_looks_at_no_block() {
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_OUT, 0);
+    let descriptors = [(HEADER_AT, 16, 0), (DATA_AT, 512, 0), (STATUS_AT, 1, WRITE)];
+    assert_eq!(request(&memory, Numbered { forged: Some(0), broken: None }, &descriptors), Ok(1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
+}
+
 #[test]
 fn refuses_what_leaves_the_disk_or_the_limits() {
     let sectors = BLOCKS * 8;
@@ -191,7 +201,8 @@ const RAW: u64 = 8192;
 fn raw_disk() -> (Block, File) {
     let mut file = tempfile::tempfile().unwrap();
     (0..16).for_each(|n| file.write_all(&[n; 512]).unwrap());
-    let disk = Block::open(0, &DiskSpec::Raw { size: RAW }, file.try_clone().unwrap()).unwrap();
+    let disk =
+        Block::open(0, &DiskSpec::Raw { size: RAW }, file.try_clone().unwrap(), None).unwrap();
     (disk, file)
 }
 
@@ -324,7 +335,7 @@ fn refuses_sizes_no_raw_disk_has() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(if size == 0 { 0 } else { RAW }).unwrap();
         assert!(matches!(
-            Block::open(3, &DiskSpec::Raw { size }, file),
+            Block::open(3, &DiskSpec::Raw { size }, file, None),
             Err(DiskRefused::Size(3, found)) if found == size
         ));
     }
@@ -379,4 +390,107 @@ proptest! {
         prop_assert!(u64::from(written) <= offered);
         prop_assert_eq!(content(&file).len() as u64, RAW);
     }
+}
+
+/// An encrypted disk of 16 blocks in a file; its id, and its counter.
+fn sealed_disk() -> (File, String, DangerousMemoryAnchor) {
+    let file = tempfile::tempfile().unwrap();
+    let shape = Shape::of(16);
+    file.set_len(shape.storage().unwrap()).unwrap();
+    let store = FileStore::new(file.try_clone().unwrap()).unwrap();
+    let anchor = DangerousMemoryAnchor::default();
+    let key = DiskKey::new(&mut [7; 32]);
+    let disk = Disk::create(store, anchor.clone(), &key, shape, &mut SystemEntropy).unwrap();
+    (file, disk.info().id.to_string(), anchor)
+}
+
+/// The device over that disk, its key and counter kept by another thread.
+fn opened(file: &File, id: &str, anchor: &DangerousMemoryAnchor) -> Result<Block, DiskRefused> {
+    let (ours, keeper) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut anchor = anchor.clone();
+    std::thread::spawn(move || {
+        coffer_disk::serve(keeper, zeroize::Zeroizing::new([7; 32]), &mut anchor)
+    });
+    let spec = DiskSpec::Encrypted { id: id.into(), size: 16 * BLOCK as u64 };
+    Block::open(2, &spec, file.try_clone().unwrap(), Some(ours.into()))
+}
+
+#[track_caller]
+fn flushed(disk: &mut Block) {
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_FLUSH, 0);
+    assert_eq!(serve(disk, &memory, &[(HEADER_AT, 16, 0), (STATUS_AT, 1, WRITE)]), Ok(1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_OK as u8);
+}
+
+#[track_caller]
+fn sector(disk: &mut Block, number: u64) -> Vec<u8> {
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_IN, number);
+    assert_eq!(serve(disk, &memory, &ordinary(512)), Ok(513));
+    let mut data = vec![0; 512];
+    memory.read_slice(&mut data, GuestAddress(DATA_AT)).unwrap();
+    data
+}
+
+#[test]
+fn an_encrypted_disk_keeps_what_was_flushed_and_shows_its_storage_nothing() {
+    let (file, id, anchor) = sealed_disk();
+    let mut disk = opened(&file, &id, &anchor).unwrap();
+    assert_eq!(write(&mut disk, 9, 512), VIRTIO_BLK_S_OK);
+    flushed(&mut disk);
+    drop(disk);
+    let mut stored = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut stored, 0).unwrap();
+    assert!(!stored.windows(32).any(|window| window == [0xEE; 32]));
+    let mut disk = opened(&file, &id, &anchor).unwrap();
+    assert_eq!(sector(&mut disk, 9), [0xEE; 512]);
+    assert_eq!(sector(&mut disk, 8), [0; 512]);
+}
+
+#[test]
+fn an_encrypted_disk_put_back_is_refused_and_one_that_was_altered_ends_the_vm() {
+    let (file, id, anchor) = sealed_disk();
+    let mut old = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut old, 0).unwrap();
+    let mut disk = opened(&file, &id, &anchor).unwrap();
+    assert_eq!(write(&mut disk, 0, 4096), VIRTIO_BLK_S_OK);
+    flushed(&mut disk);
+    drop(disk);
+    let mut new = old.clone();
+    file.read_exact_at(&mut new, 0).unwrap();
+    file.write_all_at(&old, 0).unwrap();
+    let refused = opened(&file, &id, &anchor).err().unwrap();
+    assert!(matches!(refused, DiskRefused::Disk(2, DiskError::Stale { .. })), "{refused}");
+    assert_eq!(refused.broken(), None);
+    // One bit of the last block that was written.
+    file.write_all_at(&new, 0).unwrap();
+    let mut disk = opened(&file, &id, &anchor).unwrap();
+    for at in (2..new.len() / BLOCK).map(|block| block * BLOCK) {
+        file.write_all_at(&[new[at] ^ 1], at as u64).unwrap();
+    }
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_IN, 0);
+    let ended = serve(&mut disk, &memory, &ordinary(512));
+    assert!(matches!(ended, Err(EndReason::Refused { reject: Reject::DiskIntegrity, .. })));
+    drop(disk);
+    let refused = opened(&file, &id, &anchor).err().unwrap();
+    assert!(refused.broken().is_some(), "{refused}");
+}
+
+/// Its keeper is gone: what was written is not acknowledged as durable, and nothing wrong is read.
+#[test]
+fn an_encrypted_disk_without_its_counter_flushes_nothing() {
+    let (file, id, anchor) = sealed_disk();
+    let mut other = anchor.clone();
+    let mut disk = opened(&file, &id, &anchor).unwrap();
+    disk.activate(1 << VIRTIO_BLK_F_FLUSH);
+    assert_eq!(write(&mut disk, 0, 512), VIRTIO_BLK_S_OK);
+    // Somebody else moves the counter.
+    let at = other.read().unwrap();
+    other.advance(at).unwrap();
+    let memory = memory();
+    put_header(&memory, VIRTIO_BLK_T_FLUSH, 0);
+    assert_eq!(serve(&mut disk, &memory, &[(HEADER_AT, 16, 0), (STATUS_AT, 1, WRITE)]), Ok(1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
 }

@@ -1,0 +1,72 @@
+//! What happens to a device that is blank, and to one that is not. One test function: formatting reaps, and would
+//! take any child of this process.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coffer_init::volumes::{Content, prepare};
+
+const MKFS: &str = "/sbin/mkfs.ext4";
+const SIZE: u64 = 16 << 20;
+
+fn device(directory: &Path, name: &str, size: u64) -> PathBuf {
+    let path = directory.join(name);
+    File::create(&path).unwrap().set_len(size).unwrap();
+    path
+}
+
+#[test]
+fn a_blank_device_is_formatted_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    a_blank_one_is_formatted_once(directory.path());
+    whatever_is_not_blank_is_kept(directory.path());
+    what_cannot_be_formatted_is_named(directory.path());
+}
+
+fn a_blank_one_is_formatted_once(directory: &Path) {
+    let path = device(directory, "blank", SIZE);
+    assert_eq!(prepare(&path, Path::new(MKFS)), Ok(Content::Blank));
+    let mut magic = [0; 2];
+    File::open(&path).unwrap().read_exact_at(&mut magic, 1024 + 0x38).unwrap();
+    assert_eq!(magic, [0x53, 0xEF]);
+    assert!(
+        Command::new("/sbin/e2fsck").args(["-fn"]).arg(&path).output().unwrap().status.success()
+    );
+    let before = fs::read(&path).unwrap();
+    assert_eq!(prepare(&path, Path::new(MKFS)), Ok(Content::Kept));
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+/// One byte anywhere in the begin is somebody's data. What lies behind it alone is formatting that was cut off.
+fn whatever_is_not_blank_is_kept(directory: &Path) {
+    for offset in [0, 511, 1024, 4096, 65535] {
+        let path = device(directory, "used", SIZE);
+        File::options().write(true).open(&path).unwrap().write_all_at(&[1], offset).unwrap();
+        let before = fs::read(&path).unwrap();
+        assert_eq!(prepare(&path, Path::new(MKFS)), Ok(Content::Kept), "{offset}");
+        assert!(fs::read(&path).unwrap() == before, "{offset}");
+    }
+    let path = device(directory, "cut", SIZE);
+    File::options().write(true).open(&path).unwrap().write_all_at(&[1; 4096], 65536).unwrap();
+    assert_eq!(prepare(&path, Path::new(MKFS)), Ok(Content::Blank));
+}
+
+fn what_cannot_be_formatted_is_named(directory: &Path) {
+    let gone = prepare(&directory.join("gone"), Path::new(MKFS)).unwrap_err();
+    assert!(gone.starts_with("cannot read it: No such file"), "{gone}");
+    let short = prepare(&device(directory, "short", 65535), Path::new(MKFS)).unwrap_err();
+    assert!(short.starts_with("cannot read it"), "{short}");
+    let path = device(directory, "blank", SIZE);
+    let missing = prepare(&path, Path::new("/nowhere/mkfs.ext4")).unwrap_err();
+    assert_eq!(missing, "it is blank, and the image has no `/nowhere/mkfs.ext4`");
+    let failing = directory.join("mkfs");
+    fs::write(&failing, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&failing, fs::Permissions::from_mode(0o755)).unwrap();
+    let failed = prepare(&path, &failing).unwrap_err();
+    assert_eq!(failed, format!("`{}` ended with exit status 3", failing.display()));
+    assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+}
