@@ -30,14 +30,14 @@ impl Pace {
     }
 }
 
-/// Answers `by`, on a host that has this vault, or none.
+/// Answers `by`, on a host that has this vault, or says why it has none.
 pub fn answer(
-    vault: Option<&Vault>,
+    vault: &Result<Vault, String>,
     by: &Identity,
     pace: &Pace,
     request: Request,
 ) -> Result<Answer, String> {
-    let vault = vault.ok_or("no-vault: this host keeps no sealed store")?;
+    let vault = vault.as_ref().map_err(|why| format!("no-vault: {why}"))?;
     let answered = match request {
         Request::Seal(to, fleet, data) => {
             let to = to.parse::<Owner>();

@@ -2,8 +2,6 @@
 //!
 //! It trusts the supervisor for who asks; of the guest it takes a point, and puts it where a key goes.
 
-use std::sync::{Mutex, PoisonError};
-
 use coffer_formats::endorsement::{GUEST_ID_OID, GuestId, HOST_LINK_OID, HostLink};
 use coffer_formats::{Digest, binding, cbor};
 use coffer_host_tpm::HostTpm;
@@ -13,24 +11,25 @@ use crate::certificate::{
     Authority, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE, KEY_USAGE, SUBJECT_ALT_NAME, der, extension,
     name, sequence,
 };
+use crate::guarded::Guarded;
 
 /// The monitor's endorsement CA.
 pub struct Endorsements {
     authority: Authority,
-    certificate: Mutex<Option<Vec<u8>>>,
+    certificate: Guarded<Option<Vec<u8>>>,
 }
 
 impl Endorsements {
     /// Makes the key.
     pub fn new() -> Result<Self, rcgen::Error> {
         let authority = Authority::new("Coffer endorsements")?;
-        Ok(Self { authority, certificate: Mutex::default() })
+        Ok(Self { authority, certificate: Guarded::default() })
     }
 
     /// The CA's certificate, DER. Made when it is first asked for: a quote takes a while.
     pub fn certificate(&self, tpm: Option<&HostTpm>) -> Result<Vec<u8>, String> {
         // Guests that ask together wait for one quote.
-        let mut made = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.certificate.lock();
         match &*made {
             Some(certificate) => Ok(certificate.clone()),
             None => Ok(made.insert(self.certify_self(tpm)?).clone()),

@@ -31,8 +31,8 @@ pub struct Host {
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
-    /// The host's sealed store, if it keeps one.
-    pub vault: Option<Vault>,
+    /// The host's sealed store; why there is none.
+    pub vault: Result<Vault, String>,
     endorsements: Arc<Endorsements>,
     facts: HostFacts,
 }
@@ -101,7 +101,7 @@ impl Host {
             groups,
             boot_files: BootFiles::default(),
             tpm,
-            vault: None,
+            vault: Err("this host keeps no sealed store".into()),
             endorsements: Arc::new(Endorsements::new()?),
             facts,
         }))

@@ -17,8 +17,8 @@ use crate::{endorsement::Endorsements, evidence::VmIdentity};
 pub struct Services {
     /// The host's TPM, if there is one.
     pub host_tpm: Option<HostTpm>,
-    /// The host's vault, if there is one.
-    pub vault: Option<Vault>,
+    /// The host's vault; why there is none.
+    pub vault: Result<Vault, String>,
     /// The CA of this monitor.
     pub endorsements: Arc<Endorsements>,
     /// How often counters of this VM move.
@@ -31,7 +31,7 @@ impl Services {
         let answered = match request {
             Request::GetId => self.ca().map(|ca| Answer::Id(Box::new(self.id(vm)), ca.into())),
             Request::Endorse(point) => self.endorse(vm, &point),
-            other => guests::answer(self.vault.as_ref(), &vm.identity(), &self.pace, other),
+            other => guests::answer(&self.vault, &vm.identity(), &self.pace, other),
         };
         answered.unwrap_or_else(Answer::Refused)
     }

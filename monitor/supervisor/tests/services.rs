@@ -26,7 +26,12 @@ const IMAGE: u8 = 7;
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, pace: Arc::default() }
+    Services {
+        host_tpm,
+        vault: Err("this host keeps no sealed store".into()),
+        endorsements,
+        pace: Arc::default(),
+    }
 }
 
 fn start(tpm: &TestTpm) -> HostTpm {
@@ -214,7 +219,7 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
 
 fn with_vault(dir: &Path) -> Services {
     let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
-    Services { vault: Some(vault), ..services(None) }
+    Services { vault: Ok(vault), ..services(None) }
 }
 
 fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {

@@ -194,7 +194,12 @@ fn launch_watched(
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, pace: Arc::default() }
+    Services {
+        host_tpm,
+        vault: Err("this host keeps no sealed store".into()),
+        endorsements,
+        pace: Arc::default(),
+    }
 }
 
 fn request() -> CreateVm {

@@ -231,7 +231,12 @@ mod tests {
     /// A host's monitor.
     fn monitor() -> Services {
         let endorsements = Arc::new(Endorsements::new().unwrap());
-        Services { host_tpm: None, vault: None, endorsements, pace: Arc::default() }
+        Services {
+            host_tpm: None,
+            vault: Err("this host keeps no sealed store".into()),
+            endorsements,
+            pace: Arc::default(),
+        }
     }
 
     /// A guest of it, with a key of its own. `certified` is whose key the certificate is for.
