@@ -15,6 +15,7 @@ mod backup;
 mod counters;
 mod error;
 mod folder;
+pub mod guests;
 mod identity;
 mod key_file;
 mod keys;

@@ -114,7 +114,7 @@ impl Host {
             host_tpm: self.tpm.clone(),
             vault: self.vault.clone(),
             endorsements: Arc::clone(&self.endorsements),
-            last_advance: Arc::default(),
+            pace: Arc::default(),
         }
     }
 

@@ -17,6 +17,7 @@
 
 pub mod api_error;
 pub mod boot_files;
+pub mod certificate;
 pub mod channel;
 pub mod config;
 pub mod console;

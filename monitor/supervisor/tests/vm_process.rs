@@ -204,9 +204,9 @@ fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
     Services {
         host_tpm,
-        vault: Err("none here".into()),
+        vault: Err("this host keeps no sealed store".into()),
         endorsements,
-        last_advance: Arc::default(),
+        pace: Arc::default(),
     }
 }
 
@@ -347,7 +347,7 @@ fn serves_a_guest_over_its_channel_and_within_bounds() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(refusals, ["bad-key", "no-vault", "too-large", "no-vault", "no-vault"]);
+    assert_eq!(refusals, ["bad-key", "no-vault", "no-vault", "no-vault", "no-vault"]);
     assert!(console.contains("closed true"), "{console}");
 }
 
