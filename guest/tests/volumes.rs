@@ -7,8 +7,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use coffer_init::volumes::{Content, prepare};
+use coffer_image::appliance::Volume;
+use coffer_init::volumes::{Content, Volumes, prepare};
 
 const MKFS: &str = "/sbin/mkfs.ext4";
 const SIZE: u64 = 16 << 20;
@@ -69,4 +71,66 @@ fn what_cannot_be_formatted_is_named(directory: &Path) {
     let failed = prepare(&path, &failing).unwrap_err();
     assert_eq!(failed, format!("`{}` ended with exit status 3", failing.display()));
     assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+}
+
+/// What is mounted at a place, with its options.
+fn mounted(target: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(1) == target.to_str())?;
+    line.split(' ').nth(3).map(str::to_owned)
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs root and a loop device; by itself, for it reaps"]
+fn a_volume_keeps_what_was_written_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("data");
+    let file = device(directory.path(), "volume", SIZE);
+    let looped = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
+    let volume = Volume {
+        disk: "data".into(),
+        device: looped.clone(),
+        path: target.display().to_string(),
+        fs: "ext4".into(),
+    };
+    let list = [volume];
+    let volumes = Volumes::default();
+    let failure = volumes.mount(&list).unwrap_err();
+    assert_eq!(failure.code(), "volume-failed");
+    assert!(failure.to_string().contains("has no folder"), "{failure}");
+    fs::create_dir(&target).unwrap();
+
+    volumes.mount(&list).unwrap();
+    let options = mounted(&target).unwrap();
+    for option in ["rw", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|have| have == option), "{options}");
+    }
+    fs::write(target.join("kept"), "kept").unwrap();
+    // A program that was killed lets go a little later.
+    let held = File::open(target.join("kept")).unwrap();
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(held);
+    });
+    volumes.unmount();
+    assert_eq!(mounted(&target), None);
+    holder.join().unwrap();
+    run("e2fsck", &["-fn", &looped]);
+
+    volumes.mount(&list).unwrap();
+    assert_eq!(fs::read_to_string(target.join("kept")).unwrap(), "kept");
+    volumes.unmount();
+    // Data that is no file system is a reason to end, and stays.
+    File::options().write(true).open(&looped).unwrap().write_all_at(&[7; 4096], 0).unwrap();
+    let failure = volumes.mount(&list).unwrap_err();
+    assert_eq!(failure.code(), "volume-failed");
+    assert_eq!(mounted(&target), None);
+    run("losetup", &["-d", &looped]);
+    assert!(fs::read(&file).unwrap().starts_with(&[7; 4096]));
 }

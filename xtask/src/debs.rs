@@ -24,6 +24,11 @@ pub struct Tree {
 /// Root file systems of the appliances that demo and tests run.
 pub const TREES: &[Tree] = &[
     Tree { name: "nginx", packages: &["nginx-light"] },
+    // setpriv, the shell and tools of its workload, and its locale; e2fsprogs formats the volume.
+    Tree {
+        name: "database",
+        packages: &["postgresql-15", "e2fsprogs", "util-linux", "coreutils", "dash", "libc-bin"],
+    },
     Tree { name: "tools", packages: &["tpm2-tools", "libtss2-tcti-device0", "busybox-static"] },
 ];
 
@@ -297,6 +302,6 @@ mod test {
         std::fs::write(cache.join("kernel").join(STAMP), "a kernel\n").expect("write");
         let names: Vec<_> = missing(&cache).into_iter().map(|(name, _)| name).collect();
         std::fs::remove_dir_all(&cache).expect("remove");
-        assert_eq!(names, ["other-kernel", "nginx", "tools"]);
+        assert_eq!(names, ["other-kernel", "nginx", "database", "tools"]);
     }
 }

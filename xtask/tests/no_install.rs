@@ -25,7 +25,7 @@ fn what_is_missing_is_named_and_nothing_is_fetched() {
     std::fs::remove_dir_all(&checkout).unwrap();
     assert_eq!(left.len(), 2, "something was fetched or built: {left:?}");
     for said in [&test, &demo] {
-        for name in ["kernel", "other-kernel", "nginx", "tools"] {
+        for name in ["kernel", "other-kernel", "nginx", "database", "tools"] {
             assert!(said.contains(&format!("missing    {name}")), "{said}");
         }
         assert!(said.contains("cargo xtask setup"), "{said}");

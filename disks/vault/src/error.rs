@@ -210,6 +210,29 @@ impl VaultError {
         }
     }
 
+    /// Whose fault it is, as HTTP says it (RFC 9110 section 15).
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoSuchVolume(_) => 404,
+            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy => 409,
+            Self::NotOwner
+            | Self::SvnTooLow { .. }
+            | Self::OtherVerifier
+            | Self::NoPermit
+            | Self::BadPermit(_)
+            | Self::PermitUsed => 403,
+            Self::BadName(_)
+            | Self::BadOwner
+            | Self::BadSize(_)
+            | Self::BadKey
+            | Self::WrongKind { .. }
+            | Self::TooLarge { .. } => 400,
+            Self::Full => 507,
+            Self::Seal(_) | Self::Counter(_) | Self::Tpm(_) | Self::Storage { .. } => 503,
+            _ => 422,
+        }
+    }
+
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
