@@ -100,6 +100,9 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
         disks: args.disks.iter().map(|text| plan_disk(text, endpoint)).collect::<Result<_, _>>()?,
+        volumes: vec![],
+        vtpm: None,
+        verify_ahead: false,
         tap: network::parse_backend(&args.net)?,
         network_limit: args
             .net_limit

@@ -10,7 +10,9 @@ use coffer_exchange::protocol::{
     Challenge, EnrollChallenge, EnrollComplete, EnrollStart, Enrolled, ErrorBody, HostIdentity,
 };
 use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
-use coffer_formats::{Digest, Nonce, cbor};
+use coffer_formats::endorsement::GuestId;
+use coffer_formats::launch::BoxKind;
+use coffer_formats::{Digest, InstanceId, Nonce, ObjectName, cbor};
 use coffer_fuzz::edited;
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -25,6 +27,17 @@ static MESSAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     host.descriptor.truncate(30);
     let attest = Request::Attest { nonce: Nonce([1; 32]), report_data: Digest([2; 32]) };
     let status = Request::Status { phase: Phase::Failed, detail: "why".into() };
+    let id = GuestId {
+        version: 1,
+        box_kind: BoxKind::Closed,
+        image_id: Digest([3; 32]),
+        signer: None,
+        svn: 5,
+        launch_digest: Digest([4; 32]),
+        instance_id: InstanceId([5; 16]),
+        incarnation: 1,
+        hak_name: Some(ObjectName([6; 34])),
+    };
     vec![
         cbor::encode(&attest),
         cbor::encode(&status),
@@ -32,6 +45,20 @@ static MESSAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         cbor::encode(&Answer::Evidence(Box::new(host))),
         cbor::encode(&Answer::Refused("no".into())),
         cbor::encode(&Answer::Noted),
+        cbor::encode(&Request::GetId),
+        cbor::encode(&Request::Endorse(vec![4; 65].into())),
+        cbor::encode(&Request::Seal("open".into(), false, b"data".to_vec().into())),
+        cbor::encode(&Request::Unseal(b"blob".to_vec().into())),
+        cbor::encode(&Request::Counter("name".into(), true)),
+        cbor::encode(&Answer::Unsealed(
+            b"data".to_vec().into(),
+            BoxKind::Closed,
+            Digest([3; 32]),
+            Some(Digest([4; 32])),
+            5,
+        )),
+        cbor::encode(&Answer::Id(Box::new(id), b"CA".to_vec().into())),
+        cbor::encode(&Answer::Counter(6)),
     ]
 });
 

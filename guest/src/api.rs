@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coffer_exchange::channel::{REQUEST_MAX, Sealer};
+use coffer_exchange::channel::REQUEST_MAX;
 use coffer_exchange::endorsement::GuestId;
 use coffer_exchange::evidence::CMW_MEDIA_TYPE;
 use coffer_exchange::launch::BoxKind;
@@ -85,15 +85,6 @@ struct EvidenceBody {
     audience: String,
     hpke_key: Option<Digest>,
     user_data: Option<String>,
-}
-
-#[derive(Serialize)]
-struct SealerBody {
-    #[serde(rename = "box")]
-    box_kind: BoxKind,
-    image_id: Digest,
-    signer: Option<Digest>,
-    svn: u32,
 }
 
 #[derive(Serialize)]
@@ -308,14 +299,14 @@ impl Api {
     }
 
     fn unseal(&self, body: &[u8]) -> Result<Answer, Refusal> {
-        let (data, Sealer { box_kind, image_id, signer, svn }) = self.channel.unseal(body)?;
-        let by = serde_json::to_string(&SealerBody { box_kind, image_id, signer, svn });
-        let by = by.map_err(|_| refuse(500, "internal", "no JSON"))?;
+        let (data, by) = self.channel.unseal(body)?;
+        let by = serde_json::to_string(&by).map_err(|_| refuse(500, "internal", "no JSON"))?;
         Ok(Answer { sealer: Some(by), ..Answer::of("application/octet-stream", data.to_vec()) })
     }
 
     fn counter(&self, name: &str, advance: bool) -> Result<Answer, Refusal> {
-        Answer::json(&CounterBody { value: self.channel.counter(name, advance)? })
+        let name = unescape(name).ok_or_else(|| refuse(400, "bad-name", "the name is no text"))?;
+        Answer::json(&CounterBody { value: self.channel.counter(&name, advance)? })
     }
 }
 

@@ -8,14 +8,16 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use coffer_exchange::channel::{ANSWER_MAX, Answer, PORT, Phase, REQUEST_MAX, Request, Sealer};
+use coffer_exchange::channel::{ANSWER_MAX, Answer, PORT, Phase, REQUEST_MAX, Request};
 use coffer_exchange::endorsement::GuestId;
 use coffer_exchange::evidence::HostPart;
+use coffer_exchange::launch::BoxKind;
 use coffer_exchange::{Digest, Nonce, Reject, cbor};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::Failure;
@@ -26,6 +28,20 @@ const HOST_CID: u32 = 2;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of a status detail (SPEC 6.1).
 const DETAIL_MAX: usize = 256;
+
+/// Who sealed data, as its monitor knew it then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sealer {
+    /// Open or closed.
+    #[serde(rename = "box")]
+    pub box_kind: BoxKind,
+    /// Its image.
+    pub image_id: Digest,
+    /// The signer of its image, if it was signed.
+    pub signer: Option<Digest>,
+    /// Security version of its image.
+    pub svn: u32,
+}
 
 /// A stream to the monitor.
 pub trait Stream: Read + Write + Send {}
@@ -77,38 +93,41 @@ impl Channel {
     /// Who this guest is, and the certificate of the CA that endorses on this host.
     pub fn id(&self) -> Result<(GuestId, Vec<u8>), Failure> {
         match self.ask(&Request::GetId)? {
-            Answer::Id(id, ca) => Ok((*id, ca)),
+            Answer::Id(id, ca) => Ok((*id, ca.into())),
             other => Err(unexpected(other)),
         }
     }
 
     /// A certificate for a key of ours, and the CA's.
     pub fn endorse(&self, public_key: [u8; 65]) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-        match self.ask(&Request::Endorse { public_key })? {
-            Answer::Endorsed(certificate, ca) => Ok((certificate, ca)),
+        match self.ask(&Request::Endorse(public_key.to_vec().into()))? {
+            Answer::Endorsed(certificate, ca) => Ok((certificate.into(), ca.into())),
             other => Err(unexpected(other)),
         }
     }
 
     /// Seals data to a policy.
     pub fn seal(&self, to: &str, fleet: bool, data: &[u8]) -> Result<Vec<u8>, Failure> {
-        match self.ask(&Request::Seal { to: to.into(), fleet, data: data.into() })? {
-            Answer::Sealed(blob) => Ok(blob),
+        match self.ask(&Request::Seal(to.into(), fleet, data.to_vec().into()))? {
+            Answer::Sealed(blob) => Ok(blob.into()),
             other => Err(unexpected(other)),
         }
     }
 
     /// Unseals data; who sealed it.
     pub fn unseal(&self, blob: &[u8]) -> Result<(Zeroizing<Vec<u8>>, Sealer), Failure> {
-        match self.ask(&Request::Unseal { blob: blob.into() })? {
-            Answer::Unsealed(data, sealer) => Ok((Zeroizing::new(data), sealer)),
+        match self.ask(&Request::Unseal(blob.to_vec().into()))? {
+            Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
+                let sealer = Sealer { box_kind, image_id, signer, svn };
+                Ok((Zeroizing::new(data.into()), sealer))
+            }
             other => Err(unexpected(other)),
         }
     }
 
     /// A counter's value, after moving it by one if `advance`.
     pub fn counter(&self, name: &str, advance: bool) -> Result<u64, Failure> {
-        match self.ask(&Request::Counter { name: name.into(), advance })? {
+        match self.ask(&Request::Counter(name.into(), advance))? {
             Answer::Counter(value) => Ok(value),
             other => Err(unexpected(other)),
         }

@@ -50,6 +50,8 @@ pub enum Error {
     Peer(PeerRefusal),
 }
 
+impl std::error::Error for Error {}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -204,13 +206,18 @@ fn check(agent: &Agent, path: &str, hosts: &[TrustedHost]) -> Result<(), Error> 
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>().map_err(|_| not_two())?;
     let [certificate, ca] = chain.as_slice() else { return Err(not_two()) };
-    let own = parse_id(&agent.get("/v1/id")?.body)?;
     let now = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let (id, own_ca) = guest_id(own)?;
+    let (id, own_ca) = own(&agent.0)?;
     let own = Own { id: &id, ca: &own_ca };
     let peer = check_peer(&own, certificate, ca, hosts, now).map_err(Error::Peer)?;
     println!("ok: instance {}, svn {}", peer.id.instance_id, peer.id.svn);
     Ok(())
+}
+
+/// Who this guest is, and the certificate of its host's CA (DER), from the agent behind this socket.
+pub fn own(socket: &str) -> Result<(GuestId, Vec<u8>), Error> {
+    let (id, ca) = guest_id(parse_id(&Agent(socket.into()).get("/v1/id")?.body)?)?;
+    Ok((id, ca.to_vec()))
 }
 
 /// `HAK` or `HAK,pcrs=HEX`.

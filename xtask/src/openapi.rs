@@ -16,11 +16,21 @@ use crate::workspace::Workspace;
 pub const FILE: &str = "monitor/wire/openapi.json";
 const API: &str = "monitor/wire/src/api.rs";
 /// Where types come from, the table's own file first.
-const SOURCES: [&str; 3] =
-    [API, "attestation/formats/src/protocol.rs", "attestation/formats/src/launch.rs"];
+const SOURCES: [&str; 5] = [
+    API,
+    "attestation/formats/src/protocol.rs",
+    "attestation/formats/src/launch.rs",
+    "disks/vault/src/requests.rs",
+    "disks/vault/src/volume.rs",
+];
 
 /// Types that are text in JSON: name, pattern, what they are.
-const TEXTS: [(&str, &str, &str); 4] = [
+const TEXTS: [(&str, &str, &str); 5] = [
+    (
+        "Owner",
+        "^(image:[0-9a-f]{64}|signer:[0-9a-f]{64}(,svn=[0-9]+)?|open)$",
+        "who may attach a volume",
+    ),
     ("Digest", "^[0-9a-f]{64}$", "SHA-256, hex"),
     ("Nonce", "^[0-9a-f]{64}$", "32 bytes, hex"),
     ("InstanceId", "^[0-9a-f]{32}$", "16 bytes, hex"),

@@ -250,6 +250,16 @@ mod tests {
         assert_eq!(seconds(1900, b"691231235959Z"), Err(Reject::Malformed));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn never_panics(bytes: Vec<u8>) {
+            let _ = (Certificate::parse(&bytes), length(&bytes), seconds(2000, &bytes));
+            // Behind a header that holds.
+            let body = [&[0x30, 0x81, 0x80][..], &bytes].concat();
+            let _ = (Certificate::parse(&body), Der(&body).take(SEQUENCE), Der(&bytes).time());
+        }
+    }
+
     #[test]
     fn lengths_are_in_their_shortest_form() {
         assert_eq!(length(&[0x7f]), Ok((0x7f, &[][..])));

@@ -3,6 +3,7 @@
 //! Each message is `u32 length, big-endian | CBOR`. The guest asks, the monitor answers one message for
 //! each. The monitor knows which VM asks by the channel; nothing in a request names a VM.
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::endorsement::GuestId;
@@ -72,43 +73,19 @@ pub enum Request {
     /// Who the guest is.
     #[n(3)]
     GetId,
-    /// A certificate for a key of the guest's.
+    /// A certificate for a key of the guest's: a P-256 point (SEC 1, uncompressed).
     #[n(4)]
-    Endorse {
-        /// P-256 point (SEC 1, uncompressed).
-        #[cbor(n(0), with = "minicbor::bytes")]
-        public_key: [u8; 65],
-    },
-    /// Data that only who satisfies a policy shall have again.
+    Endorse(#[n(0)] ByteVec),
+    /// Data that only who satisfies a policy (`image:HEX`, `signer:HEX`, `signer:HEX,svn=N` or `open`) shall have again; on
+    /// every host of the fleet, or on this one alone; at most [`SEAL_MAX`] bytes.
     #[n(5)]
-    Seal {
-        /// The policy: `image:HEX`, `signer:HEX`, `signer:HEX,svn=N` or `open`.
-        #[n(0)]
-        to: String,
-        /// On every host of the fleet, not on this one alone.
-        #[n(1)]
-        fleet: bool,
-        /// At most [`SEAL_MAX`] bytes.
-        #[cbor(n(2), with = "minicbor::bytes")]
-        data: Vec<u8>,
-    },
-    /// Data that was sealed.
+    Seal(#[n(0)] String, #[n(1)] bool, #[n(2)] ByteVec),
+    /// Data that was sealed, as it was answered.
     #[n(6)]
-    Unseal {
-        /// As it was answered.
-        #[cbor(n(0), with = "minicbor::bytes")]
-        blob: Vec<u8>,
-    },
-    /// A counter of this appliance's that never falls.
+    Unseal(#[n(0)] ByteVec),
+    /// A counter of this appliance's that never falls, by its name; moved by one first, or only read.
     #[n(7)]
-    Counter {
-        /// Name.
-        #[n(0)]
-        name: String,
-        /// Moves it by one first.
-        #[n(1)]
-        advance: bool,
-    },
+    Counter(#[n(0)] String, #[n(1)] bool),
 }
 
 /// What the monitor answers.
@@ -128,37 +105,17 @@ pub enum Answer {
     Stop,
     /// Who the guest is, and the certificate (DER) of the CA that endorses on this host.
     #[n(4)]
-    Id(#[n(0)] Box<GuestId>, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+    Id(#[n(0)] Box<GuestId>, #[n(1)] ByteVec),
     /// The guest's certificate and the CA's, DER.
     #[n(5)]
-    Endorsed(
-        #[cbor(n(0), with = "minicbor::bytes")] Vec<u8>,
-        #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>,
-    ),
+    Endorsed(#[n(0)] ByteVec, #[n(1)] ByteVec),
     /// Sealed data.
     #[n(6)]
-    Sealed(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
-    /// Data, and who sealed it.
+    Sealed(#[n(0)] ByteVec),
+    /// Data, and who sealed it, as its monitor knew it then: kind of box, image ID, signer, security version.
     #[n(7)]
-    Unsealed(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>, #[n(1)] Sealer),
+    Unsealed(#[n(0)] ByteVec, #[n(1)] BoxKind, #[n(2)] Digest, #[n(3)] Option<Digest>, #[n(4)] u32),
     /// The counter's value.
     #[n(8)]
     Counter(#[n(0)] u64),
-}
-
-/// Who sealed data, as its monitor knew it then.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Sealer {
-    /// Open or closed.
-    #[n(0)]
-    pub box_kind: BoxKind,
-    /// SHA-256 of the descriptor bytes.
-    #[n(1)]
-    pub image_id: Digest,
-    /// SHA-256 of the SEC 1 point of the key that signed the image, if one did.
-    #[n(2)]
-    pub signer: Option<Digest>,
-    /// Security version of the image.
-    #[n(3)]
-    pub svn: u32,
 }

@@ -131,8 +131,7 @@ impl NvAnchor {
 
     /// Removes a counter of the range, whoever's it is; its disk opens no more.
     pub fn undefine(tpm: &mut Tpm, index: CounterIndex) -> Result<(), CounterError> {
-        let command =
-            command::authorised(0x0122, &[Hierarchy::Owner as u32, index.handle()], Writer::new());
+        let command = command::nv_undefine(Hierarchy::Owner, index.handle());
         match tpm.send("NV_UndefineSpace", &command) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Some(code::HANDLE) => {

@@ -7,6 +7,7 @@ mod ledger;
 mod model;
 pub(crate) mod nonces;
 mod power_cut;
+mod remote;
 mod scramble;
 mod session;
 mod superblocks;

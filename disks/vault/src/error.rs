@@ -41,6 +41,12 @@ pub enum VaultError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The folder's storage has no room.
+    #[error("{doing} fails: there is no room left")]
+    StorageFull {
+        /// What was tried.
+        doing: &'static str,
+    },
     /// There is no room for another record.
     #[error("the vault has no room left")]
     Full,
@@ -174,6 +180,7 @@ impl VaultError {
             Self::Tpm(error) => error.code(),
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.code(),
             Self::Storage { .. } => "storage-failed",
+            Self::StorageFull { .. } => "storage-full",
             Self::Full => "vault-full",
             Self::CountersUnsteady => "vault-counters-unsteady",
             Self::NoTpm => "vault-no-tpm",
@@ -203,6 +210,29 @@ impl VaultError {
         }
     }
 
+    /// Whose fault it is, as HTTP says it (RFC 9110 section 15).
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoSuchVolume(_) => 404,
+            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy => 409,
+            Self::NotOwner
+            | Self::SvnTooLow { .. }
+            | Self::OtherVerifier
+            | Self::NoPermit
+            | Self::BadPermit(_)
+            | Self::PermitUsed => 403,
+            Self::BadName(_)
+            | Self::BadOwner
+            | Self::BadSize(_)
+            | Self::BadKey
+            | Self::WrongKind { .. }
+            | Self::TooLarge { .. } => 400,
+            Self::Full => 507,
+            Self::Seal(_) | Self::Counter(_) | Self::Tpm(_) | Self::Storage { .. } => 503,
+            _ => 422,
+        }
+    }
+
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -217,6 +247,7 @@ impl VaultError {
             Self::Tpm(error) => error.hint(),
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.hint(),
             Self::Storage { .. } => "check the folder's storage",
+            Self::StorageFull { .. } => "make room; nothing that was flushed is lost",
             Self::Full => "remove volumes that are not needed",
             Self::CountersUnsteady => "stop the other users of the TPM, then try again",
             Self::NoTpm => "use a host with a TPM",
@@ -247,6 +278,11 @@ impl VaultError {
     }
 
     pub(crate) fn storage(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Storage { doing, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::StorageFull { doing }
+            }
+            _ => Self::Storage { doing, source },
+        }
     }
 }

@@ -268,6 +268,10 @@ impl Entry {
         let count = if length <= INLINE_MAX { 0 } else { length.div_ceil(BLOCK) };
         let extents = (0..count).map(|n| Some(number(BODY + 4 * n)? as u32));
         let entry = Self { slot, length, extents: extents.collect::<Option<_>>()? };
+        let different: std::collections::BTreeSet<_> = entry.extents.iter().collect();
+        if different.len() != entry.extents.len() {
+            return None;
+        }
         let data = block.get(BODY..)?.get(..length.min(INLINE_MAX))?;
         let same = entry.encode(name, data).as_slice() == block;
         (same && !name.is_empty()).then(|| (name.to_owned(), entry))

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
-use coffer_anchor::{CounterIndex, NvAnchor, Registers, SealError, SealedKey, Tpm};
-use coffer_disk::{Anchor, AnchorError};
+use coffer_anchor::{CounterIndex, NvAnchor, Registers, SealError, SealedKey, Stream, Tpm};
+use coffer_disk::{Anchor, AnchorError, SystemEntropy};
 use coffer_formats::evidence::PcrValue;
 use zeroize::Zeroizing;
 
@@ -33,6 +34,17 @@ pub enum Root {
 }
 
 impl Root {
+    /// The TPM behind this device, and its first counter; the key sealed to what these registers hold.
+    pub fn device(path: &Path, registers: &[u8]) -> Result<Self, VaultError> {
+        let path = path.to_owned();
+        let connect = move || {
+            let device = Stream::device(&path)?;
+            Ok(Tpm::new(Box::new(device), Box::new(SystemEntropy)))
+        };
+        let (connect, registers) = (Box::new(connect), Registers::of(registers)?);
+        Ok(Self::Tpm { connect, registers, index: CounterIndex::new(0) })
+    }
+
     pub(crate) fn tpm(connect: &Connect) -> Result<Tpm, VaultError> {
         connect().map_err(VaultError::storage("opening the TPM"))
     }

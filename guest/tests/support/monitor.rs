@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use coffer_exchange::channel::{Answer, Phase, REQUEST_MAX, Request, Sealer};
+use coffer_exchange::channel::{Answer, Phase, REQUEST_MAX, Request};
 use coffer_exchange::endorsement::GuestId;
 use coffer_exchange::evidence::{HostPart, Inclusion, QuotePart};
 use coffer_exchange::launch::BoxKind;
@@ -92,19 +92,19 @@ fn serve(mut stream: UnixStream, manner: &Manner, seen: &Mutex<Vec<(Phase, Strin
 fn serve_guest(request: Request, manner: &Manner) -> Answer {
     match (request, manner) {
         (_, Manner::Refuses(line)) => Answer::Refused((*line).into()),
-        (Request::GetId, _) => Answer::Id(Box::new(guest_id()), CA.to_vec()),
-        (Request::Endorse { public_key }, _) => {
-            Answer::Endorsed([b"leaf", &public_key[..]].concat(), CA.to_vec())
+        (Request::GetId, _) => Answer::Id(Box::new(guest_id()), CA.to_vec().into()),
+        (Request::Endorse(public_key), _) => {
+            Answer::Endorsed([b"leaf", &public_key[..]].concat().into(), CA.to_vec().into())
         }
-        (Request::Seal { to, fleet, data }, _) => {
-            Answer::Sealed([format!("{to} {fleet} ").as_bytes(), &data].concat())
+        (Request::Seal(to, fleet, data), _) => {
+            Answer::Sealed([format!("{to} {fleet} ").as_bytes(), &data[..]].concat().into())
         }
-        (Request::Unseal { blob }, _) => {
+        (Request::Unseal(blob), _) => {
             let data = blob.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default().to_vec();
             let GuestId { box_kind, image_id, signer, svn, .. } = guest_id();
-            Answer::Unsealed(data, Sealer { box_kind, image_id, signer, svn })
+            Answer::Unsealed(data.into(), box_kind, image_id, signer, svn)
         }
-        (Request::Counter { advance, .. }, _) => Answer::Counter(41 + u64::from(advance)),
+        (Request::Counter(_, advance), _) => Answer::Counter(41 + u64::from(advance)),
         (other, _) => panic!("{other:?}"),
     }
 }

@@ -1,6 +1,7 @@
 //! Where the TPM is. Of tpm2-tss' many notations two are taken, and read here rather than by tss-esapi,
 //! which in 7.7 takes `swtpm:path=` and then connects to localhost:2321 (rust-tss-esapi issue 661).
 
+use std::path::Path;
 use std::str::FromStr;
 
 use tss_esapi::tcti_ldr::TctiNameConf;
@@ -20,6 +21,11 @@ impl Tcti {
     /// True for a TPM emulator: never a sealed host.
     pub fn is_software(&self) -> bool {
         self.0.starts_with("swtpm:")
+    }
+
+    /// The path of a TPM that is a device.
+    pub fn device(&self) -> Option<&Path> {
+        self.0.strip_prefix("device:").map(Path::new)
     }
 
     pub(crate) fn name_conf(&self) -> Result<TctiNameConf, HostTpmError> {

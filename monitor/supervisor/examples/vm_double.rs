@@ -109,15 +109,15 @@ impl Double {
 
     /// Asks for each service, and for one with more than there may be.
     fn be_served(&self) -> EndReason {
-        let seal = |data| Request::Seal { to: "open".into(), fleet: false, data };
+        let seal = |n| Request::Seal("open".into(), false, vec![0; n].into());
         let requests = [
             Request::GetId,
-            Request::Endorse { public_key: [4; 65] },
-            Request::Endorse { public_key: [2; 65] },
-            seal(vec![0; SEAL_MAX]),
-            seal(vec![0; SEAL_MAX + 1]),
-            Request::Counter { name: "a".into(), advance: true },
-            Request::Unseal { blob: vec![0; REQUEST_MAX - 16] },
+            Request::Endorse(vec![4; 65].into()),
+            Request::Endorse(vec![4; 64].into()),
+            seal(SEAL_MAX),
+            seal(SEAL_MAX + 1),
+            Request::Counter("a".into(), true),
+            Request::Unseal(vec![0; REQUEST_MAX - 16].into()),
         ];
         let mut stream = self.channel();
         for request in requests {

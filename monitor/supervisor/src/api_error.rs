@@ -52,6 +52,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)
     }
 
+    /// As HTTP has it.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Adds what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

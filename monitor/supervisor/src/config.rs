@@ -25,6 +25,15 @@ impl Profile {
             Self::Developer => "developer",
         }
     }
+
+    /// The registers that have to be as they are for the vault's key: on a sealed host all that say what was booted; on
+    /// another the state of Secure Boot, since its kernels come and go and are nobody's promise.
+    pub fn sealed_to(self) -> &'static [u8] {
+        match self {
+            Self::Sealed => &[0, 2, 3, 4, 7, 9],
+            Self::Developer => &[7],
+        }
+    }
 }
 
 /// Flags as typed.
@@ -64,6 +73,12 @@ pub struct Config {
     /// Folder whose files and block devices open boxes may have as raw disks.
     #[arg(long, default_value = "/var/lib/coffer/disks")]
     pub disks: PathBuf,
+    /// Folder of the host's sealed store: volumes, and what guests seal. Without it there is none.
+    #[arg(long)]
+    pub vault: Option<PathBuf>,
+    /// Keeps the store's key and counter in files: whoever has the folder reads it, and turns it back.
+    #[arg(long, requires = "vault")]
+    pub dangerously_software_vault: bool,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,
@@ -112,6 +127,9 @@ pub enum ConfigError {
     /// A sealed host without a hardware TPM is a contradiction.
     #[error("a sealed host cannot use a software TPM")]
     SoftwareTpm,
+    /// A vault is the TPM's, and that is a device, or says that it is nobody's.
+    #[error("--vault: the host's TPM is no device")]
+    VaultTpm,
 }
 
 impl ConfigError {
@@ -128,6 +146,9 @@ impl ConfigError {
             Self::NotAbsolute(..) => "give the path from the root",
             Self::Tls(_) => "name PEM files with a chain, its key, and the CA of the clients",
             Self::SoftwareTpm => "use --profile developer, or a TPM device",
+            Self::VaultTpm => {
+                "name a TPM device with --tcti, or try things out with --dangerously-software-vault"
+            }
         }
     }
 }
@@ -141,7 +162,8 @@ impl ServeArgs {
             ("--state", &config.state),
             ("--images", &config.images),
         ];
-        for (flag, path) in paths {
+        let vault = config.vault.iter().map(|path| ("--vault", path));
+        for (flag, path) in paths.into_iter().chain(vault) {
             absolute(flag, path)?;
         }
         for (flag, path) in
@@ -161,8 +183,13 @@ impl ServeArgs {
         }
         let tcti = self.tcti.as_deref().map(str::parse).transpose()?;
         config.tcti = tcti.or_else(|| default_tcti(config.profile));
-        if config.profile == Profile::Sealed && config.tcti.as_ref().is_none_or(Tcti::is_software) {
+        let device = config.tcti.as_ref().is_some_and(|tcti| tcti.device().is_some());
+        let software = config.dangerously_software_vault;
+        if config.profile == Profile::Sealed && (!device || software) {
             return Err(ConfigError::SoftwareTpm);
+        }
+        if config.vault.is_some() && !device && !software {
+            return Err(ConfigError::VaultTpm);
         }
         config.tls = match (self.tls_listen, &self.tls_cert, &self.tls_key, &self.client_ca) {
             (Some(listen), Some(certificate), Some(key), Some(client_ca)) => {

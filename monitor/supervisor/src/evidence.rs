@@ -7,6 +7,7 @@ use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::LaunchRecord;
 use coffer_formats::{Digest, Nonce, ObjectName, binding};
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
+use coffer_vault::Identity;
 
 /// What the monitor knows of a VM from having launched it. The guest has no say in any of it.
 #[derive(Debug, Clone)]
@@ -28,6 +29,12 @@ pub struct VmIdentity {
 }
 
 impl VmIdentity {
+    /// As the vault knows it.
+    pub fn identity(&self) -> Identity {
+        let LaunchRecord { box_kind, image_id, .. } = self.record;
+        Identity { box_kind, image_id, signer: self.signer, svn: self.svn }
+    }
+
     fn claims(&self, report_data: Digest) -> VmClaims {
         VmClaims {
             version: 1,

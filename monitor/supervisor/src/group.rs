@@ -275,6 +275,29 @@ mod tests {
         }
     }
 
+    /// What the kernel makes of each is tests/lab's to see; that each is asked for shows in a folder that is no hierarchy.
+    #[test]
+    fn a_group_is_given_every_limit_before_anything_is_in_it() {
+        let limits = |disk: Option<&str>| {
+            let folder = tempfile::tempdir().unwrap();
+            let groups = Groups::below(folder.path(), disk.map(str::to_owned)).unwrap();
+            let group = groups.create("vm", 2, 512).unwrap();
+            let path = group.0.clone();
+            // It has files here, and so does not end as groups do.
+            std::mem::forget(group);
+            let text = |file: &Path| fs::read_to_string(file).unwrap_or_default();
+            let divided = text(&folder.path().join("vms/cgroup.subtree_control"));
+            let files = ["memory.max", "memory.oom.group", "pids.max", "cpu.max", "io.max"];
+            (divided, files.map(|file| text(&path.join(file))))
+        };
+        let memory = ((512 << 20) + (2 << 20) + (128 << 20)).to_string();
+        let all = |io: &str| [&memory, "1", "34", "300000 100000", io].map(str::to_owned);
+        let io = "8:0 rbps=536870912 wbps=536870912 riops=20000 wiops=20000";
+        // Each controller is a write of its own, and a file shows the last.
+        assert_eq!(limits(Some("8:0")), ("+io".to_owned(), all(io)));
+        assert_eq!(limits(None), ("+memory +pids +cpu".to_owned(), all("")));
+    }
+
     #[test]
     fn a_hierarchy_without_the_controllers_is_refused() {
         let folder = tempfile::tempdir().unwrap();

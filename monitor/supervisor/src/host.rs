@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use coffer_host_tpm::{HostTpm, HostTpmError};
+use coffer_host_tpm::{HostTpm, HostTpmError, Tcti};
 use coffer_monitor_wire::api::HostInfo;
-use coffer_vault::Vault;
+use coffer_vault::{Root, Vault};
 use coffer_vtpm::Walls;
 
 use crate::group::{GroupError, Groups};
@@ -31,8 +31,8 @@ pub struct Host {
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
-    /// The host's sealed store, if it keeps one.
-    pub vault: Option<Vault>,
+    /// The host's sealed store; why there is none.
+    pub vault: Result<Vault, String>,
     endorsements: Arc<Endorsements>,
     facts: HostFacts,
 }
@@ -94,6 +94,7 @@ impl Host {
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
         let groups = Groups::open(&config.images);
+        let vault = open_vault(&config);
         Ok(Arc::new(Self {
             config,
             registry,
@@ -101,7 +102,7 @@ impl Host {
             groups,
             boot_files: BootFiles::default(),
             tpm,
-            vault: None,
+            vault,
             endorsements: Arc::new(Endorsements::new()?),
             facts,
         }))
@@ -113,7 +114,7 @@ impl Host {
             host_tpm: self.tpm.clone(),
             vault: self.vault.clone(),
             endorsements: Arc::clone(&self.endorsements),
-            last_advance: Arc::default(),
+            pace: Arc::default(),
         }
     }
 
@@ -130,4 +131,21 @@ impl Host {
             ready_vtpms: self.vtpms.ready(),
         }
     }
+}
+
+/// A host whose vault does not open serves what needs none, and says why to whoever wants it.
+fn open_vault(config: &Config) -> Result<Vault, String> {
+    let folder = config.vault.as_ref().ok_or("this host keeps no sealed store")?;
+    let root = match config.tcti.as_ref().and_then(Tcti::device) {
+        Some(device) if !config.dangerously_software_vault => {
+            Root::device(device, config.profile.sealed_to())
+        }
+        _ => Ok(Root::DangerouslySoftware),
+    };
+    let vault = root.and_then(|root| Vault::open(folder, root));
+    vault.map_err(|error| {
+        let said = format!("{}: {error}", error.code());
+        tracing::error!(%said, hint = error.hint(), "the vault does not open");
+        said
+    })
 }

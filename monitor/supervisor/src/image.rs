@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use coffer_formats::Reject;
+use coffer_formats::{Digest, Reject};
 use coffer_image::layout::{ImageFiles, Layout, LayoutError};
 
 use crate::launch_error::LaunchError;
@@ -13,6 +13,8 @@ pub struct Image {
     pub layout: Layout,
     /// Kernel, initrd, command line, disks.
     pub files: ImageFiles,
+    /// SHA-256 of the point of the key that signed it, if one did.
+    pub signer: Option<Digest>,
 }
 
 impl Image {
@@ -21,7 +23,12 @@ impl Image {
         let path = locate(store, name)?;
         let layout = Layout::open(&path).map_err(refusal)?;
         let files = layout.open_files().map_err(refusal)?;
-        Ok(Self { layout, files })
+        let signer = layout.signer().map_err(|error| LaunchError::Refused {
+            reject: Reject::BadDescriptor,
+            detail: error.to_string(),
+            hint: error.hint(),
+        })?;
+        Ok(Self { signer: signer.map(|signer| signer.digest()), layout, files })
     }
 }
 

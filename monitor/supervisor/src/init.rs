@@ -22,6 +22,8 @@ pub const PROGRAM: &str = "/usr/bin/coffer-monitor";
 pub const MODULES: &str = "/etc/coffer/modules";
 /// Where the image disk is mounted: the image store.
 pub const IMAGES: &str = "/var/lib/coffer/images";
+/// Where the vault's disk is mounted.
+pub const VAULT: &str = "/var/lib/coffer/vault";
 /// Certificate chain of the API over TLS.
 pub const TLS_CERTIFICATE: &str = "/etc/coffer/tls.pem";
 /// Its key.
@@ -46,6 +48,10 @@ pub struct HostConfig {
     pub network: Option<HostNetwork>,
     /// Block device with an erofs image store.
     pub images_disk: Option<PathBuf>,
+    /// Block device with an ext4 file system for the vault; without it the host keeps nothing. Nothing of it is trusted but
+    /// to be there.
+    #[serde(default)]
+    pub vault_disk: Option<PathBuf>,
     /// Folder of raw disks, such as `/dev`; without it there are none.
     #[serde(default)]
     pub disks: Option<PathBuf>,
@@ -138,6 +144,10 @@ fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
         coffer_pid1::wait_for_path(disk, DEVICE_PATIENCE)?;
         coffer_pid1::mount_data_read_only(disk, Path::new(IMAGES), "erofs")?;
     }
+    if let Some(disk) = &config.vault_disk {
+        coffer_pid1::wait_for_path(disk, DEVICE_PATIENCE)?;
+        coffer_pid1::mount_volume(disk, Path::new(VAULT), "ext4")?;
+    }
     Ok(())
 }
 
@@ -149,6 +159,9 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
             .into();
     if let Some(folder) = &config.disks {
         command.extend(["--disks".into(), folder.to_string_lossy().into_owned()]);
+    }
+    if config.vault_disk.is_some() {
+        command.extend(["--vault".into(), format!("{VAULT}/vault")]);
     }
     if let Some(address) = config.tls_listen {
         let address = address.to_string();

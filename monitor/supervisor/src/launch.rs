@@ -16,19 +16,31 @@ use coffer_image::blob::Blob;
 use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
-use coffer_vtpm::Vtpm;
+use coffer_vault::VtpmState;
+use zeroize::Zeroizing;
 
+use crate::given_disk::{self, GivenDisk};
 use crate::host_claims::{self, MONITOR_VERSION};
 use crate::kvm::{self, KvmUnusable};
 use crate::passt::{self, Passt};
-use crate::raw_disk::{self, RawDisk};
+use crate::process::Owned;
 use crate::registry::{Registry, Reservation};
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
+use crate::volumes::{self, Volumes};
+use crate::vtpm_keeper::{KeeperThread, VtpmKeeper};
 use crate::{
-    channel::Channels, evidence::VmIdentity, group::Group, history::Kept, host::Host, image::Image,
-    launch_error::LaunchError, measurements, memfile::MemFile, plan::Plan, restart, state::VmDir,
-    tap, uid, vtpm_pool::Ready,
+    channel::Channels,
+    evidence::VmIdentity,
+    history::Kept,
+    host::Host,
+    image::Image,
+    launch_error::LaunchError,
+    measurements,
+    memfile::MemFile,
+    plan::Plan,
+    restart, tap, uid,
+    vtpm_pool::{Ready, VTPM},
 };
 
 /// vsock address of every guest: its VM process serves no other, so it need not be unique on the host.
@@ -44,15 +56,18 @@ pub fn launch(
 ) -> Result<Arc<Vm>, LaunchError> {
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
-    let raw = raw_disk::open_all(&host.config.disks, request)?;
-    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &raw)?;
+    let mut given = given_disk::open_all(&host.config.disks, request)?;
+    let Volumes { vtpm: lasting, holds } =
+        volumes::attach(&host.vault, request, &image, &mut given)?;
+    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &given)?;
     let (registry, asked) = (&host.registry, plan.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 
-    let Image { layout, files } = image;
+    let Image { layout, files, signer } = image;
+    let state = lasting.as_ref().map(VtpmState::load).transpose()?.flatten();
     let (boot, processes, Ready { vtpm, directory }) =
-        prepare(host, &plan, layout.descriptor(), files, raw, &mut clock)?;
+        prepare(host, &plan, layout.descriptor(), files, given, state, &mut clock)?;
     let groups = host.groups.as_ref().map_err(|error| error.clone())?;
     let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
     group.add(processes.vmm.id())?;
@@ -62,6 +77,8 @@ pub fn launch(
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
     let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
+    let keeper = lasting.map(|state| VtpmKeeper::new(state, &directory.path().join(VTPM)));
+    let keeper = keeper.transpose().map_err(LaunchError::system("keeping the vTPM's state"))?;
     clock.mark("measure");
 
     clock.mark("spawn");
@@ -93,7 +110,7 @@ pub fn launch(
     let identity = VmIdentity {
         vak_name: vtpm.keys.ak.object_name(),
         vek_name: vtpm.keys.ek.object_name(),
-        signer: None,
+        signer,
         svn: layout.descriptor().svn,
         record: plan.record.clone(),
         record_bytes: record,
@@ -102,7 +119,9 @@ pub fn launch(
     let vm = Arc::new(Vm::new(kept, Some(identity), clock, Arc::clone(&registry.history)));
     let control = processes.vmm.control.clone();
     enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
-        start(host, &vm, &plan, &log, boot, processes, vtpm, tpm_channel, directory, group)
+        let companions =
+            |passt, keeper| Companions { passt, vtpm, directory, group, keeper, holds };
+        start(host, &vm, &plan, &log, boot, processes, tpm_channel, keeper, companions)
     })?;
     tracing::info!(vm = %plan.id, name = %vm.name, image = %plan.record.image_id, "launched");
     restart::watch(host, &vm);
@@ -154,7 +173,8 @@ fn prepare(
     plan: &Plan,
     descriptor: &Descriptor,
     files: ImageFiles,
-    raw: Vec<RawDisk>,
+    given: Vec<GivenDisk>,
+    vtpm_state: Option<Zeroizing<Vec<u8>>>,
     clock: &mut LaunchClock,
 ) -> Result<(Boot, Processes, Ready), LaunchError> {
     let failed = || LaunchError::System("preparing", std::io::ErrorKind::Other.into());
@@ -178,7 +198,7 @@ fn prepare(
     thread::scope(|scope| {
         let vtpm = scope.spawn(|| {
             // No guest will ever use it.
-            if unusable { Err(failed()) } else { host.vtpms.take() }
+            if unusable { Err(failed()) } else { host.vtpms.take(vtpm_state) }
         });
         let initrd = scope.spawn(|| copy("initrd", &files.initrd, Reject::InitrdDigest));
         let kernel = copy("kernel", &files.kernel, Reject::KernelDigest);
@@ -187,7 +207,7 @@ fn prepare(
         let cmdline = files.cmdline.read_all();
         let cmdline = cmdline.map_err(|e| unreadable("command line", Reject::CmdlineDigest, &e))?;
         let cmdline_digest = Digest::of(&[&cmdline]);
-        let disks = in_order(&plan.record.disks, files.disks, raw);
+        let disks = in_order(&plan.record.disks, files.disks, given);
         let boot = Boot { kernel: kernel?, initrd: initrd?, cmdline, cmdline_digest, disks };
         boot.check(descriptor)?;
         clock.mark("hash");
@@ -198,15 +218,21 @@ fn prepare(
     })
 }
 
-/// The files of the disks, in the record's order: raw ones by their name, the image's in the order it has them. An
+/// A disk's file, and the anchor of an encrypted one.
+type DiskFiles = (File, Option<OwnedFd>);
+
+/// The files of the disks, in the record's order: those given by their name, the image's in the order it has them. An
 /// integrity disk is a whole file: its verity superblock is found by offset.
-fn in_order(record: &[LaunchDisk], image: Vec<Blob>, mut raw: Vec<RawDisk>) -> Vec<File> {
+fn in_order(record: &[LaunchDisk], image: Vec<Blob>, mut given: Vec<GivenDisk>) -> Vec<DiskFiles> {
     let mut image = image.into_iter();
-    let file = |disk: &LaunchDisk| match raw.iter().position(|raw| raw.name == disk.name) {
-        Some(at) => Some(raw.swap_remove(at).file),
-        None => Some(image.next()?.into_file().0),
+    let files = |disk: &LaunchDisk| match given.iter().position(|g| g.launched.name == disk.name) {
+        Some(at) => {
+            let GivenDisk { file, anchor, .. } = given.swap_remove(at);
+            Some((file, anchor))
+        }
+        None => Some((image.next()?.into_file().0, None)),
     };
-    record.iter().filter_map(file).collect()
+    record.iter().filter_map(files).collect()
 }
 
 /// What the guest boots from: sealed copies, and disks that are verified as they are read.
@@ -215,7 +241,7 @@ struct Boot {
     initrd: Arc<MemFile>,
     cmdline: Vec<u8>,
     cmdline_digest: Digest,
-    disks: Vec<File>,
+    disks: Vec<DiskFiles>,
 }
 
 impl Boot {
@@ -267,21 +293,28 @@ fn start(
     log: &VmLog,
     boot: Boot,
     processes: Processes,
-    vtpm: Vtpm,
     tpm_channel: OwnedFd,
-    directory: VmDir,
-    group: Group,
+    keeper: Option<VtpmKeeper>,
+    companions: impl FnOnce(Option<Owned>, Option<KeeperThread>) -> Companions,
 ) -> Result<(), LaunchError> {
     let Processes { kvm, vmm, passt, tap } = processes;
-    directory.note_child(vmm.id()).map_err(LaunchError::system("noting a child"))?;
+    let keeper = keeper.map(VtpmKeeper::start).transpose();
+    let keeper = keeper.map_err(LaunchError::system("keeping the vTPM's state"))?;
+    let (tpm_keeper, keeper) = keeper.unzip();
+    let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
+    let companions = companions(passt, keeper);
+    let note = |pid| companions.directory.note_child(pid);
+    note(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
         (FdRole::Kvm, kvm.as_fd()),
         (FdRole::Kernel, boot.kernel.as_fd()),
         (FdRole::Initrd, boot.initrd.as_fd()),
         (FdRole::Tpm, tpm_channel.as_fd()),
     ];
-    fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(AsFd::as_fd)));
-    let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
+    fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(|(file, _)| file.as_fd())));
+    let anchors = (0..).map(FdRole::Anchor).zip(boot.disks.iter().map(|(_, anchor)| anchor));
+    fds.extend(anchors.filter_map(|(role, anchor)| Some((role, anchor.as_ref()?.as_fd()))));
+    fds.extend(tpm_keeper.iter().map(|keeper| (FdRole::TpmKeeper, keeper.as_fd())));
     fds.extend((0..).map(FdRole::Net).zip(frames.iter().chain(&tap).map(AsFd::as_fd)));
     // A closed box has no ears: no descriptor for input is ever made.
     let input = (plan.record.box_kind == BoxKind::Open).then(|| vm.console.open_input());
@@ -304,10 +337,9 @@ fn start(
         console: plan.console,
         fds: roles,
     };
-    if let Some(process) = &passt {
-        directory.note_child(process.id()).map_err(LaunchError::system("noting a child"))?;
+    if let Some(process) = &companions.passt {
+        note(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
-    let companions = Companions { passt, vtpm, directory, group };
     let channels = Channels::new(host.services(), vmm.control.clone());
     vmm.start(vm, &spec, &fds, companions, channels)
 }

@@ -1,6 +1,7 @@
 //! Why a VM was not launched, grouped by whose fault it is. Whichever it is, nothing is left running.
 
 use coffer_formats::Reject;
+use coffer_vault::VaultError;
 use coffer_vtpm::VtpmError;
 
 use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
@@ -37,6 +38,9 @@ pub enum LaunchError {
     /// A raw disk that is not for this box, in use, or unusable: code, status, and what exactly.
     #[error("{2}")]
     Disk(&'static str, u16, String),
+    /// The vault refuses.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 
     // The host.
     /// No usable KVM.
@@ -54,6 +58,9 @@ pub enum LaunchError {
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
+    /// The host keeps no vault, or cannot open it.
+    #[error("the host has no vault: {0}")]
+    NoVault(String),
     /// No control group.
     #[error("no control group for the VM: {0}")]
     Group(#[from] GroupError),
@@ -78,6 +85,8 @@ impl LaunchError {
             Self::NameTaken(_) => ("name-taken", 409),
             Self::PortInUse(_) => ("port-in-use", 409),
             Self::Disk(code, status, _) => (code, *status),
+            Self::Vault(error) => (error.code(), error.status()),
+            Self::NoVault(_) => ("no-vault", 503),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
@@ -102,6 +111,8 @@ impl LaunchError {
             Self::Disk(..) => {
                 "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
             }
+            Self::Vault(error) => error.hint(),
+            Self::NoVault(_) => "start the monitor with --vault, and see its log",
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
             }

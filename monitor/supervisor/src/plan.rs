@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchNic, LaunchRecord};
-use coffer_formats::{Digest, InstanceId, Reject};
+use coffer_formats::{InstanceId, Reject};
 use coffer_image::appliance::{Network, VerifierPin};
 use coffer_image::descriptor::{ConsoleMode, DISKS_MAX, Descriptor, Disk, Range};
 use coffer_monitor_wire::api::{CreateVm, Publish};
 use coffer_monitor_wire::{DiskSpec, NetBackend, NetSpec};
 
-use crate::{image::Image, launch_error::LaunchError, raw_disk::RawDisk};
+use crate::{given_disk::GivenDisk, image::Image, launch_error::LaunchError};
 
 /// Most published ports of one VM.
 const PUBLISH_MAX: usize = 32;
@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks `request`, for which the disks `raw` were opened, against `image`.
+    /// Checks `request`, for which the disks `given` were opened, against `image`.
     ///
     /// `own` are the host's own addresses, which no guest may reach.
     pub fn new(
@@ -48,7 +48,7 @@ impl Plan {
         request: &CreateVm,
         id: InstanceId,
         own: &[Ipv4Addr],
-        raw: &[RawDisk],
+        given: &[GivenDisk],
     ) -> Result<Self, LaunchError> {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
@@ -63,7 +63,7 @@ impl Plan {
         let nics = nics(descriptor, request, &id, own);
         let backend = request.tap.as_ref().map_or("passt", |_| "tap");
         let launched_nic = |nic: &NetSpec| LaunchNic { mac: nic.mac, backend: backend.into() };
-        let (launched, disks) = disks(descriptor, raw)?.into_iter().unzip();
+        let (launched, disks) = disks(descriptor, given, request.verify_ahead)?.into_iter().unzip();
         Ok(Self {
             id,
             name: request.name.clone(),
@@ -158,34 +158,38 @@ fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
     }
 }
 
-/// The image's disks, raw ones as they were given, then those that were given beside. The record and the VM process name
-/// them in one order.
+/// The image's disks, those that it leaves to be given as they were given, then others that were. The record and the VM
+/// process name them in one order.
 fn disks(
     descriptor: &Descriptor,
-    given: &[RawDisk],
+    given: &[GivenDisk],
+    ahead: bool,
 ) -> Result<Vec<(LaunchDisk, DiskSpec)>, LaunchError> {
     let bad = |why: String| Err(LaunchError::BadRequest(why));
     let mut all = Vec::new();
     for disk in &descriptor.disks {
-        let name = disk.name();
-        all.push(match (disk, given.iter().find(|raw| raw.name == name)) {
+        let (name, kind) = (disk.name(), disk.kind());
+        all.push(match (disk, given.iter().find(|given| given.launched.name == name)) {
             (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
-                let (data_size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
-                let launched = launch_disk(name, "integrity", Some(root_hash), data_size);
-                (launched, DiskSpec::Integrity { data_size, root_hash, salt, ahead: false })
+                let (size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
+                let (name, kind) = (name.into(), kind.into());
+                let launched = LaunchDisk { name, kind, root_hash: Some(root_hash), size };
+                (launched, DiskSpec::Integrity { data_size: size, root_hash, salt, ahead })
             }
-            (Disk::Raw { .. }, Some(raw)) => raw_disk(raw),
+            (Disk::Integrity { .. }, Some(_)) => {
+                return bad(format!("the image has a disk `{name}` of its own"));
+            }
+            (_, Some(given)) if given.launched.kind == kind => as_given(given),
+            (Disk::Raw { .. }, _) => return bad(format!("the image needs a raw disk `{name}`")),
             (Disk::Encrypted { .. }, _) => {
-                return bad(format!("the image needs a volume `{name}`"));
+                return bad(format!("the image needs an encrypted volume `{name}`"));
             }
-            (_, Some(_)) => return bad(format!("the image has a disk `{name}` of its own")),
-            (_, None) => return bad(format!("the image needs a raw disk `{name}`")),
         });
     }
-    let others = given.iter().filter(|raw| all.iter().all(|(disk, _)| disk.name != raw.name));
-    let others: Vec<_> = others.map(raw_disk).collect();
+    let other = |given: &&GivenDisk| all.iter().all(|(disk, _)| disk.name != given.launched.name);
+    let others: Vec<_> = given.iter().filter(other).map(as_given).collect();
     all.extend(others);
-    let names: BTreeSet<&str> = given.iter().map(|raw| raw.name.as_str()).collect();
+    let names: BTreeSet<&str> = given.iter().map(|given| given.launched.name.as_str()).collect();
     if names.len() < given.len() || !names.into_iter().all(coffer_image::rules::is_name) {
         return bad("each disk has a name of its own, 1 to 63 of a-z, 0-9 and `-`".into());
     }
@@ -195,12 +199,8 @@ fn disks(
     Ok(all)
 }
 
-fn raw_disk(raw: &RawDisk) -> (LaunchDisk, DiskSpec) {
-    (launch_disk(&raw.name, "raw", None, raw.size), DiskSpec::Raw { size: raw.size })
-}
-
-fn launch_disk(name: &str, kind: &str, root_hash: Option<Digest>, size: u64) -> LaunchDisk {
-    LaunchDisk { name: name.into(), kind: kind.into(), root_hash, size }
+fn as_given(given: &GivenDisk) -> (LaunchDisk, DiskSpec) {
+    (given.launched.clone(), given.spec.clone())
 }
 
 /// One NIC for an image with a network. Its address is random with the instance: locally administered,

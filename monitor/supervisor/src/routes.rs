@@ -24,7 +24,7 @@ use crate::console::Chunk;
 use crate::registry::{Entry, NotFound};
 use crate::{
     api_error::ApiError, config::Profile, enroll, history, host::Host, launch,
-    launch_error::LaunchError, metrics,
+    launch_error::LaunchError, metrics, volume_routes,
 };
 
 /// Most bytes of a request: the largest is an enrolment challenge, a few KiB.
@@ -41,7 +41,8 @@ pub struct App {
     pub shutdown: Arc<Notify>,
 }
 
-type Answer<T> = Result<T, ApiError>;
+/// What a handler says.
+pub type Answer<T> = Result<T, ApiError>;
 
 /// All routes.
 pub fn router(app: App) -> Router {
@@ -64,6 +65,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/vms/{id}/pause", post(async |entry| set_paused(entry, true).await))
         .route("/v1/vms/{id}/resume", post(async |entry| set_paused(entry, false).await))
         .route("/v1/vms/{id}/reset", post(reset_vm))
+        .merge(volume_routes::router())
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
@@ -259,7 +261,8 @@ async fn type_in(Entry { vm, .. }: Entry, body: Body) -> Answer<StatusCode> {
     vm.console.type_in(body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+/// Reads a body.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("the request body is not acceptable: {e}")))
 }
@@ -289,7 +292,8 @@ fn host_tpm(app: &App) -> Answer<HostTpm> {
     app.host.tpm.clone().ok_or_else(|| HostTpmError::Open("this host has no TPM".into()).into())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+/// Does what blocks where that harms nobody.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| ApiError::internal("the request failed inside the monitor"))

@@ -1,20 +1,17 @@
 //! The server: one Unix socket, its owner's alone; one monitor per state directory; an orderly end.
 
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::path::{Path, PathBuf};
-use std::{
-    io, net::SocketAddr, os::unix::fs::FileTypeExt, os::unix::net::UnixStream, sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::unix::fs::FileTypeExt, sync::Arc, time::Duration};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::config::{Config, Profile};
-use crate::gate::{Gate, Place};
 use crate::host::{Host, HostError};
 use crate::routes::{self, App};
-use crate::{kvm, log, process::close_inherited, restart, state::StateError};
+use crate::{gate, kvm, log, process::close_inherited, restart, state::StateError};
 
 /// Time guests get when the monitor ends.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -103,17 +100,16 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     let tls = match host.config.tls.clone() {
         Some(tls) => {
             let address = tls.listen;
-            let bound = std::net::TcpListener::bind(address);
+            let bound = TcpListener::bind(address).await;
             Some((tls, bound.map_err(|e| ServeError::Listen(address.to_string(), e))?))
         }
         None => None,
     };
     tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
-    let plain = router.clone().into_make_service_with_connect_info::<Place>();
-    let unix = axum::serve(Gate::new(listener), plain.clone());
+    let unix = gate::serve::<UnixAddr>(listener, router.clone());
     let over_tcp = async {
         match tcp {
-            Some(listener) => axum::serve(Gate::new(listener), plain.clone()).await,
+            Some(listener) => gate::serve::<SocketAddr>(listener, router.clone()).await,
             None => std::future::pending().await,
         }
     };

@@ -1,17 +1,20 @@
 //! The API over TCP for whoever has a certificate (SPEC 6.4.5): TLS 1.3, and no word before the client has shown one
 //! that the client CA signed and that is in force. There is nothing in between: who has one manages this host.
 
-use std::net::{SocketAddr, TcpListener};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::Server;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{Error, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
 
-/// How long a client may take to say what it wants.
+use crate::gate::{Gate, Place};
+
+/// How long a client may take to show its certificate, and then to say what it wants: so long it keeps others out.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where and as whom.
@@ -53,8 +56,11 @@ impl Tls {
 
     /// Serves on a socket that was bound there.
     pub async fn serve(self, listener: TcpListener, router: Router) -> std::io::Result<()> {
-        let mut server = axum_server::from_tcp_rustls(listener, self.config)?;
+        let tls = RustlsAcceptor::new(self.config).handshake_timeout(HEAD_TIMEOUT);
+        let mut server =
+            Server::<Place<SocketAddr>>::from_listener(Gate::new(listener)).acceptor(tls);
         server.http_builder().http1().header_read_timeout(HEAD_TIMEOUT);
-        server.first_request_timeout(HEAD_TIMEOUT).serve(router.into_make_service()).await
+        let service = router.into_make_service_with_connect_info::<Place<SocketAddr>>();
+        server.first_request_timeout(HEAD_TIMEOUT).serve(service).await
     }
 }

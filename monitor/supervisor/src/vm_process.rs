@@ -7,11 +7,13 @@ use std::{io::Read, os::unix::net::UnixStream, path::Path, sync::Arc, thread, ti
 
 use coffer_formats::channel;
 use coffer_monitor_wire::{self as wire, EndReason, Event, VmSpec};
+use coffer_vault::Hold;
 use coffer_vtpm::Vtpm;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::process::{Owned, Tail};
+use crate::vtpm_keeper::KeeperThread;
 use crate::{channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::Vm};
 
 /// How long a VM process may take to exit after it said how it ended.
@@ -43,6 +45,10 @@ pub struct Companions {
     pub directory: VmDir,
     /// The group of all processes of this VM.
     pub group: Group,
+    /// Keeps the state of a vTPM that lasts.
+    pub keeper: Option<KeeperThread>,
+    /// Volumes.
+    pub holds: Vec<Hold>,
 }
 
 /// The supervisor's power over a VM process: a word to it, and a signal it cannot refuse.

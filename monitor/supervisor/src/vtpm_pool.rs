@@ -11,8 +11,12 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
 use crate::state::{StateDir, VmDir};
+use zeroize::Zeroizing;
+
 use crate::{ek_certificate::VtpmAuthority, guarded::Guarded, launch_error::LaunchError, uid};
 
+/// Folder of swtpm's state in a VM's.
+pub const VTPM: &str = "vtpm";
 /// How many are kept ready.
 const READY: usize = 2;
 /// How long launches have to rest before others are made: a guest that boots needs the CPU more.
@@ -74,9 +78,10 @@ impl VtpmPool {
         Ok(())
     }
 
-    /// One that is ready or almost, or a new one.
-    pub fn take(&self) -> Result<Ready, LaunchError> {
-        self.shared.take().map_or_else(|| self.shared.maker.make(), Ok)
+    /// One with this state; without, one that is ready or almost, or a new one.
+    pub fn take(&self, state: Option<Zeroizing<Vec<u8>>>) -> Result<Ready, LaunchError> {
+        let ready = if state.is_none() { self.shared.take() } else { None };
+        ready.map_or_else(|| self.shared.maker.make(state), Ok)
     }
 
     /// How many are ready.
@@ -138,7 +143,7 @@ impl Shared {
             }
             inner.making = true;
             drop(inner);
-            let made = self.maker.make();
+            let made = self.maker.make(None);
             let mut inner = self.inner.lock();
             inner.making = false;
             match made {
@@ -155,11 +160,11 @@ impl Shared {
 }
 
 impl Maker {
-    fn make(&self) -> Result<Ready, LaunchError> {
+    fn make(&self, restored: Option<Zeroizing<Vec<u8>>>) -> Result<Ready, LaunchError> {
         let directory = self.state.create_vm(&uid::instance_id()?)?;
-        let state = directory.path().join("vtpm");
+        let (program, state) = (self.program.clone(), directory.path().join(VTPM));
         let walls = (self.walls)()?;
-        let swtpm = Swtpm::spawn(&SwtpmConfig { program: self.program.clone(), state, walls })?;
+        let swtpm = Swtpm::spawn(&SwtpmConfig { program, state, restored, walls })?;
         directory.note_child(swtpm.pid()).map_err(LaunchError::system("noting a child"))?;
         let keyed = swtpm.initialise()?.make_keys()?;
         let certificate = self.authority.certify(&keyed.keys.ek).map_err(std::io::Error::other);
@@ -198,13 +203,13 @@ mod tests {
     fn each_is_given_once_and_all_end_with_the_pool() {
         let dir = tempfile::tempdir().unwrap();
         let pool = pool(dir.path());
-        let own = pool.take().unwrap();
+        let own = pool.take(None).unwrap();
         pool.fill().unwrap();
         // The launch that just was has to rest first.
         thread::sleep(Duration::from_millis(300));
         assert_eq!(pool.ready(), 0);
         wait_for(&pool, 2);
-        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        let (first, second) = (pool.take(None).unwrap(), pool.take(None).unwrap());
         let names: std::collections::BTreeSet<String> =
             [&own, &first, &second].map(|ready| ready.vtpm.keys.ek.object_name().to_hex()).into();
         assert_eq!(names.len(), 3);
@@ -231,7 +236,7 @@ mod tests {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
         thread::sleep(Duration::from_millis(100));
-        let mut taken = pool.take().unwrap();
+        let mut taken = pool.take(None).unwrap();
         assert!(!taken.vtpm.has_ended());
         assert_eq!(pool.ready(), 0);
     }
@@ -242,7 +247,7 @@ mod tests {
         let mut pool = pool(dir.path());
         Arc::get_mut(&mut pool.shared).unwrap().maker.program = "/bin/false".into();
         pool.fill().unwrap();
-        assert!(pool.take().is_err());
-        assert!(pool.take().is_err());
+        assert!(pool.take(None).is_err());
+        assert!(pool.take(None).is_err());
     }
 }

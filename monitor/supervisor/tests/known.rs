@@ -31,6 +31,9 @@ fn running(number: u8, name: &str, policy: RestartPolicy) -> Kept {
         memory_mib: None,
         publish: publish.clone(),
         disks: vec![],
+        volumes: vec![],
+        vtpm: None,
+        verify_ahead: false,
         tap: None,
         network_limit: Default::default(),
         restart: Restart { policy, max: None },
@@ -166,6 +169,82 @@ fn one_whose_policy_is_always_is_launched_again_and_events_tell() {
     }
     assert_eq!(monitor.call("DELETE", "/v1/vms/b", "").0, 204);
     assert!((0..5).any(|_| events.next().event == "removed"));
+}
+
+/// SPEC 6.4.1, by a VM that waits to be launched again: no other lives without KVM.
+#[test]
+fn the_same_request_finds_its_vm_and_any_other_finds_the_name_taken() {
+    let (waits, ended) =
+        (running(1, "a", RestartPolicy::Always), running(2, "b", RestartPolicy::No));
+    let monitor = Monitor::start_in(left(&[waits.clone(), ended.clone()]));
+    let create = |request: &CreateVm| {
+        let (status, body) = monitor.call("POST", "/v1/vms", &json!(request).to_string());
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        (status, body[if status < 300 { "id" } else { "code" }].as_str().unwrap().to_owned())
+    };
+    let taken = (409, "name-taken".to_owned());
+    for _ in 0..2 {
+        assert_eq!(create(&waits.request), (200, waits.info.id.to_hex()));
+    }
+    // Each field counts, and none but the same request finds it.
+    let others: [fn(&mut CreateVm); 6] = [
+        |request| request.vcpus = Some(2),
+        |request| request.memory_mib = Some(512),
+        |request| request.publish.clear(),
+        |request| request.restart.policy = RestartPolicy::OnFailure,
+        |request| request.restart.max = Some(9),
+        |request| request.network_limit.frames_per_s = std::num::NonZeroU32::MIN,
+    ];
+    for change in others {
+        let mut other = waits.request.clone();
+        change(&mut other);
+        assert_eq!(create(&other), taken, "{other:?}");
+    }
+    assert_eq!(create(&ended.request), taken, "it has ended");
+    // A stop is the last word; said again it changes nothing.
+    for _ in 0..2 {
+        let stopped: VmInfo = monitor.json("POST", "/v1/vms/a/stop", r#"{"grace_s":0}"#);
+        assert_eq!((stopped.state, stopped.id), (VmState::Failed, waits.info.id));
+    }
+    assert_eq!(create(&waits.request), taken, "it was stopped");
+    assert_eq!(list(&monitor).len(), 2);
+    // Until it is removed.
+    for _ in 0..2 {
+        assert_eq!(monitor.call("DELETE", "/v1/vms/a", ""), (204, Vec::new()));
+    }
+    let (status, code) = create(&waits.request);
+    assert!(status >= 500, "{status} {code}");
+}
+
+/// SPEC 6.4.2, from the policy to the launch: the image was in order once, and is found changed.
+#[test]
+fn what_broke_its_promise_is_not_launched_again_whatever_the_policy() {
+    let always = [running(1, "a", RestartPolicy::Always)];
+    let dir = left(&always);
+    let image = TestImage::write(&dir.path().join("images/test"), BoxKind::Closed);
+    image.flip(&image.descriptor.kernel);
+    let monitor = Monitor::start_in(dir);
+    let mut events = Events::listen(&monitor);
+    let told = events.next();
+    assert_eq!((told.name.as_deref(), told.event.as_str()), (Some("a"), "failed"), "{told:?}");
+    let broken = || {
+        let vm: VmInfo = monitor.json("GET", "/v1/vms/a", "");
+        assert_eq!((vm.state, vm.reason.as_deref()), (VmState::Failed, Some("kernel-digest")));
+        vm.restarts
+    };
+    let tried = broken();
+    // Longer than the next wait would be.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(broken(), tried);
+    // Nor by the monitor after it.
+    let monitor = monitor.killed_and_started_again();
+    assert_eq!(list(&monitor)[0].state, VmState::Failed);
+    // The twin whose image is in order fails for want of a VM process, and is tried again.
+    let monitor = Monitor::start_in(left(&always));
+    let mut events = Events::listen(&monitor);
+    for _ in 0..2 {
+        assert_eq!(events.next().event, "restarting");
+    }
 }
 
 /// Restarts of all of them are written at about the same time, a second after each start: each life ends at another

@@ -6,8 +6,10 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
+use coffer_exchange::x509::Certificate;
 use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
@@ -16,6 +18,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::services::Services;
+use coffer_vault::{Identity, Root, Vault};
 use common::{MONITOR, TestTpm};
 use p256::ecdsa::SigningKey;
 
@@ -23,7 +26,12 @@ const IMAGE: u8 = 7;
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
+    Services {
+        host_tpm,
+        vault: Err("this host keeps no sealed store".into()),
+        endorsements,
+        pace: Arc::default(),
+    }
 }
 
 fn start(tpm: &TestTpm) -> HostTpm {
@@ -60,14 +68,14 @@ fn point() -> [u8; 65] {
 
 fn id(services: &Services, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
     match services.answer(vm, Request::GetId) {
-        Answer::Id(id, ca) => (*id, ca),
+        Answer::Id(id, ca) => (*id, ca.into()),
         other => panic!("{other:?}"),
     }
 }
 
 fn endorse(services: &Services, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
-    match services.answer(vm, Request::Endorse { public_key: point() }) {
-        Answer::Endorsed(certificate, ca) => (certificate, ca),
+    match services.answer(vm, Request::Endorse(point().to_vec().into())) {
+        Answer::Endorsed(certificate, ca) => (certificate.into(), ca.into()),
         other => panic!("{other:?}"),
     }
 }
@@ -174,40 +182,28 @@ fn a_quote_of_a_trusted_host_is_worth_nothing_beside_another_key() {
     let ours = services(Some(start(&tpm)));
     let other = start(&other_tpm);
     let theirs = services(Some(other.clone()));
-    let (_, ca) = endorse(&theirs, &vm(2, IMAGE, BoxKind::Closed));
+    let (certificate, ca) = endorse(&theirs, &vm(2, IMAGE, BoxKind::Closed));
+    // Both certificates again, by a key that the TPM never heard of; names and quote are left.
     let key = SigningKey::from_slice(&[5; 32]).unwrap();
-    let good = forge(&ca, &SigningKey::from_slice(&[5; 32]).unwrap());
-    let (id, own) = id(&ours, &vm(1, IMAGE, BoxKind::Closed));
-    let leaf = forged_leaf(&key, &good);
-    let found = check_peer(&Own { id: &id, ca: &own }, &leaf, &good, &[any_boot(&other)], now());
+    let (leaf, ca) =
+        (signed(Certificate::parse(&certificate).unwrap().tbs, &key), forge(&ca, &key));
+    let (own, own_ca) = id(&ours, &vm(1, IMAGE, BoxKind::Closed));
+    let own = Own { id: &own, ca: &own_ca };
+    let found = check_peer(&own, &leaf, &ca, &[any_boot(&other)], now());
     assert_eq!(found, Err(PeerRefusal::Forged));
-    // The same certificates where the quote need not say whose key it is: they are well made.
-    let found = check_peer(&Own { id: &id, ca: &good }, &leaf, &good, &[], now());
+    // They are well made: where the CA needs no quote they pass.
+    let (twin, _) = id(&theirs, &vm(1, IMAGE, BoxKind::Closed));
+    let found = check_peer(&Own { id: &twin, ca: &ca }, &leaf, &ca, &[], now());
     assert!(found.is_ok(), "{found:?}");
 }
 
 /// The CA's certificate with this key in place of the CA's, signed by it.
 fn forge(ca: &[u8], key: &SigningKey) -> Vec<u8> {
-    let parsed = coffer_exchange::x509::Certificate::parse(ca).unwrap();
+    let parsed = Certificate::parse(ca).unwrap();
     let at = parsed.tbs.windows(parsed.spki.len()).position(|part| part == parsed.spki).unwrap();
     let mut tbs = parsed.tbs.to_vec();
     let point = key.verifying_key().to_sec1_point(false);
     tbs[at + 26..at + 91].copy_from_slice(point.as_bytes());
-    signed(&tbs, key)
-}
-
-/// A certificate of this guest's by that CA.
-fn forged_leaf(key: &SigningKey, ca: &[u8]) -> Vec<u8> {
-    // A genuine one of a host without TPM gives the form; the issuer's name is as long.
-    let alone = services(None);
-    let mut identity = vm(2, IMAGE, BoxKind::Closed);
-    identity.signer = None;
-    let (leaf, _) = endorse(&alone, &identity);
-    let parsed = coffer_exchange::x509::Certificate::parse(&leaf).unwrap();
-    let issuer = coffer_exchange::x509::Certificate::parse(ca).unwrap().subject;
-    let at = parsed.tbs.windows(issuer.len()).position(|part| part == parsed.issuer).unwrap();
-    let mut tbs = parsed.tbs.to_vec();
-    tbs[at..at + issuer.len()].copy_from_slice(issuer);
     signed(&tbs, key)
 }
 
@@ -219,6 +215,116 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
     let bits = [&[3, signature.as_bytes().len() as u8 + 1, 0], signature.as_bytes()].concat();
     let body = [tbs, &algorithm, &bits].concat();
     [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+fn with_vault(dir: &Path) -> Services {
+    let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
+    Services { vault: Ok(vault), ..services(None) }
+}
+
+fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
+    match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
+        Answer::Sealed(blob) => Ok(blob.into()),
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unseal(
+    services: &Services,
+    vm: &VmIdentity,
+    blob: &[u8],
+) -> Result<(Vec<u8>, Identity), String> {
+    match services.answer(vm, Request::Unseal(blob.to_vec().into())) {
+        Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
+            Ok((data.into(), Identity { box_kind, image_id, signer, svn }))
+        }
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn counter(services: &Services, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
+    match services.answer(vm, Request::Counter(name.into(), advance)) {
+        Answer::Counter(value) => Ok(value),
+        Answer::Refused(line) => Err(code(&line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn code(line: &str) -> String {
+    line.split_once(": ").unwrap().0.into()
+}
+
+#[test]
+fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = with_vault(dir.path());
+    let by = vm(1, IMAGE, BoxKind::Closed);
+    let sealer = by.identity();
+    // To an image: another instance of it, and no other image, and no open box.
+    let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
+    let mut twin = vm(2, IMAGE, BoxKind::Closed);
+    assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer)));
+    let mut other = vm(3, IMAGE + 1, BoxKind::Closed);
+    assert_eq!(unseal(&ours, &other, &blob), Err("not-owner".into()));
+    let open = vm(4, IMAGE, BoxKind::Open);
+    assert_eq!(unseal(&ours, &open, &blob), Err("not-owner".into()));
+
+    // To a signer and a version: a newer image of his, none older, and nobody else's.
+    let to = format!("signer:{},svn=4", by.signer.unwrap());
+    let blob = seal(&ours, &by, &to, b"data").unwrap();
+    assert_eq!(unseal(&ours, &other, &blob), Ok((b"data".to_vec(), sealer)));
+    twin.svn = 3;
+    assert_eq!(unseal(&ours, &twin, &blob), Err("svn-too-low".into()));
+    other.signer = Some(Digest([8; 32]));
+    assert_eq!(unseal(&ours, &other, &blob), Err("not-owner".into()));
+
+    let to_open = seal(&ours, &by, "open", b"data").unwrap();
+    assert!(unseal(&ours, &open, &to_open).is_ok());
+    assert_eq!(unseal(&ours, &by, &to_open), Err("not-owner".into()));
+
+    // Bounds, and what is no policy.
+    assert!(seal(&ours, &by, "open", &vec![7; 64 << 10]).is_ok());
+    assert_eq!(seal(&ours, &by, "open", &vec![7; (64 << 10) + 1]), Err("too-large".into()));
+    assert_eq!(seal(&ours, &by, "image:00", b"data"), Err("bad-owner".into()));
+}
+
+#[test]
+fn sealed_data_outlives_the_monitor_and_not_the_host() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let by = vm(1, IMAGE, BoxKind::Closed);
+    let to = format!("image:{}", by.record.image_id);
+    let blob = seal(&with_vault(dir.path()), &by, &to, b"data").unwrap();
+    assert!(unseal(&with_vault(dir.path()), &by, &blob).is_ok());
+    let other_host = with_vault(elsewhere.path());
+    assert_eq!(unseal(&other_host, &by, &blob), Err("sealed-foreign".into()));
+    assert_eq!(unseal(&services(None), &by, &blob), Err("no-vault".into()));
+}
+
+#[test]
+fn counters_are_the_appliances_and_move_once_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = with_vault(dir.path());
+    let one = vm(1, IMAGE, BoxKind::Closed);
+    let read = |vm: &VmIdentity| counter(&ours, vm, "a", false).unwrap();
+    assert_eq!(read(&one), 0);
+    let start = Instant::now();
+    // From several connections at once.
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| counter(&ours, &one, "a", true).unwrap());
+        }
+    });
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(read(&one), 3);
+    // Another image of the same signer has the same; another signer's has its own.
+    let mut other = vm(2, IMAGE + 1, BoxKind::Closed);
+    assert_eq!(read(&other), 3);
+    other.signer = Some(Digest([8; 32]));
+    assert_eq!(read(&other), 0);
+    assert_eq!(counter(&ours, &one, "a b", false), Err("bad-name".into()));
 }
 
 #[test]

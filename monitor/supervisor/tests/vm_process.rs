@@ -115,6 +115,7 @@ fn launch_watched(
     );
     let vtpm_state = directory.path().join("vtpm");
     let swtpm = Swtpm::spawn(&SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: vtpm_state.clone(),
         walls: Walls::DangerouslyNone,
@@ -174,7 +175,14 @@ fn launch_watched(
         &unified_hierarchy()
             .join(format!("coffer-test-{}", dir.path().file_name().unwrap().display())),
     );
-    let companions = Companions { passt: None, vtpm, directory, group: group.unwrap() };
+    let companions = Companions {
+        passt: None,
+        vtpm,
+        directory,
+        group: group.unwrap(),
+        keeper: None,
+        holds: vec![],
+    };
     let reservation = registry.reserve(Some("test"), "test", &[], None).unwrap();
     let process = VmProcess::spawn(&double()).unwrap();
     let (pid, control) = (process.id(), process.control.clone());
@@ -194,7 +202,12 @@ fn launch_watched(
 
 fn services(host_tpm: Option<HostTpm>) -> Services {
     let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services { host_tpm, vault: None, endorsements, last_advance: Arc::default() }
+    Services {
+        host_tpm,
+        vault: Err("this host keeps no sealed store".into()),
+        endorsements,
+        pace: Arc::default(),
+    }
 }
 
 fn request() -> CreateVm {
@@ -206,6 +219,9 @@ fn request() -> CreateVm {
         memory_mib: None,
         publish: Vec::new(),
         disks: vec![],
+        volumes: vec![],
+        vtpm: None,
+        verify_ahead: false,
         tap: None,
         network_limit: Default::default(),
         restart: Restart::default(),
@@ -331,7 +347,7 @@ fn serves_a_guest_over_its_channel_and_within_bounds() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(refusals, ["bad-key", "no-vault", "too-large", "no-vault", "no-vault"]);
+    assert_eq!(refusals, ["bad-key", "no-vault", "no-vault", "no-vault", "no-vault"]);
     assert!(console.contains("closed true"), "{console}");
 }
 
@@ -425,6 +441,11 @@ fn a_paused_vm_says_so_goes_on_and_can_be_ended_while_it_is_paused() {
     assert!(vm.entry.stop(Duration::ZERO));
     assert_eq!(told(&mut events), ["paused", "booting", "paused", "booting", "paused", "stopped"]);
     assert!(!vm.control().pause(&vm.entry.vm, true), "it has ended");
+    // Stopped again, with a grace and without, it is as it was, and nobody is told.
+    for grace in [LONG, Duration::ZERO] {
+        assert!(vm.entry.stop(grace));
+    }
+    assert_eq!(told(&mut events), [""; 0]);
     vm.ended(VmState::Stopped, None);
 }
 
@@ -530,6 +551,7 @@ fn a_polite_guest_was_refused_nothing() {
 fn ek_certificate_in_nv_is_read_by_tpm2_tools() {
     let dir = tempfile::tempdir().unwrap();
     let config = SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: dir.path().join("vtpm"),
         walls: Walls::DangerouslyNone,

@@ -38,7 +38,7 @@ impl Guest {
     fn new(name: &str, silence: Duration) -> Self {
         let state = std::env::temp_dir().join(format!("coffer-crb-{}-{name}", std::process::id()));
         let program = "/usr/bin/swtpm".into();
-        let config = SwtpmConfig { program, state, walls: Walls::DangerouslyNone };
+        let config = SwtpmConfig { program, state, restored: None, walls: Walls::DangerouslyNone };
         let keyed = Swtpm::spawn(&config).unwrap().initialise().unwrap().make_keys().unwrap();
         let certified = keyed.certify(&[0x30; 600]).unwrap();
         let swtpm = Pid::from_raw(certified.pid() as i32).unwrap();

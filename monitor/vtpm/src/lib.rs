@@ -26,7 +26,7 @@ mod process;
 mod stages;
 
 pub use error::VtpmError;
-pub use process::{Swtpm, SwtpmConfig, Walls, version};
+pub use process::{STATE_FILE, Swtpm, SwtpmConfig, Walls, version};
 pub use stages::{Certified, Initialised, Keyed, Keys, Measured, Vtpm};
 
 /// NV index of the ECC P-256 EK certificate (TCG EK Credential Profile 2.6, 2.2.1.5).

@@ -10,11 +10,13 @@
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
+
+use zeroize::Zeroizing;
 
 use crate::VtpmError;
 use crate::control::Control;
@@ -26,6 +28,8 @@ pub struct SwtpmConfig {
     pub program: PathBuf,
     /// Directory for its state; absolute, must not exist yet.
     pub state: PathBuf,
+    /// The state it is to have, authentic and the newest there is; a fresh one if none.
+    pub restored: Option<Zeroizing<Vec<u8>>>,
     /// What stands around it.
     pub walls: Walls,
 }
@@ -77,6 +81,9 @@ impl Swtpm {
     /// Starts one.
     pub fn spawn(config: &SwtpmConfig) -> Result<Self, VtpmError> {
         let state = StateDir::create(&config.state)?;
+        if let Some(restored) = &config.restored {
+            state.put(restored, &config.walls)?;
+        }
         let spawn_failed =
             |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
@@ -92,7 +99,8 @@ impl Swtpm {
             .stderr(Stdio::piped());
         let mut child = config.spawn(&mut command).map_err(spawn_failed)?;
         let errors = child.stderr.take();
-        let mut process = Process { child, errors: None, state };
+        let restored = config.restored.is_some();
+        let mut process = Process { child, errors: None, restored, state };
         process.errors = errors.map(follow).transpose().map_err(spawn_failed)?;
         let control = Control::new(ours).map_err(spawn_failed)?;
         Ok(Self { process, control })
@@ -122,6 +130,8 @@ pub(crate) struct Process {
     child: Child,
     /// Ends with the child and gives the last it said.
     errors: Option<JoinHandle<Vec<u8>>>,
+    /// It had a life before this one.
+    pub(crate) restored: bool,
     state: StateDir,
 }
 
@@ -190,7 +200,20 @@ fn reason(errors: &str) -> Option<String> {
 
 struct StateDir(PathBuf);
 
+/// What swtpm calls the file of its state.
+pub const STATE_FILE: &str = "tpm2-00.permall";
+
 impl StateDir {
+    /// Gives swtpm a state to start from.
+    fn put(&self, restored: &[u8], walls: &Walls) -> Result<(), VtpmError> {
+        let path = self.0.join(STATE_FILE);
+        let put = fs::write(&path, restored).and_then(|()| match walls {
+            Walls::Around { uid, .. } => chown(&path, Some(*uid), Some(*uid)),
+            Walls::DangerouslyNone => Ok(()),
+        });
+        put.map_err(|source| VtpmError::State { path: path.display().to_string(), source })
+    }
+
     /// Bytes left where it lies.
     fn free(&self) -> Option<u64> {
         let space = rustix::fs::statvfs(&self.0).ok()?;

@@ -108,7 +108,11 @@ impl Keyed {
             .filter(|_| certificate.len() <= EK_CERTIFICATE_MAX)
             .ok_or(VtpmError::CertificateTooLarge)?;
         let define = command::nv_define(EK_CERTIFICATE_INDEX, size, EK_CERTIFICATE_ATTRIBUTES);
+        let undefine = command::nv_undefine(Hierarchy::Platform, EK_CERTIFICATE_INDEX);
         engine.explained(|engine| {
+            if engine.process.restored {
+                engine.run("NV_UndefineSpace", &undefine)?;
+            }
             engine.run("NV_DefineSpace", &define)?;
             for (n, chunk) in certificate.chunks(NV_CHUNK).enumerate() {
                 let offset =

@@ -25,6 +25,7 @@ const CERTIFICATE: &[u8] = &[0x30; 1500];
 fn swtpm(name: &str) -> (PathBuf, Swtpm) {
     let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-{name}", std::process::id()));
     let config = SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: state.clone(),
         walls: Walls::DangerouslyNone,
@@ -221,6 +222,7 @@ fn a_full_disk_is_named_and_nothing_stays() {
 
 fn on_a_full_disk(disk: PathBuf) {
     let config = SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: disk.join("vtpm"),
         walls: Walls::DangerouslyNone,
@@ -263,6 +265,7 @@ fn never_takes_over_existing_state() {
     let state = std::env::temp_dir().join(format!("coffer-vtpm-{}-taken", std::process::id()));
     std::fs::create_dir(&state).unwrap();
     let config = SwtpmConfig {
+        restored: None,
         program: "/usr/bin/swtpm".into(),
         state: state.clone(),
         walls: Walls::DangerouslyNone,

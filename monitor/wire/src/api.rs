@@ -26,9 +26,19 @@
 //! | `POST /v1/vms/{id}/resume` | | [`VmInfo`]; the same if it was not paused |
 //! | `POST /v1/vms/{id}/reset` | [`StopVm`] | [`VmInfo`]: ended, or ended before, and launched again |
 //! | `DELETE /v1/vms/{id}` | | 204, also if there is none; refused with `busy` while it runs |
+//! | `GET /v1/vault` | | [`VaultInfo`] |
+//! | `POST /v1/volumes` | [`CreateVolume`] | 201 [`VolumeInfo`] |
+//! | `GET /v1/volumes` | | list of [`VolumeInfo`] |
+//! | `GET /v1/volumes/{name}` | | [`VolumeInfo`] |
+//! | `DELETE /v1/volumes/{name}` | | 204, also if there is none; refused with `volume-in-use` while a VM has it |
+//! | `POST /v1/volumes/{name}/check` | | [`VolumeReport`] |
+//! | `POST /v1/volumes/{name}/grow` | [`GrowVolume`] | [`VolumeInfo`] |
+//! | `POST /v1/volumes/{name}/rekey` | | [`VolumeInfo`] |
+//! | `POST /v1/volumes/{name}/backup` | the verifier's permit | the backup, bytes |
+//! | `POST /v1/volumes/{name}/restore` | the backup, bytes | 201 [`VolumeInfo`] |
 //!
 //! `{id}` is a VM's name, or its instance id, or an unambiguous prefix of that. Errors are
-//! `coffer_formats::protocol::ErrorBody`.
+//! `coffer_formats::protocol::ErrorBody`. Types of volumes are in `disks/vault/src/requests.rs`.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -58,6 +68,16 @@ pub struct RawDiskRequest {
     pub name: String,
     /// File or block device below the monitor's folder for disks, by path from there or from the root.
     pub path: String,
+}
+
+/// A volume of the host's vault, as a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRequest {
+    /// Name of the disk: one that the image leaves to be given, or, of an open box, a new one.
+    pub name: String,
+    /// Name of the volume.
+    pub volume: String,
 }
 
 /// After which ends a VM is launched again. Never after a stop, and never after a promise of the image was broken.
@@ -104,6 +124,15 @@ pub struct CreateVm {
     /// Raw disks; of open boxes only.
     #[serde(default)]
     pub disks: Vec<RawDiskRequest>,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeRequest>,
+    /// The volume with the state of its vTPM, which lasts then; fresh if absent.
+    #[serde(default)]
+    pub vtpm: Option<String>,
+    /// Verifies all of its integrity disks before the first instruction, and not only what is read when it is read.
+    #[serde(default)]
+    pub verify_ahead: bool,
     /// The host's tap device its frames go to, made if it is not there; behind passt's NAT if absent.
     #[serde(default)]
     pub tap: Option<String>,

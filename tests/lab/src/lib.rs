@@ -33,6 +33,7 @@ pub mod initrd;
 pub mod intruder;
 pub mod machine;
 pub mod needle;
+pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod record;

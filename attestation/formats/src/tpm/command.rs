@@ -82,6 +82,11 @@ pub fn nv_define(index: u32, size: u16, attributes: u32) -> Vec<u8> {
     authorised(0x012a, &[Hierarchy::Platform as u32], body)
 }
 
+/// TPM2_NV_UndefineSpace by who made the index.
+pub fn nv_undefine(maker: Hierarchy, index: u32) -> Vec<u8> {
+    authorised(0x0122, &[maker as u32, index], Writer::new())
+}
+
 /// TPM2_NV_Write by the platform.
 pub fn nv_write(index: u32, offset: u16, data: &[u8]) -> Vec<u8> {
     let body = Writer::new().tpm2b(data).u16(offset);

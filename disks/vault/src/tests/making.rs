@@ -6,7 +6,6 @@ use coffer_anchor::NvAnchor;
 
 use super::support::*;
 use super::swtpm::INDEX;
-use crate::*;
 
 #[test]
 fn a_vault_is_the_same_after_a_restart() {
@@ -106,7 +105,6 @@ fn an_old_marker_starts_nothing_over() {
     let site = Site::new();
     let kept = tempfile::tempdir().unwrap();
     let marker = site.folder.path().join("vault.making");
-    let mut markers = 0;
     let (from, to) = (marker.clone(), kept.path().to_owned());
     let seen = std::sync::Mutex::new(Vec::<Vec<u8>>::new());
     let seen = std::sync::Arc::new(seen);
@@ -128,7 +126,7 @@ fn an_old_marker_starts_nothing_over() {
     copy(site.folder.path(), &to);
     let seen = seen.lock().unwrap().clone();
     assert_eq!(seen.len(), 2, "a trial key, and the vault's");
-    for bytes in seen {
+    for (markers, bytes) in seen.into_iter().enumerate() {
         // Beside nothing, and beside all but the key file.
         for rest in [false, true] {
             clear(site.folder.path());
@@ -153,7 +151,6 @@ fn an_old_marker_starts_nothing_over() {
                 }
             }
         }
-        markers += 1;
     }
 }
 

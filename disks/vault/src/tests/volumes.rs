@@ -1,1 +1,337 @@
-//! To come.
+//! Volumes of each kind: made, used, tended, removed, and their files lost.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+
+use coffer_disk::{BLOCK, BlockDevice as _, Integrity};
+
+use super::support::*;
+use crate::*;
+
+fn vault() -> (tempfile::TempDir, Vault) {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = software(folder.path()).unwrap();
+    (folder, vault)
+}
+
+fn file_of(folder: &std::path::Path, vault: &Vault, name: &str) -> std::path::PathBuf {
+    folder.join("volumes").join(vault.volume(name).unwrap().id + ".disk")
+}
+
+#[test]
+fn volumes_are_told_as_they_were_made() {
+    let (folder, vault) = vault();
+    let made = vault.create_volume(&encrypted("b", by(1, 3))).unwrap();
+    vault.create_volume(&new("a", NewKind::Raw { bytes: 8192 }, Owner::Open)).unwrap();
+    vault.create_volume(&new("c", NewKind::Vtpm, image(2))).unwrap();
+    drop(vault);
+    let vault = software(folder.path()).unwrap();
+    let told = vault.volumes().unwrap();
+    assert_eq!(told.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(told[1], made);
+    assert_eq!((made.bytes, made.svn_floor, made.attached), (BYTES, 3, false));
+    assert_eq!(made.owner.to_string(), format!("signer:{},svn=3", "01".repeat(32)));
+    vault.remove_volume("b").unwrap();
+    assert_eq!(refused(vault.volume("b")), "no-such-volume");
+    assert_eq!(refused(vault.remove_volume("b")), "no-such-volume");
+    assert_eq!(vault.volumes().unwrap().len(), 2);
+    assert_eq!(fs::read_dir(folder.path().join("volumes")).unwrap().count(), 1);
+    // Its counter serves the next one.
+    vault.create_volume(&encrypted("b", image(1))).unwrap();
+    write(&vault, "b", &closed(1), 7);
+}
+
+#[test]
+fn bad_volumes_are_refused() {
+    let (_folder, vault) = vault();
+    vault.create_volume(&new("a", NewKind::Vtpm, Owner::Open)).unwrap();
+    let check = |name: &str, kind, expected| {
+        assert_eq!(refused(vault.create_volume(&new(name, kind, Owner::Open))), expected, "{name}");
+    };
+    check("a", NewKind::Vtpm, "volume-exists");
+    for name in ["", "A", "-a", "a/b", "a b", "..", &"a".repeat(64)] {
+        check(name, NewKind::Vtpm, "bad-name");
+    }
+    for bytes in [0, 1, 4097, (1 << 40) + 4096, u64::MAX] {
+        check("b", NewKind::Raw { bytes }, "bad-size");
+        check("b", NewKind::Encrypted { bytes }, "bad-size");
+    }
+    let volume = NewVolume { verifier_key: Some([4; 65]), ..encrypted("b", Owner::Open) };
+    assert_eq!(refused(vault.create_volume(&volume)), "bad-key");
+    vault.create_volume(&encrypted(&"a".repeat(63), Owner::Open)).unwrap();
+}
+
+#[test]
+fn encrypted_volumes_keep_what_was_flushed() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 0);
+    write(&vault, "v", &closed(1), 7);
+    drop(vault);
+    let vault = software(folder.path()).unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 7);
+    assert_eq!(vault.check("v").unwrap().damaged, 0);
+    let needle = [7; 64];
+    let stored = fs::read(file_of(folder.path(), &vault, "v")).unwrap();
+    assert!(!stored.windows(64).any(|part| part == needle));
+}
+
+#[test]
+fn a_volume_is_in_use_once() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    vault.create_volume(&encrypted("w", image(1))).unwrap();
+    let mut attached = vault.attach("v", &closed(1)).unwrap();
+    assert!(attached.volume.attached && vault.volume("v").unwrap().attached);
+    assert_eq!(refused(vault.attach("v", &closed(1))), "volume-in-use");
+    assert_eq!(refused(vault.remove_volume("v")), "volume-in-use");
+    assert_eq!(refused(vault.check("v")), "volume-in-use");
+    assert_eq!(refused(vault.grow("v", 2 * BYTES)), "volume-in-use");
+    assert_eq!(refused(vault.rekey("v")), "volume-in-use");
+    vault.attach("w", &closed(1)).unwrap();
+    // A guest that outlives its attachment has no session, and keeps the file from the next. What it was committing
+    // may count, as after a power cut.
+    let mut survivor = disk(&mut attached).unwrap();
+    drop(attached);
+    survivor.write(0, &[3; BLOCK]).unwrap();
+    assert_eq!(survivor.flush().unwrap_err().code(), "anchor-failed");
+    assert_eq!(survivor.write(0, &[4; BLOCK]).unwrap_err().code(), "session-ended");
+    assert_eq!(refused(vault.attach("v", &closed(1))), "volume-in-use");
+    drop(survivor);
+    assert!([0, 3].contains(&read(&vault, "v", &closed(1))));
+    // Another process waits for the folder, and for what is attached.
+    let attached = vault.attach("v", &closed(1)).unwrap();
+    assert_eq!(refused(software(folder.path())), "busy");
+    drop(vault);
+    assert_eq!(refused(software(folder.path())), "busy");
+    drop(attached);
+    software(folder.path()).unwrap();
+}
+
+#[test]
+fn raw_and_integrity_volumes() {
+    let (folder, vault) = vault();
+    vault.create_volume(&new("r", NewKind::Raw { bytes: 8192 }, Owner::Open)).unwrap();
+    let AttachedDisk::Raw { file } = vault.attach("r", &open_box(closed(1))).unwrap().disk else {
+        panic!()
+    };
+    assert_eq!(file.metadata().unwrap().len(), 8192);
+    drop(file);
+    assert_eq!(vault.grow("r", 12288).unwrap().bytes, 12288);
+    assert_eq!(refused(vault.grow("r", 8192)), "bad-size");
+
+    let mut source = tempfile::tempfile().unwrap();
+    source.write_all(&[5; 3 * BLOCK + 10]).unwrap();
+    vault.create_volume(&new("i", NewKind::Integrity { source }, image(1))).unwrap();
+    assert_eq!(refused(vault.grow("i", 1 << 20)), "wrong-kind");
+    assert_eq!(refused(vault.rekey("i")), "wrong-kind");
+    let attached = vault.attach("i", &closed(1)).unwrap();
+    let AttachedDisk::Integrity { file, data_size, root_hash, salt } = attached.disk else {
+        panic!()
+    };
+    assert_eq!(data_size, 4 * BLOCK as u64);
+    let mut disk = Integrity::ahead_of_time(file, data_size, root_hash, &salt).unwrap();
+    let mut block = [0; BLOCK];
+    disk.read(3, &mut block).unwrap();
+    assert_eq!((block[9], block[10]), (5, 0));
+    drop((disk, attached.hold));
+    assert_eq!(vault.check("i").unwrap().damaged, 0);
+    let path = file_of(folder.path(), &vault, "i");
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[6], 4100).unwrap();
+    assert_eq!(vault.check("i").unwrap().damaged, 1);
+}
+
+#[test]
+fn the_state_of_a_vtpm_is_the_last_one_stored() {
+    let (folder, vault) = vault();
+    vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+    let state = |vault: &Vault| match vault.attach("t", &closed(1)).unwrap().disk {
+        AttachedDisk::Vtpm(state) => state,
+        _ => panic!(),
+    };
+    let first = state(&vault);
+    assert!(first.load().unwrap().is_none());
+    for length in [0, 1, 3872, 3873, 4096, 4097, VTPM_STATE_MAX, 10] {
+        let bytes: Vec<u8> = (0..length).map(|n| n as u8 ^ length as u8).collect();
+        first.store(&bytes).unwrap();
+        assert_eq!(*first.load().unwrap().unwrap(), bytes);
+    }
+    assert_eq!(refused(first.store(&vec![0; VTPM_STATE_MAX + 1])), "too-large");
+    // Its volume is taken while it is there.
+    assert_eq!(refused(vault.attach("t", &closed(1))), "volume-in-use");
+    drop((first, vault));
+    let vault = software(folder.path()).unwrap();
+    assert_eq!(state(&vault).load().unwrap().unwrap().len(), 10);
+    // A new one of the name has nothing of the old one's.
+    vault.remove_volume("t").unwrap();
+    vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+    assert!(state(&vault).load().unwrap().is_none());
+}
+
+#[test]
+fn volumes_grow_and_get_other_keys() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    write(&vault, "v", &closed(1), 9);
+    assert_eq!(vault.grow("v", 3 * BYTES).unwrap().bytes, 3 * BYTES);
+    let before = vault.record("v").unwrap();
+    vault.rekey("v").unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 9);
+    let mut attached = vault.attach("v", &closed(1)).unwrap();
+    assert_eq!(disk(&mut attached).unwrap().info().shape.blocks, 3 * 64);
+    drop(attached);
+    // Cut off before the disk had the new key, and after: the record says that either may be it.
+    let after = vault.record("v").unwrap();
+    assert_eq!((before.generation, after.generation), (0, 1));
+    for mut record in [before, after] {
+        record.rekeying = true;
+        vault.save("v", &record).unwrap();
+        assert_eq!(read(&vault, "v", &closed(1)), 9);
+        let settled = vault.record("v").unwrap();
+        assert_eq!((settled.generation, settled.rekeying), (1, false));
+    }
+    // Without that, the old key is a wrong key.
+    let mut record = vault.record("v").unwrap();
+    record.generation = 0;
+    vault.save("v", &record).unwrap();
+    assert_eq!(refused(vault.check("v")), "wrong-key");
+    drop((vault, folder));
+}
+
+#[test]
+fn a_lost_torn_or_foreign_file_is_named() {
+    let (folder, vault) = vault();
+    for name in ["v", "w"] {
+        vault.create_volume(&encrypted(name, image(1))).unwrap();
+        write(&vault, name, &closed(1), 4);
+    }
+    let [v, w] = ["v", "w"].map(|name| file_of(folder.path(), &vault, name));
+    let kept = folder.path().join("kept");
+    fs::rename(&v, &kept).unwrap();
+    assert_eq!(refused(vault.attach("v", &closed(1))), "volume-missing");
+    fs::copy(&w, &v).unwrap();
+    assert_eq!(refused(vault.check("v")), "foreign");
+    let mut attached = vault.attach("v", &closed(1)).unwrap();
+    assert_eq!(disk(&mut attached).err().unwrap().code(), "foreign");
+    drop(attached);
+    fs::copy(&kept, &v).unwrap();
+    let length = fs::metadata(&v).unwrap().len();
+    OpenOptions::new().write(true).open(&v).unwrap().set_len(length - 1).unwrap();
+    assert_eq!(refused(vault.attach("v", &closed(1))), "volume-short");
+    // Two blocks of it torn.
+    fs::copy(&kept, &v).unwrap();
+    OpenOptions::new().write(true).open(&v).unwrap().write_all_at(&[0; 8192], 0).unwrap();
+    assert_eq!(refused(vault.check("v")), "not-a-disk");
+    fs::copy(&kept, &v).unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 4);
+    assert_eq!(read(&vault, "w", &closed(1)), 4);
+}
+
+#[test]
+fn an_old_copy_of_a_volume_is_stale() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    write(&vault, "v", &closed(1), 1);
+    let path = file_of(folder.path(), &vault, "v");
+    let old = fs::read(&path).unwrap();
+    write(&vault, "v", &closed(1), 2);
+    let newest = fs::read(&path).unwrap();
+    fs::write(&path, old).unwrap();
+    assert_eq!(refused(vault.check("v")), "stale");
+    fs::write(&path, newest).unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 2);
+}
+
+/// Making and removing, cut off before each step: the volume is there and opens, or it is not and its name is free.
+#[test]
+fn making_and_removing_volumes_may_be_cut_off_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(software(folder.path()).unwrap());
+    let opening = {
+        let (steps, left) = fuse(i64::MAX);
+        Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, steps).unwrap();
+        i64::MAX - left.load(std::sync::atomic::Ordering::SeqCst)
+    };
+    let (mut absent, mut present) = (0, 0);
+    for remove in [false, true] {
+        for cuts in 0.. {
+            let (steps, _) = fuse(opening + cuts);
+            let cut = Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, steps);
+            let done = cut.and_then(|vault| match remove {
+                false => vault.create_volume(&encrypted("v", image(1))).map(drop),
+                true => vault.remove_volume("v"),
+            });
+            let vault = software(folder.path()).unwrap();
+            let there = vault.volumes().unwrap().len() == 1;
+            match there {
+                true => assert_eq!(read(&vault, "v", &closed(1)), 0),
+                false => {
+                    let left = fs::read_dir(folder.path().join("volumes")).unwrap().count();
+                    assert_eq!(left, 0, "after {cuts} steps");
+                }
+            }
+            *if there { &mut present } else { &mut absent } += 1;
+            match (&done, remove) {
+                (Ok(()), _) => assert_eq!(there, !remove),
+                (Err(_), false) if there => vault.remove_volume("v").unwrap(),
+                (Err(_), true) if !there => {
+                    vault.create_volume(&encrypted("v", image(1))).map(drop).unwrap();
+                }
+                _ => {}
+            }
+            if done.is_ok() {
+                break;
+            }
+        }
+    }
+    assert!(absent > 5 && present > 5, "{absent} {present}");
+}
+
+/// A backing disk with no room left: by name, nothing that was committed is lost, and it goes on once there is room.
+#[test]
+fn a_full_disk_loses_nothing() {
+    let (folder, vault) = vault();
+    vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+    let full = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+    drop(vault);
+    let is_full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let switch = is_full.clone();
+    let steps = move || match switch.load(std::sync::atomic::Ordering::SeqCst) {
+        true => full(),
+        false => Ok(()),
+    };
+    let root = Root::DangerouslySoftware;
+    let vault = Vault::open_in_steps(folder.path(), root, std::sync::Arc::new(steps)).unwrap();
+    let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+    state.store(&[1; 20_000]).unwrap();
+    is_full.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(refused(state.store(&[2; 20_000])), "storage-full");
+    assert_eq!(refused(vault.counter(&closed(1), "n", true)), "storage-full");
+    assert_eq!(refused(vault.create_volume(&encrypted("v", image(1)))), "storage-full");
+    assert_eq!(state.load().unwrap().unwrap()[0], 1);
+    is_full.store(false, std::sync::atomic::Ordering::SeqCst);
+    state.store(&[3; 20_000]).unwrap();
+    drop((state, vault));
+    let vault = software(folder.path()).unwrap();
+    let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+    assert_eq!(*state.load().unwrap().unwrap(), [3; 20_000]);
+}
+
+#[test]
+fn many_large_records_do_not_mix() {
+    let (folder, vault) = vault();
+    for n in 0..40 {
+        vault.create_volume(&new(&format!("t{n}"), NewKind::Vtpm, image(1))).unwrap();
+        let attached = vault.attach(&format!("t{n}"), &closed(1)).unwrap();
+        let AttachedDisk::Vtpm(state) = &attached.disk else { panic!() };
+        state.store(&vec![n; VTPM_STATE_MAX]).unwrap();
+    }
+    drop(vault);
+    let vault = software(folder.path()).unwrap();
+    for n in 0..40 {
+        let attached = vault.attach(&format!("t{n}"), &closed(1)).unwrap();
+        let AttachedDisk::Vtpm(state) = &attached.disk else { panic!() };
+        assert_eq!(*state.load().unwrap().unwrap(), vec![n; VTPM_STATE_MAX]);
+    }
+}

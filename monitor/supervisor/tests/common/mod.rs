@@ -70,10 +70,14 @@ impl Monitor {
 
     /// On a machine that has neither KVM nor a TPM, whatever this one has.
     pub fn start_on_bare_dev() -> Self {
+        Self::start_on_bare_dev_with(&[])
+    }
+
+    pub fn start_on_bare_dev_with(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let dev = dir.path().join("dev");
         fs::create_dir(&dev).unwrap();
-        let serve = serve(dir.path(), &[]);
+        let serve = serve(dir.path(), more);
         let child = Command::new("unshare")
             .args(["--map-root-user", "--mount", "sh", "-c", BARE_DEV])
             .arg(dev)

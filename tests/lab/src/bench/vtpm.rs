@@ -183,6 +183,7 @@ struct Tpm {
 impl Tpm {
     fn make(folder: &Path) -> Result<Self> {
         let config = SwtpmConfig {
+            restored: None,
             program: "/usr/bin/swtpm".into(),
             state: folder.join("vtpm"),
             walls: Walls::DangerouslyNone,

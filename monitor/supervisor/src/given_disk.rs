@@ -1,14 +1,17 @@
-//! Raw disks of open boxes: opened here, once, and never by path again.
+//! Disks that are given at a launch (SPEC 3.8, 11.15): raw ones of open boxes, opened here, once, and never by path again; and
+//! volumes.
 //!
 //! What it refuses: a closed box; whatever does not lie below the folder for disks, or is reached from there by a link
 //! or through a mount (so nothing of `/proc` or `/sys`); what is neither a file nor a block device; and a disk that a
 //! VM has, or the host.
 
 use std::io::{self, Seek, SeekFrom};
-use std::{fs::File, os::unix::fs::FileTypeExt, path::Path};
+use std::os::{fd::OwnedFd, unix::fs::FileTypeExt};
+use std::{fs::File, path::Path};
 
-use coffer_formats::launch::BoxKind;
+use coffer_formats::launch::{BoxKind, LaunchDisk};
 use coffer_image::verity::BLOCK;
+use coffer_monitor_wire::DiskSpec;
 use coffer_monitor_wire::api::{CreateVm, RawDiskRequest};
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 use rustix::io::Errno;
@@ -17,17 +20,27 @@ use crate::launch_error::LaunchError;
 
 /// A disk, open and locked for as long as any descriptor of it lives.
 #[derive(Debug)]
-pub struct RawDisk {
-    /// Name.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
+pub struct GivenDisk {
+    /// As it is launched.
+    pub launched: LaunchDisk,
+    /// As the VM process has it.
+    pub spec: DiskSpec,
     /// The disk.
     pub file: File,
+    /// An encrypted one's end of the stream with its keeper.
+    pub anchor: Option<OwnedFd>,
+}
+
+impl GivenDisk {
+    /// One without a root hash.
+    pub fn new(name: &str, kind: &str, size: u64, spec: DiskSpec, file: File) -> Self {
+        let launched = LaunchDisk { name: name.into(), kind: kind.into(), root_hash: None, size };
+        Self { launched, spec, file, anchor: None }
+    }
 }
 
 /// Opens what `request` names below `folder`.
-pub fn open_all(folder: &Path, request: &CreateVm) -> Result<Vec<RawDisk>, LaunchError> {
+pub fn open_all(folder: &Path, request: &CreateVm) -> Result<Vec<GivenDisk>, LaunchError> {
     if request.box_kind == BoxKind::Closed && !request.disks.is_empty() {
         let why = "a closed box has no disks but its image's".into();
         return Err(LaunchError::Disk("closed-box", 403, why));
@@ -35,13 +48,14 @@ pub fn open_all(folder: &Path, request: &CreateVm) -> Result<Vec<RawDisk>, Launc
     request.disks.iter().map(|disk| open(folder, disk)).collect()
 }
 
-fn open(folder: &Path, request: &RawDiskRequest) -> Result<RawDisk, LaunchError> {
+fn open(folder: &Path, request: &RawDiskRequest) -> Result<GivenDisk, LaunchError> {
     let refused = |code, status, why: String| {
         LaunchError::Disk(code, status, format!("disk `{}` {why}", request.path))
     };
     let unusable = |error: io::Error| refused("disk-unusable", 422, error.to_string());
     let in_use = || refused("disk-in-use", 409, "is in use".into());
-    let mut file = open_below(folder, Path::new(&request.path)).map_err(|errno| match errno {
+    let below = open_below(folder, Path::new(&request.path), OFlags::RDWR);
+    let mut file = below.map_err(|errno| match errno {
         Errno::BUSY => in_use(),
         Errno::XDEV | Errno::LOOP => {
             refused("disk-unusable", 422, format!("does not lie in `{}` itself", folder.display()))
@@ -55,17 +69,17 @@ fn open(folder: &Path, request: &RawDiskRequest) -> Result<RawDisk, LaunchError>
         let why = "is no file or block device of whole 4096-byte blocks";
         return Err(refused("disk-unusable", 422, why.into()));
     }
-    Ok(RawDisk { name: request.name.clone(), size, file })
+    Ok(GivenDisk::new(&request.name, "raw", size, DiskSpec::Raw { size }, file))
 }
 
 /// The folder itself may be reached through links. EXCL: of a block device, what is mounted or has an owner is busy.
 /// NONBLOCK: opening a FIFO that somebody put there must not wait.
-fn open_below(folder: &Path, path: &Path) -> Result<File, Errno> {
+pub fn open_below(folder: &Path, path: &Path, access: OFlags) -> Result<File, Errno> {
     let below = path.strip_prefix(folder).unwrap_or(path);
     let folder = rustix::fs::open(folder, OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL | OFlags::NONBLOCK | OFlags::NOCTTY;
-    openat2(folder, below, flags, Mode::empty(), resolve).map(File::from)
+    let flags = OFlags::CLOEXEC | OFlags::EXCL | OFlags::NONBLOCK | OFlags::NOCTTY;
+    openat2(folder, below, access | flags, Mode::empty(), resolve).map(File::from)
 }
 
 #[cfg(test)]
@@ -87,6 +101,9 @@ mod tests {
             memory_mib: None,
             publish: vec![],
             disks: vec![disk],
+            volumes: vec![],
+            vtpm: None,
+            verify_ahead: false,
             tap: None,
             network_limit: NetLimit::default(),
             restart: Restart::default(),
@@ -105,7 +122,7 @@ mod tests {
         fs::write(dir.path().join("a.raw"), [7; 4096]).unwrap();
         let whole = dir.path().join("a.raw");
         let first = open_all(dir.path(), &request(BoxKind::Open, "a.raw")).unwrap();
-        assert_eq!((first[0].name.as_str(), first[0].size), ("root", 4096));
+        assert_eq!((first[0].launched.name.as_str(), first[0].launched.size), ("root", 4096));
         assert_eq!(refused(dir.path(), "a.raw").0, "disk-in-use");
         // As the VM process holds it: the lock stays with the descriptor, whoever has it.
         let held = first[0].file.try_clone().unwrap();

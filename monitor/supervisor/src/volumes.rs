@@ -1,0 +1,102 @@
+//! What one launch has from the host's vault: volumes as disks, and the state of its vTPM (SPEC 3.7.1, 11.15).
+//!
+//! What it refuses: a box or an image that a volume's policy does not name; volumes where the image leaves no place for one;
+//! a vTPM that lasts where the image asks for a fresh one, and the other way round.
+
+use coffer_formats::launch::{BoxKind, LaunchDisk};
+use coffer_image::descriptor::{Descriptor, Disk};
+use coffer_monitor_wire::DiskSpec;
+use coffer_monitor_wire::api::CreateVm;
+use coffer_vault::{Attached, AttachedDisk, Hold, Identity, Vault, VtpmState, point};
+
+use crate::{given_disk::GivenDisk, image::Image, launch_error::LaunchError};
+
+/// What is attached, for as long as this is there.
+#[derive(Default)]
+pub struct Volumes {
+    /// State of the vTPM, if it lasts.
+    pub vtpm: Option<VtpmState>,
+    /// Dropped when nothing of the VM is left.
+    pub holds: Vec<Hold>,
+}
+
+/// Attaches what is asked for; disks go to `given`.
+pub fn attach(
+    vault: &Result<Vault, String>,
+    request: &CreateVm,
+    image: &Image,
+    given: &mut Vec<GivenDisk>,
+) -> Result<Volumes, LaunchError> {
+    let descriptor = image.layout.descriptor();
+    check_places(descriptor, request)?;
+    let mut volumes = Volumes::default();
+    if request.volumes.is_empty() && request.vtpm.is_none() {
+        return Ok(volumes);
+    }
+    let vault = vault.as_ref().map_err(|why| LaunchError::NoVault(why.clone()))?;
+    let user = Identity {
+        box_kind: request.box_kind,
+        image_id: image.layout.image_id(),
+        signer: image.signer,
+        svn: descriptor.svn,
+    };
+    let verifier = descriptor.verifier.as_ref().map(|pin| point(&pin.release_key)).transpose()?;
+    let attach = |name: &str| vault.attach_verified(name, &user, verifier.as_ref());
+    for asked in &request.volumes {
+        let attached = attach(&asked.volume)?;
+        let (disk, hold) = disk(&asked.name, attached, request.verify_ahead)?;
+        given.push(disk);
+        volumes.holds.push(hold);
+    }
+    if let Some(name) = &request.vtpm {
+        let Attached { disk, hold, .. } = attach(name)?;
+        let AttachedDisk::Vtpm(state) = disk else {
+            return Err(LaunchError::BadRequest(format!("volume `{name}` is no vTPM's")));
+        };
+        volumes.vtpm = Some(state);
+        volumes.holds.push(hold);
+    }
+    Ok(volumes)
+}
+
+/// A closed box has what its image leaves a place for, and nothing else.
+fn check_places(descriptor: &Descriptor, request: &CreateVm) -> Result<(), LaunchError> {
+    let bad = |why: String| Err(LaunchError::BadRequest(why));
+    if request.box_kind == BoxKind::Open {
+        return Ok(());
+    }
+    let place = |name: &str| {
+        descriptor.disks.iter().any(|disk| matches!(disk, Disk::Encrypted { name: n } if n == name))
+    };
+    if let Some(other) = request.volumes.iter().find(|asked| !place(&asked.name)) {
+        return bad(format!("the image leaves no place for a volume `{}`", other.name));
+    }
+    match (descriptor.vtpm.is_fresh(), &request.vtpm) {
+        (true, Some(_)) => bad("the image asks for a fresh vTPM".into()),
+        (false, None) => bad("the image needs a vTPM that lasts: name its volume".into()),
+        _ => Ok(()),
+    }
+}
+
+fn disk(name: &str, attached: Attached, ahead: bool) -> Result<(GivenDisk, Hold), LaunchError> {
+    let Attached { volume, disk, hold } = attached;
+    let (spec, root_hash, file, anchor) = match disk {
+        AttachedDisk::Raw { file } => (DiskSpec::Raw { size: volume.bytes }, None, file, None),
+        AttachedDisk::Integrity { file, data_size, root_hash, salt } => {
+            let salt = salt.to_hex();
+            let spec = DiskSpec::Integrity { data_size, root_hash, salt, ahead };
+            (spec, Some(root_hash), file, None)
+        }
+        AttachedDisk::Encrypted { file, id, channel, .. } => {
+            let spec = DiskSpec::Encrypted { id: id.to_string(), size: volume.bytes };
+            (spec, None, file, Some(channel))
+        }
+        AttachedDisk::Vtpm(_) => {
+            let why = format!("volume `{}` is a vTPM's, and no disk", volume.name);
+            return Err(LaunchError::BadRequest(why));
+        }
+    };
+    let kind = volume.kind.as_str().into();
+    let launched = LaunchDisk { name: name.into(), kind, root_hash, size: volume.bytes };
+    Ok((GivenDisk { launched, spec, file, anchor }, hold))
+}
