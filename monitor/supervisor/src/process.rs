@@ -184,6 +184,23 @@ mod tests {
     }
 
     #[test]
+    fn a_child_has_nothing_of_our_environment() {
+        let seen = |child: &mut Child| {
+            let mut text = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+            child.wait().unwrap();
+            text
+        };
+        let env = || {
+            let mut command = Command::new("/usr/bin/env");
+            command.stdout(Stdio::piped());
+            command
+        };
+        assert_ne!(seen(&mut env().spawn().unwrap()), "", "we have one");
+        assert_eq!(seen(Owned::spawn(&mut env()).unwrap().child()), "");
+    }
+
+    #[test]
     fn dropping_the_owner_ends_the_child() {
         let child = Owned::spawn(Command::new("/bin/sleep").arg("60")).unwrap();
         let proc = format!("/proc/{}", child.id());
