@@ -19,8 +19,6 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const SETUP_DATA: u64 = 0x1_0000;
 /// Kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
-/// Most bytes of a command line, with its NUL; Linux takes 2048 (`COMMAND_LINE_SIZE`).
-pub const CMDLINE_MAX: u64 = 0x1_0000;
 /// Where real mode begins after a reset: the last 16 bytes of the first megabyte.
 pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// First megabyte: RAM ends here, as on every PC (EBDA and video memory above).

@@ -128,10 +128,8 @@ fn check_shape(spec: &VmSpec) -> Result<(), PlanRefused> {
         // A NUL would end the command line the kernel sees before the one that was measured.
         ("cmdline", !spec.cmdline.contains('\0')),
     ];
-    match checks.into_iter().find(|(_, holds)| !holds) {
-        Some((what, _)) => Err(PlanRefused::Shape(what)),
-        None => Ok(()),
-    }
+    let failed = checks.into_iter().find(|(_, holds)| !holds);
+    failed.map_or(Ok(()), |(what, _)| Err(PlanRefused::Shape(what)))
 }
 
 /// Descriptors not yet taken.

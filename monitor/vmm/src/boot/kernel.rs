@@ -9,8 +9,6 @@ use crate::boot::vmlinux;
 
 /// Bytes of the file that hold all headers.
 pub const HEAD_SIZE: usize = 0x290;
-/// First byte of the setup header in the zero page (Linux `Documentation/x86/boot.rst`).
-pub const HEADER_START: usize = 0x1F1;
 
 /// Why a kernel cannot be booted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -42,8 +40,6 @@ pub enum KernelRefused {
 /// What the head of a bootable kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// The setup header, as it goes into the zero page at [`HEADER_START`].
-    pub setup: Vec<u8>,
     /// What is loaded, in ascending order of addresses.
     pub pieces: Vec<Piece>,
     /// Offset and bytes of the table of places that depend on its address, if it has one.
@@ -54,10 +50,6 @@ pub struct Kernel {
     pub load: u64,
     /// Bytes of that.
     pub size: u64,
-    /// Last address the initrd may occupy.
-    pub initrd_max: u64,
-    /// Most bytes of command line, without NUL.
-    pub cmdline_max: u32,
 }
 
 /// Bytes of the file that go to one place in memory.

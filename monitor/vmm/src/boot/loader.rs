@@ -66,13 +66,13 @@ pub fn load(
 ) -> Result<LinuxEntry, LoadError> {
     let kernel = load_kernel(ram, map, &payload.kernel)?;
     let (initrd, initrd_size) = load_initrd(ram, map, &kernel, &payload.initrd)?;
-    load_cmdline(ram, &kernel, &payload.cmdline)?;
+    load_cmdline(ram, &payload.cmdline)?;
     load_seed(ram)?;
     write(ram, layout::RESET_VECTOR, &power::RESET_CODE)?;
     load_event_log(ram, map, &payload.event_log)?;
     let rsdp = load_acpi(ram, map, devices)?;
-    let e820 = map.e820();
-    let page = ZeroPage { kernel: &kernel, initrd, initrd_size, e820: &e820, rsdp }.encode();
+    let (e820, relocated) = (map.e820(), kernel.relocations.is_some());
+    let page = ZeroPage { relocated, initrd, initrd_size, e820: &e820, rsdp }.encode();
     write(ram, layout::ZERO_PAGE, &page)?;
     Ok(LinuxEntry { rip: kernel.entry, zero_page: layout::ZERO_PAGE })
 }
@@ -114,7 +114,7 @@ fn load_initrd(
     let size = *size;
     check_size("initrd", file, size)?;
     let address =
-        map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
+        map.place_high(size, u64::from(zero_page::INITRD_MAX) + 1).filter(|at| *at >= kernel.end());
     let Some(address) = address else {
         check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE))?;
         return Err(KernelRefused::Field("initrd_addr_max").into());
@@ -124,8 +124,8 @@ fn load_initrd(
     Ok((address as u32, size as u32))
 }
 
-fn load_cmdline(ram: &GuestRam, kernel: &Kernel, cmdline: &str) -> Result<(), LoadError> {
-    let most = kernel.cmdline_max.min(layout::CMDLINE_MAX as u32 - 1);
+fn load_cmdline(ram: &GuestRam, cmdline: &str) -> Result<(), LoadError> {
+    let most = zero_page::CMDLINE_MAX;
     if cmdline.len() as u64 > u64::from(most) {
         return Err(KernelRefused::Cmdline(cmdline.len(), most).into());
     }

@@ -6,8 +6,7 @@
 
 use vm_memory::{VolatileMemory as _, VolatileSlice};
 
-use crate::boot::kernel::{Fields, HEADER_START, Kernel, KernelRefused, Piece};
-use crate::boot::zero_page;
+use crate::boot::kernel::{Fields, Kernel, KernelRefused, Piece};
 use crate::layout;
 
 /// ELF, 64 bits, little-endian, version 1.
@@ -74,35 +73,7 @@ pub(super) fn parse(field: &Fields<'_>, file_size: u64) -> Result<Kernel, Kernel
     if !(load..end).contains(&entry) {
         return impossible("e_entry");
     }
-    Ok(Kernel {
-        setup: setup_header(relocations.is_some()),
-        pieces,
-        relocations,
-        entry,
-        load,
-        size: end - load,
-        initrd_max: INITRD_MAX.into(),
-        cmdline_max: CMDLINE_MAX,
-    })
-}
-
-const INITRD_MAX: u32 = 0x7FFF_FFFF;
-const CMDLINE_MAX: u32 = 2047;
-
-/// What a bzImage's header would say, protocol 2.15: an ELF file has none, and Linux reads it all the same.
-fn setup_header(relocated: bool) -> Vec<u8> {
-    const LOADED_HIGH: u8 = 1;
-    /// The address was chosen at random: Linux then draws those of its other areas as well.
-    const KASLR: u8 = 2;
-    let mut header = vec![0; 0x26C - HEADER_START];
-    let mut put = |at: usize, bytes: &[u8]| zero_page::put(&mut header, at - HEADER_START, bytes);
-    put(0x1FE, &[0x55, 0xAA]);
-    put(0x202, b"HdrS");
-    put(0x206, &0x020F_u16.to_le_bytes());
-    put(0x211, &[LOADED_HIGH | if relocated { KASLR } else { 0 }]);
-    put(0x22C, &INITRD_MAX.to_le_bytes());
-    put(0x238, &CMDLINE_MAX.to_le_bytes());
-    header
+    Ok(Kernel { pieces, relocations, entry, load, size: end - load })
 }
 
 /// Moves the kernel in `memory` to a virtual address that `random` chooses.
@@ -189,7 +160,6 @@ mod tests {
         assert_eq!(kernel.pieces.first(), Some(&first));
         assert_eq!((kernel.entry, kernel.load, kernel.size), (LOAD, LOAD, 0x4000));
         assert_eq!(kernel.relocations, Some((0x3000, 20)));
-        assert_eq!(kernel.setup[0x211 - HEADER_START], 3);
     }
 
     #[track_caller]
