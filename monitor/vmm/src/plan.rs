@@ -109,8 +109,7 @@ impl VmPlan {
             console: spec.console,
             input: fds.take(FdRole::Input).ok(),
         };
-        fds.none_left()?;
-        Ok(plan)
+        fds.0.first().map_or(Ok(plan), |(role, _)| Err(PlanRefused::Surplus(*role)))
     }
 }
 
@@ -146,10 +145,6 @@ impl Descriptors {
     fn take(&mut self, role: FdRole) -> Result<OwnedFd, PlanRefused> {
         let at = self.0.iter().position(|(r, _)| *r == role).ok_or(PlanRefused::Missing(role))?;
         Ok(self.0.swap_remove(at).1)
-    }
-
-    fn none_left(&self) -> Result<(), PlanRefused> {
-        self.0.first().map_or(Ok(()), |(role, _)| Err(PlanRefused::Surplus(*role)))
     }
 }
 

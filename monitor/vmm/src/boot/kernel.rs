@@ -5,8 +5,6 @@
 
 use thiserror::Error;
 
-use crate::boot::vmlinux;
-
 /// Bytes of the file that hold all headers.
 pub const HEAD_SIZE: usize = 0x290;
 
@@ -64,14 +62,6 @@ pub struct Piece {
 }
 
 impl Kernel {
-    /// Reads the head, the first [`HEAD_SIZE`] bytes of a file of `file_size` bytes.
-    pub fn parse(head: &[u8], file_size: u64) -> Result<Self, KernelRefused> {
-        if !head.starts_with(vmlinux::MAGIC) {
-            return Err(KernelRefused::NotAKernel);
-        }
-        vmlinux::parse(&Fields(head), file_size)
-    }
-
     /// End of the memory the kernel needs.
     pub fn end(&self) -> u64 {
         // Both were checked to stay below 2^33.
@@ -80,7 +70,7 @@ impl Kernel {
 }
 
 /// Little-endian fields at file offsets.
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], KernelRefused> {

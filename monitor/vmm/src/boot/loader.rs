@@ -87,7 +87,7 @@ fn load_kernel(ram: &GuestRam, map: &MemoryMap, (file, size): &(File, u64)) -> R
     check_size("kernel", file, *size)?;
     let mut head = [0u8; HEAD_SIZE];
     read(&mut head, 0)?;
-    let kernel = Kernel::parse(&head, *size)?;
+    let kernel = vmlinux::parse(&head, *size)?;
     check_memory(map, kernel.end())?;
     for piece in &kernel.pieces {
         copy("kernel", ram, file, piece)?;
