@@ -30,13 +30,8 @@ pub enum PlanRefused {
     #[error("the vm spec asks for an impossible `{0}`")]
     Shape(&'static str),
     /// The list of roles and the descriptors that came differ in number.
-    #[error("the vm spec names {named} descriptors and {came} came")]
-    Count {
-        /// In the list.
-        named: usize,
-        /// With the message.
-        came: usize,
-    },
+    #[error("the vm spec names {0} descriptors and {1} came")]
+    Count(usize, usize),
     /// A role nobody filled.
     #[error("no descriptor came for `{0:?}`")]
     Missing(FdRole),
@@ -137,7 +132,7 @@ struct Descriptors(Vec<(FdRole, OwnedFd)>);
 impl Descriptors {
     fn new(roles: &[FdRole], fds: Vec<OwnedFd>) -> Result<Self, PlanRefused> {
         if roles.len() != fds.len() {
-            return Err(PlanRefused::Count { named: roles.len(), came: fds.len() });
+            return Err(PlanRefused::Count(roles.len(), fds.len()));
         }
         Ok(Self(roles.iter().copied().zip(fds).collect()))
     }
@@ -215,9 +210,6 @@ mod tests {
         let bare = |s: &mut VmSpec| (s.disks, _) = (encrypted(), s.fds.push(FdRole::Disk(0)));
         refuses(bare, PlanRefused::Missing(FdRole::Anchor(0)));
         refuses(|s| s.fds.push(FdRole::Anchor(0)), PlanRefused::Surplus(FdRole::Anchor(0)));
-        assert_eq!(
-            VmPlan::new(spec(), fds(3)).err(),
-            Some(PlanRefused::Count { named: 4, came: 3 })
-        );
+        assert_eq!(VmPlan::new(spec(), fds(3)).err(), Some(PlanRefused::Count(4, 3)));
     }
 }

@@ -21,15 +21,8 @@ pub enum KernelRefused {
     #[error("the kernel header field `{0}` is impossible")]
     Field(&'static str),
     /// The guest is too small for it.
-    #[error(
-        "the kernel and initrd need {need_mib} MiB of guest memory below 3 GiB, the guest has {have_mib}"
-    )]
-    Memory {
-        /// Needed, MiB.
-        need_mib: u64,
-        /// There, MiB.
-        have_mib: u64,
-    },
+    #[error("the kernel and initrd need {0} MiB of guest memory below 3 GiB, the guest has {1}")]
+    Memory(u64, u64),
     /// The command line is longer than this kernel takes.
     #[error("the command line has {0} bytes, this kernel takes {1}")]
     Cmdline(usize, u32),

@@ -165,8 +165,7 @@ fn check_size(what: &'static str, file: &File, stated: u64) -> Result<()> {
 fn check_memory(map: &MemoryMap, end: u64) -> Result<()> {
     if end > map.usable_end() {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (need_mib, have_mib) = (mib(end), mib(map.usable_end()));
-        return Err(KernelRefused::Memory { need_mib, have_mib }.into());
+        return Err(KernelRefused::Memory(mib(end), mib(map.usable_end())).into());
     }
     Ok(())
 }
