@@ -139,11 +139,6 @@ impl HostTpm {
         })
     }
 
-    /// As [`HostTpm::request`]; blocks.
-    pub fn attest(&self, vm: InstanceId, leaf: Digest) -> Result<Batched, HostTpmError> {
-        self.request(vm, leaf)?.finish()
-    }
-
     /// A quote with a tree of its own: enrolment has no place for an inclusion proof. Blocks.
     pub fn attest_alone(&self, leaf: Digest) -> Result<Batched, HostTpmError> {
         self.operate(|reply| Operation::AttestAlone(leaf, reply))

@@ -32,7 +32,7 @@ fn open<'a>(tpm: &'a mut Option<OpenTpm>, tcti: &Tcti) -> Result<&'a mut OpenTpm
 
 fn answer(tpm: &mut OpenTpm, request: Request) -> Result<Answer> {
     Ok(match request {
-        Request::AkPublic => Answer::AkPublic(tpm.ak_public().to_vec()),
+        Request::AkPublic => Answer::AkPublic(tpm.ak_public.clone()),
         Request::Identity => Answer::Identity(tpm.identity()?),
         Request::Quote(qualifying) => Answer::Quoted(tpm.quote(&qualifying)?),
         Request::Activate(blob, secret) => Answer::Activated(tpm.activate(blob, secret)?),

@@ -40,7 +40,8 @@ const PCRS_AT_ONCE: usize = 8;
 pub(crate) struct OpenTpm {
     context: Context,
     ak: KeyHandle,
-    ak_public: Vec<u8>,
+    /// TPMT_PUBLIC of the key.
+    pub(crate) ak_public: Vec<u8>,
 }
 
 /// A failure is the answer that tells of it.
@@ -62,10 +63,6 @@ impl OpenTpm {
         let mut context = Context::new(name).map_err(|e| Answer::CannotOpen(e.to_string()))?;
         let (ak, ak_public) = primary(&mut context, &template::host_ak())?;
         Ok(Self { context, ak, ak_public })
-    }
-
-    pub(crate) fn ak_public(&self) -> &[u8] {
-        &self.ak_public
     }
 
     pub(crate) fn identity(&mut self) -> Result<Identity> {
