@@ -8,7 +8,7 @@ use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
-use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle};
+use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
@@ -81,12 +81,9 @@ impl OpenTpm {
             let values: Vec<&[u8]> = pcrs.iter().map(|pcr| pcr.digest.as_bytes()).collect();
             let AttestInfo::Quote { info } = attest.attested() else { continue };
             if info.pcr_digest().value() == Digest::of(&values).as_bytes() {
-                let (attest, signature) = (attest.marshall(), signature.marshall());
-                return Ok(Quoted {
-                    attest: attest.at("Quote")?,
-                    signature: signature.at("Quote")?,
-                    pcrs,
-                });
+                let attest = attest.marshall().at("Quote")?;
+                let signature = signature.marshall().at("Quote")?;
+                return Ok(Quoted { attest, signature, pcrs });
             }
         }
         Err(Answer::UnstablePcrs)
@@ -118,8 +115,7 @@ impl OpenTpm {
             .at("ActivateCredential");
         // A policy session ends with its use; after a failure it is still there and would fill the TPM.
         if activated.is_err() {
-            let _ =
-                self.context.flush_context(tss_esapi::handles::SessionHandle::from(session).into());
+            let _ = self.context.flush_context(SessionHandle::from(session).into());
         }
         Ok(activated?.value().to_vec())
     }
