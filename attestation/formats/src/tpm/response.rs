@@ -44,7 +44,7 @@ pub fn pcr_read_in(bank: HashAlg, answer: &[u8]) -> Result<Vec<(u8, Ha)>, TpmErr
     let mut r = header(answer)?;
     let _update_counter = r.u32()?;
     let selections = Selections::read(&mut r)?;
-    if selections.only_bank() != Some(bank)
+    if !selections.is_only_of(bank)
         || usize::try_from(r.u32()?) != Ok(selections.registers().count())
     {
         return Err(TpmError::Malformed);
