@@ -70,13 +70,13 @@ impl Channels {
     /// None if nobody is there to hear it.
     fn answer(&self, vm: &Vm, stream: &UnixStream, request: Request) -> Option<Answer> {
         Some(match request {
-            Request::Attest { nonce, report_data } => {
+            Request::Attest(nonce, report_data) => {
                 return self.attest(vm, stream, &nonce, report_data);
             }
-            Request::Status { detail, .. } if detail.len() > DETAIL_MAX => {
+            Request::Status(_, detail) if detail.len() > DETAIL_MAX => {
                 Answer::Refused("the status detail is too long".into())
             }
-            Request::Status { phase, detail } => {
+            Request::Status(phase, detail) => {
                 // Told before the guest hears of it: what it sends next may leave.
                 if vm.reported(phase, &detail) && phase == Phase::Attested {
                     self.control.open_network();

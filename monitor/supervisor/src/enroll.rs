@@ -59,7 +59,7 @@ impl EnrollError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Malformed => "bad-request",
-            Self::Tpm(HostTpmError::Tpm { what, .. }) if what == "ActivateCredential" => {
+            Self::Tpm(HostTpmError::Tpm(what, _)) if what == "ActivateCredential" => {
                 Reject::ActivationFailed.code()
             }
             Self::NotForUs => Reject::ActivationFailed.code(),

@@ -119,7 +119,7 @@ impl LaunchError {
             Self::Kvm(KvmUnusable::NoExtension) => {
                 "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`"
             }
-            Self::Vtpm(VtpmError::NoSpace { .. }) => {
+            Self::Vtpm(VtpmError::NoSpace(..)) => {
                 "free space where the host keeps its state: the directory `--state` names"
             }
             Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host: `coffer doctor`",
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_vtpm_without_room_asks_for_room() {
-        let step = VtpmError::Lacks { what: "anything" };
+        let step = VtpmError::Lacks("anything");
         assert!(LaunchError::from(step).hint().contains("swtpm 0.7"));
-        let step = Box::new(VtpmError::Lacks { what: "anything" });
-        let full = LaunchError::from(VtpmError::NoSpace { path: "/state".into(), step });
+        let step = Box::new(VtpmError::Lacks("anything"));
+        let full = LaunchError::from(VtpmError::NoSpace(step, "/state".into()));
         assert!(full.hint().contains("free space"));
         assert_eq!(full.code().0, "vtpm-failed");
     }
