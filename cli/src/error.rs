@@ -137,6 +137,15 @@ pub enum Error {
         detail: String,
     },
 
+    /// Parts of a volume are not what was written there.
+    #[error("the volume `{volume}` is damaged in {places} places")]
+    DamagedVolume {
+        /// Its name.
+        volume: String,
+        /// How many.
+        places: u64,
+    },
+
     // Evidence in files.
     /// A quote, a log, a certificate or evidence is refused.
     #[error("{what} is refused: {reject} ({}){}", .reject.code(), in_clause(.detail))]
@@ -207,6 +216,10 @@ impl Error {
                 str::to_owned,
             ),
             Self::NotConforming { .. } => "the report above names each, with what was found".into(),
+            Self::DamagedVolume { .. } => {
+                "what is damaged is never given to a guest; restore a backup under another name"
+                    .into()
+            }
             Self::NotReady { .. } => "the lines marked `missing` above say what each needs".into(),
             Self::Refused { service, body } => {
                 // Ours first: it speaks of commands, a service's of requests.
