@@ -24,6 +24,7 @@ mod monitor_tls;
 mod network;
 mod output;
 mod owner;
+mod permit;
 mod point;
 mod quote;
 mod secret;
