@@ -126,6 +126,9 @@ pub enum Error {
         /// What about it.
         detail: String,
     },
+    /// The monitor's answer ends before its end.
+    #[error("the monitor's answer broke off")]
+    BrokenOff,
     /// A VM ended with a failure.
     #[error("`{vm}` failed: {detail} ({reason})")]
     VmFailed {
@@ -219,6 +222,9 @@ impl Error {
             Self::DamagedVolume { .. } => {
                 "what is damaged is never given to a guest; restore a backup under another name"
                     .into()
+            }
+            Self::BrokenOff => {
+                "no file was left; the monitor's log says why, if it still runs".into()
             }
             Self::NotReady { .. } => "the lines marked `missing` above say what each needs".into(),
             Self::Refused { service, body } => {

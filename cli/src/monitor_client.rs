@@ -168,7 +168,7 @@ impl Monitor {
         if !headers.contains_key("transfer-encoding") && !headers.contains_key("content-length") {
             return Err(bad_answer("it does not say where it ends".into()));
         }
-        Ok(Download { monitor: self.clone(), body: response.into_body() })
+        Ok(Download { body: response.into_body() })
     }
 
     async fn send(
@@ -313,7 +313,6 @@ impl TextStream {
 
 /// Bytes that come piece by piece, and have an end.
 pub struct Download {
-    monitor: Monitor,
     body: Incoming,
 }
 
@@ -321,7 +320,7 @@ impl Download {
     /// The next piece; nothing once all of it came.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         while let Some(frame) = self.body.frame().await {
-            if let Ok(data) = frame.map_err(|e| self.monitor.broken(&e))?.into_data() {
+            if let Ok(data) = frame.map_err(|_| Error::BrokenOff)?.into_data() {
                 return Ok(Some(data));
             }
         }

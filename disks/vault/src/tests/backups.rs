@@ -115,7 +115,8 @@ fn a_permit_is_taken_as_a_verifier_writes_it() {
         serial,
         expiry,
     };
-    let sign = |bytes: &[u8]| Signer::<Signature>::sign(&scene.verifier.0, bytes).to_bytes().to_vec();
+    let sign =
+        |bytes: &[u8]| Signer::<Signature>::sign(&scene.verifier.0, bytes).to_bytes().to_vec();
     let permit = written.signed(sign);
     assert_eq!(permit, scene.verifier.sign(&scene.permit()));
     let backup = scene.backup(&permit).unwrap();
