@@ -96,10 +96,12 @@ pub struct VerifierTokenArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  coffer verifier permit --volume 5f1c0a... --from here.json --to there.json --expires-in 1h --out db.permit
+  coffer verifier permit --volume 5f1c... --from here.json --to there.json --out db.permit
+  coffer verifier permit --volume 5f1c... --from 04a1... --to 04b2... --expires-in 2d --out db.permit
 
-`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` each host's key. Only volumes made
-with this verifier's key take its word. Good for one restoring; entered in the log of decisions.")]
+`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` a host's key.
+Only volumes made with this verifier's key take its word. A permit is good for one restoring, and
+stands in the log of decisions.")]
 pub struct VerifierPermitArgs {
     /// Id of the volume
     #[arg(long, value_name = "ID")]

@@ -23,12 +23,9 @@ pub enum VolumeCommand {
 /// Who may use a volume, and who may let it leave its host.
 #[derive(Debug, Args)]
 pub struct OwnerArgs {
-    /// Who may attach it: a closed box of this image, one of any image that this key signed (with at least security
-    /// version N), or any open box; image=PATH and signer=PATH stand for what the image at PATH says
-    #[arg(
-        long = "for",
-        value_name = "image:HEX|signer:HEX[,svn=N]|open|image=PATH|signer=PATH[,svn=N]"
-    )]
+    /// Who may attach it: image:HEX, a closed box of this image; signer:HEX or signer:HEX,svn=N, one of any image that
+    /// this key signed; open, any open box; with =PATH for :HEX, as the image at PATH on this machine says
+    #[arg(long = "for", value_name = "WHO")]
     pub owner: String,
     /// Release key of the verifier whose images alone attach it, and which alone may permit backups: 130 hex digits, or
     /// the file that `coffer verifier pin` printed
@@ -43,11 +40,10 @@ Examples:
   coffer volume create db --size 10G --for signer=site.image,svn=3 --verifier-key pin.json
   coffer volume create db-tpm --kind vtpm --for signer=site.image
   coffer volume create scratch --kind raw --size 1G --for open
-  coffer volume create models --kind integrity --source /var/lib/coffer/disks/models.img --for image:9f86d081884c7d65...
+  coffer volume create models --kind integrity --source models.img --for image=site.image
 
-An encrypted volume is secret, and anything but what was last written to it is refused; an integrity volume is only read,
-and is what it was made of; a raw one promises nothing; one of kind vtpm keeps the state of a vTPM. The file of an integrity
-volume lies below the folder that the monitor's --disks names. What is for an image or a signer is never for an open box.")]
+The file of an integrity volume lies below the folder that the monitor's --disks names. What is for an
+image or a signer is never for an open box. Without --verifier-key nobody can ever permit a backup.")]
 pub struct VolumeCreateArgs {
     /// Name of the volume
     pub name: String,
@@ -133,7 +129,7 @@ pub struct VolumeShowArgs {
 Examples:
   coffer volume rm scratch
 
-One that is not there need not be removed: that succeeds too. One that a VM uses is refused: stop the VM first.")]
+One that is not there need not be removed: that succeeds too. One that a VM uses is refused.")]
 pub struct VolumeRmArgs {
     /// Name of the volume
     pub name: String,
@@ -167,7 +163,8 @@ pub enum DiskCommand {
 Examples:
   coffer disk create db --size 10G --for signer=site.image --verifier-key pin.json
 
-The same as `coffer volume create --kind encrypted`. Without --verifier-key nobody can ever permit a backup.")]
+The same as `coffer volume create --kind encrypted`.
+Without --verifier-key nobody can ever permit a backup.")]
 pub struct DiskCreateArgs {
     /// Name of the volume
     pub name: String,
@@ -244,8 +241,8 @@ pub struct DiskRekeyArgs {
 Examples:
   coffer disk grow db 20G
 
-SIZE is what it has then, not what is added. The volume must not be in use; cut off, it is to be done again.
-What is on it, a file system for instance, is left as it is, to be grown from inside.")]
+SIZE is what it has then, not what is added. The volume must not be in use; cut off, it is to be done
+again. What is on it, a file system for instance, stays as it is, to be grown from inside.")]
 pub struct DiskGrowArgs {
     /// Name of the volume
     pub name: String,
@@ -263,11 +260,11 @@ pub struct DiskGrowArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  coffer verifier permit --volume 5f1c... --from here.json --to there.json --expires-in 1h --out db.permit
+  coffer verifier permit --volume 5f1c... --from here.json --to there.json --out db.permit
   coffer disk backup db db.backup --permit db.permit
 
-The backup opens on the host that the permit names and nowhere else. FILE must not be there yet; until all of it is there
-and synced it is named FILE.part.")]
+The backup opens on the host that the permit names and nowhere else. FILE must not be there yet; until
+all of it is there and synced it is named FILE.part.")]
 pub struct DiskBackupArgs {
     /// Name of the volume
     pub name: String,
@@ -290,7 +287,8 @@ pub struct DiskBackupArgs {
 Examples:
   coffer disk restore db.backup db
 
-Made by `coffer disk backup` with a permit for this host. Owner, lowest security version and verifier are those it had.")]
+Made by `coffer disk backup` with a permit for this host. Owner, lowest security version and verifier
+are those it had.")]
 pub struct DiskRestoreArgs {
     /// The backup
     pub file: PathBuf,
