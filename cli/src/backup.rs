@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use coffer_vault::{PERMIT_MAX, VolumeInfo};
 use http_body_util::channel::{Channel, Sender};
@@ -28,8 +27,6 @@ use crate::volume::volume_path;
 const MAGIC: &[u8; 8] = b"COFFERBK";
 /// Read of a backup at once.
 const PORTION: usize = 256 << 10;
-/// How long a monitor has to refuse a backup by its head before the rest is sent. Its answer comes then too, only later.
-const HEAD_TIME: Duration = Duration::from_millis(200);
 
 /// What was written.
 #[derive(Serialize)]
@@ -176,12 +173,9 @@ async fn feed(file: File, mut to: Sender<Bytes, Infallible>, step: &Step) -> io:
     let mut bytes = 0_u64;
     while let Some(portion) = portions.recv().await {
         let portion = portion?;
-        let (first, length) = (bytes == 0, portion.len() as u64);
+        let length = portion.len() as u64;
         if to.send_data(portion).await.is_err() {
             return Ok(());
-        }
-        if first {
-            tokio::time::sleep(HEAD_TIME).await;
         }
         bytes = bytes.saturating_add(length);
         step.set(format!("sent {} MiB", bytes >> 20));
