@@ -97,9 +97,9 @@ pub struct VerifierTokenArgs {
 #[command(after_help = "\
 Examples:
   coffer verifier permit --volume 5f1c... --from here.json --to there.json --out db.permit
-  coffer verifier permit --volume 5f1c... --from 04a1... --to 04b2... --expires-in 2d --out db.permit
+  coffer verifier permit --volume 5f1c... --from 04a1... --to 04b2... --expires-in 2d -o permit
 
-`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` a host's key.
+`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key.
 Only volumes made with this verifier's key take its word. A permit is good for one restoring, and
 stands in the log of decisions.")]
 pub struct VerifierPermitArgs {
