@@ -101,8 +101,8 @@ pub struct ImageImportArgs {
 Examples:
   coffer image keygen release.pem
 
-Writes a P-256 private key, PEM (PKCS#8), that only you may read. The signer goes to standard output: the
-SHA-256 of its public half, by which policies name it.")]
+Writes a P-256 private key, PEM (PKCS#8), that only you may read. The signer goes to
+standard output: the SHA-256 of its public half, by which policies name it.")]
 pub struct ImageKeygenArgs {
     /// Where the key goes; nothing is replaced
     pub key: PathBuf,
@@ -114,8 +114,8 @@ pub struct ImageKeygenArgs {
 Examples:
   coffer image sign site.image --key release.pem
 
-The image ID stays the same: the signature is kept beside the image, in its index. The signer goes to
-standard output.")]
+The image ID stays the same: the signature is kept beside the image, in its index.
+The signer goes to standard output.")]
 pub struct ImageSignArgs {
     /// Image, an OCI layout in a folder
     pub path: PathBuf,

@@ -31,6 +31,9 @@ pub struct LabConfig {
     pub images: Option<PathBuf>,
     /// Disk images that open boxes may have, each copied: `/dev/vdb` and on where there is an image store.
     pub raw_disks: Vec<PathBuf>,
+    /// The disk with the file system for its vault, which is used as it is: what is done to it between two boots is what who
+    /// owns the storage does. Without it the host keeps nothing.
+    pub vault: Option<PathBuf>,
     /// Ports of the host to reach from here, beside the API.
     pub publish: Vec<u16>,
     /// Port on 127.0.0.1 of the verifier.
@@ -57,14 +60,21 @@ impl LabHost {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make `{}`", folder.display()))?;
         let initrd = folder.join("host.initrd");
-        initrd::write(&initrd, &config.extras)?;
         let mut disks = Vec::new();
         if let Some(images) = &config.images {
             let store = folder.join("store.erofs");
             make_store(images, &store)?;
             disks.push(store);
         }
-        let raw_disks = copies(&config.raw_disks, folder)?;
+        let mut raw_disks = copies(&config.raw_disks, folder)?;
+        let mut extras = config.extras.clone();
+        if let Some(vault) = &config.vault {
+            let letters = 'a'..='z';
+            let letter = letters.into_iter().nth(disks.len() + raw_disks.len());
+            extras.vault_disk = letter.map(|letter| format!("/dev/vd{letter}"));
+            raw_disks.push(vault.clone());
+        }
+        initrd::write(&initrd, &extras)?;
         let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT]
             .iter()
             .chain(&config.publish)
@@ -202,6 +212,16 @@ impl LabHost {
     /// Searches every file of the host.
     pub fn search(&self, needles: &[&Needle]) -> Result<probe::Found> {
         probe::search(self.machine.port(probe::PORT)?, needles)
+    }
+
+    /// Has it power itself off, in order, and waits for that.
+    pub fn power_off(mut self) -> Result<()> {
+        let url = format!("{}/v1/host/power-off", self.api()?);
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "--max-time", "60", "-X", "POST"]).arg(&url);
+        let said = process::run(&mut curl, Duration::from_secs(70))?;
+        ensure!(said.ok, "the host does not power off: {}", said.err);
+        self.machine.wait_off(Duration::from_secs(60))
     }
 
     /// Everything on this machine that belongs to the host: disks, console, TPM chip aside.

@@ -32,12 +32,16 @@ pub struct Extras {
     pub marker: Option<String>,
     /// QEMU and its agent, for the launch benchmark.
     pub qemu: bool,
+    /// The device with the file system for the vault.
+    pub vault_disk: Option<String>,
 }
 
 /// Writes the initrd to `out`.
 pub fn write(out: &Path, extras: &Extras) -> Result<()> {
     let modules = ModuleTree::open(&workspace::kernel_modules()?)?;
-    let modules = modules.closure(&MODULES)?;
+    let storage = extras.vault_disk.is_some().then_some("ext4");
+    let wanted: Vec<&str> = MODULES.into_iter().chain(storage).collect();
+    let modules = modules.closure(&wanted)?;
     let names: Vec<&str> = modules.iter().map(|m| m.file_name.as_str()).collect();
     let mut initrd = HostInitrd::new()
         .binary(stripped("coffer-lab", out)?, probe::PROGRAM)
@@ -52,7 +56,7 @@ pub fn write(out: &Path, extras: &Extras) -> Result<()> {
         .directory("/var/lib/coffer/images", 0o755)
         .data("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nroot:x:0:0:root:/root:/usr/sbin/nologin\n", "/etc/passwd", 0o644)
         .data("root:x:0:\nnogroup:x:65534:\n", "/etc/group", 0o644)
-        .data(serde_json::to_vec_pretty(&host_configuration(&names))?, "/etc/coffer/host.json", 0o644);
+        .data(serde_json::to_vec_pretty(&host_configuration(&names, extras))?, "/etc/coffer/host.json", 0o644);
     for module in modules {
         let path = format!("/etc/coffer/modules/{}", module.file_name);
         initrd = initrd.data(module.bytes, path, 0o644);
@@ -79,13 +83,14 @@ pub(crate) fn stripped(name: &str, beside: &Path) -> Result<PathBuf> {
 }
 
 /// `/etc/coffer/host.json`, as `coffer-monitor init` reads it.
-fn host_configuration(modules: &[&str]) -> serde_json::Value {
+fn host_configuration(modules: &[&str], extras: &Extras) -> serde_json::Value {
     serde_json::json!({
         "version": 1,
         "modules": modules,
         // The one guest address of QEMU's user network.
         "network": { "interface": null, "address": ADDRESS, "prefix": 24, "gateway": "10.0.2.2" },
         "images_disk": "/dev/vda",
+        "vault_disk": extras.vault_disk,
         // Open boxes may have the host's disks; the image store is mounted, and so taken.
         "disks": "/dev",
         "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),
