@@ -8,6 +8,7 @@ mod image;
 mod tpm;
 mod verifier;
 mod vm;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub use image::*;
 pub use tpm::*;
 pub use verifier::*;
 pub use vm::*;
+pub use volume::*;
 
 /// Sealed appliance VMs on any Linux machine with KVM and a TPM, and proof of what runs where.
 #[derive(Debug, Parser)]
@@ -77,6 +79,12 @@ pub enum Command {
     Events(EventsArgs),
     /// Show what VMs use
     Stats(StatsArgs),
+    /// Keep data that outlives VMs
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Tend encrypted volumes: check, rekey, grow, back up
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// Set up, run and ask a verifier
     #[command(subcommand)]
     Verifier(VerifierCommand),

@@ -126,6 +126,9 @@ pub enum Error {
         /// What about it.
         detail: String,
     },
+    /// The monitor's answer ends before its end.
+    #[error("the monitor's answer broke off")]
+    BrokenOff,
     /// A VM ended with a failure.
     #[error("`{vm}` failed: {detail} ({reason})")]
     VmFailed {
@@ -135,6 +138,15 @@ pub enum Error {
         reason: String,
         /// One clause.
         detail: String,
+    },
+
+    /// Parts of a volume are not what was written there.
+    #[error("the volume `{volume}` is damaged in {places} places")]
+    DamagedVolume {
+        /// Its name.
+        volume: String,
+        /// How many.
+        places: u64,
     },
 
     // Evidence in files.
@@ -207,6 +219,13 @@ impl Error {
                 str::to_owned,
             ),
             Self::NotConforming { .. } => "the report above names each, with what was found".into(),
+            Self::DamagedVolume { .. } => {
+                "what is damaged is never given to a guest; restore a backup under another name"
+                    .into()
+            }
+            Self::BrokenOff => {
+                "no file was left; the monitor's log says why, if it still runs".into()
+            }
             Self::NotReady { .. } => "the lines marked `missing` above say what each needs".into(),
             Self::Refused { service, body } => {
                 // Ours first: it speaks of commands, a service's of requests.

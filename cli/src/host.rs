@@ -11,9 +11,10 @@ use coffer_attestation::protocol::{
 };
 use coffer_attestation::{Digest, Reject, event_log, predict};
 use coffer_monitor_wire::api::HostInfo;
+use coffer_vault::VaultInfo;
 use coffer_verifier::api::{NewToken, Token};
 
-use crate::args::{EnrollArgs, HostCommand, HostInfoArgs, ReferenceArgs};
+use crate::args::{EnrollArgs, HostCommand, HostInfoArgs, HostTransportKeyArgs, ReferenceArgs};
 use crate::error::Error;
 use crate::monitor_client::Monitor;
 use crate::output::{self, Step};
@@ -31,6 +32,7 @@ pub fn run(command: HostCommand) -> Result<(), Error> {
         HostCommand::Enroll(args) => enroll(&args),
         HostCommand::Reference(args) => reference(&args),
         HostCommand::Info(args) => info(&args),
+        HostCommand::TransportKey(args) => transport_key(&args),
     }
 }
 
@@ -201,4 +203,12 @@ fn info(args: &HostInfoArgs) -> Result<(), Error> {
         ("running vms", host.live_vms.to_string()),
         ("vtpms made ahead", host.ready_vtpms.to_string()),
     ])
+}
+
+fn transport_key(args: &HostTransportKeyArgs) -> Result<(), Error> {
+    let vault: VaultInfo = vm::block_on(Monitor::new(&args.monitor)?.get("/v1/vault"))?;
+    match args.json {
+        true => output::json(&vault),
+        false => output::pairs(&[("id", vault.id), ("transport key", vault.transport_key)]),
+    }
 }

@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backup;
 mod conformance;
 mod console;
+mod disk;
 mod doctor;
 mod ek;
 mod error;
@@ -21,15 +23,20 @@ mod monitor_client;
 mod monitor_tls;
 mod network;
 mod output;
+mod owner;
+mod permit;
+mod point;
 mod quote;
 mod secret;
 mod serve;
+mod size;
 mod tpm2_files;
 mod usage;
 mod userspace_log;
 mod verifier;
 mod verifier_client;
 mod vm;
+mod volume;
 mod watch;
 mod when;
 
@@ -70,6 +77,8 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Events(args) => watch::events(args),
         Command::Stats(args) => watch::stats(args),
         Command::Openapi(_) => output::text(coffer_monitor_wire::api::OPENAPI),
+        Command::Volume(command) => volume::run(command),
+        Command::Disk(command) => disk::run(command),
         Command::Verifier(command) => verifier::run(command),
         Command::Secret(command) => secret::run(command),
         Command::Quote(command) => quote::run(command),

@@ -123,6 +123,17 @@ impl Monitor {
         self.json(response).await
     }
 
+    /// `POST` of JSON, answered in JSON once all of a volume was gone through, however long that takes.
+    pub async fn work<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(|e| bad_answer(e.to_string()))?;
+        let response = self.exchange(Method::POST, path, Full::new(body.into()).boxed()).await?;
+        self.json(response).await
+    }
+
     /// `DELETE`, answered with nothing.
     pub async fn delete(&self, path: &str) -> Result<(), Error> {
         self.send(Method::DELETE, path, Bytes::new()).await.map(drop)
@@ -137,6 +148,27 @@ impl Monitor {
     /// `POST` of bytes as they come, for as long as they come.
     pub async fn upload(&self, path: &str, bytes: Channel<Bytes>) -> Result<(), Error> {
         self.exchange(Method::POST, path, bytes.boxed()).await.map(drop)
+    }
+
+    /// The same, answered in JSON.
+    pub async fn upload_for<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: Channel<Bytes>,
+    ) -> Result<T, Error> {
+        let response = self.exchange(Method::POST, path, bytes.boxed()).await?;
+        self.json(response).await
+    }
+
+    /// `POST` of bytes, answered with bytes of any number.
+    pub async fn download(&self, path: &str, body: Bytes) -> Result<Download, Error> {
+        let response = self.exchange(Method::POST, path, Full::new(body).boxed()).await?;
+        // Without either the end of the connection would be the end of the answer, whatever had ended it (RFC 9112 6.3).
+        let headers = response.headers();
+        if !headers.contains_key("transfer-encoding") && !headers.contains_key("content-length") {
+            return Err(bad_answer("it does not say where it ends".into()));
+        }
+        Ok(Download { body: response.into_body() })
     }
 
     async fn send(
@@ -276,6 +308,23 @@ impl TextStream {
                 return Some(data);
             }
         }
+    }
+}
+
+/// Bytes that come piece by piece, and have an end.
+pub struct Download {
+    body: Incoming,
+}
+
+impl Download {
+    /// The next piece; nothing once all of it came.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(|_| Error::BrokenOff)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -18,9 +18,8 @@ use crate::args::{
 };
 use crate::error::{Error, Service};
 use crate::monitor_client::{Endpoint, Monitor, TextStream};
-use crate::network;
 use crate::output::{self, GuestOutput, Step};
-use crate::when;
+use crate::{network, volume, when};
 
 /// How often a VM's state is asked for while somebody waits for it.
 const POLL: Duration = Duration::from_millis(100);
@@ -100,9 +99,9 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
         memory_mib: args.memory.as_deref().map(parse_memory).transpose()?,
         publish: parse_publish(&args.publish)?,
         disks: args.disks.iter().map(|text| plan_disk(text, endpoint)).collect::<Result<_, _>>()?,
-        volumes: vec![],
-        vtpm: None,
-        verify_ahead: false,
+        volumes: volume::plan_disks(&args.volumes)?,
+        vtpm: args.vtpm.map(volume::checked_name).transpose()?,
+        verify_ahead: args.verify_ahead,
         tap: network::parse_backend(&args.net)?,
         network_limit: args
             .net_limit
@@ -116,7 +115,7 @@ fn plan_run(args: RunArgs, endpoint: &Endpoint) -> Result<CreateVm, Error> {
 
 /// A path on this machine becomes absolute where the monitor is on this machine too; everything else is
 /// for the monitor to find.
-fn plan_path(action: &'static str, text: String, endpoint: &Endpoint) -> Result<String, Error> {
+pub fn plan_path(action: &'static str, text: String, endpoint: &Endpoint) -> Result<String, Error> {
     let path = Path::new(&text);
     if !matches!(endpoint, Endpoint::Unix(_)) || (!path.exists() && !text.contains('/')) {
         return Ok(text);

@@ -10,6 +10,7 @@
 //! | `GET /v1/admin/secrets` | | [`Secrets`] (never a value) |
 //! | `DELETE /v1/admin/secrets/{id...}` | | 204 |
 //! | `POST /v1/admin/tokens` | [`NewToken`] | [`Token`] |
+//! | `POST /v1/admin/volume-permits` | [`NewVolumePermit`] | [`VolumePermitted`] |
 //! | `GET /v1/admin/hosts` | | [`Hosts`] |
 //! | `DELETE /v1/admin/hosts/{name}` | | 204 |
 //! | `PUT /v1/admin/host-references/{name}` | `HostReference` | 204 |
@@ -109,6 +110,32 @@ pub struct Token {
     pub token: String,
     /// The host it enrols.
     pub host: String,
+    /// Unix seconds.
+    pub expires_at: u64,
+}
+
+/// Asks for leave to take a volume to another host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVolumePermit {
+    /// Id of the volume.
+    pub volume: InstanceId,
+    /// Transport key of the host that has it, an uncompressed point of P-256 in hex.
+    pub from: String,
+    /// Transport key of the host it goes to.
+    pub to: String,
+    /// Seconds until it expires, at most 30 days.
+    pub ttl_s: u32,
+}
+
+/// Leave to take a volume to another host, once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumePermitted {
+    /// The signed permit (SPEC 11.17.1), hex.
+    pub permit: String,
+    /// Its serial, as the log and the host that restores have it.
+    pub serial: InstanceId,
     /// Unix seconds.
     pub expires_at: u64,
 }

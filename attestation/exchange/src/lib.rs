@@ -12,6 +12,7 @@ pub mod binding;
 pub mod evidence;
 pub mod merkle;
 pub mod peer;
+pub mod permit;
 pub mod protocol;
 pub mod release;
 pub mod runtime;

@@ -29,6 +29,6 @@ pub use statement::Statement;
 
 pub use coffer_exchange::{Digest, InstanceId, Nonce, ObjectName, Reject};
 pub use coffer_exchange::{
-    binding, cbor, channel, claims, digest, evidence, launch, merkle, proof, protocol, reject,
-    release, runtime,
+    binding, cbor, channel, claims, digest, evidence, launch, merkle, permit, proof, protocol,
+    reject, release, runtime,
 };

@@ -16,6 +16,8 @@ pub enum HostCommand {
     Reference(ReferenceArgs),
     /// Show the host behind the monitor
     Info(HostInfoArgs),
+    /// Print the key that backups of volumes for this host are sealed to
+    TransportKey(HostTransportKeyArgs),
 }
 
 /// `coffer host enroll`.
@@ -121,6 +123,23 @@ Examples:
   coffer host info
   coffer host info --json --host http://10.0.0.7:7070")]
 pub struct HostInfoArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer host transport-key`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host transport-key
+  coffer host transport-key --json > there.json
+
+`coffer verifier permit` takes the key, or the file with the JSON.")]
+pub struct HostTransportKeyArgs {
     /// The monitor
     #[command(flatten)]
     pub monitor: MonitorArgs,

@@ -17,6 +17,8 @@ pub enum VerifierCommand {
     Pin(VerifierPinArgs),
     /// Make a one-time token to enrol a host
     Token(VerifierTokenArgs),
+    /// Sign leave to take a volume from one host to another
+    Permit(VerifierPermitArgs),
     /// Accept a host build, as `coffer host reference` predicted it
     TrustHost(TrustHostArgs),
     /// List enrolled hosts
@@ -85,6 +87,37 @@ Examples:
 pub struct VerifierTokenArgs {
     /// Name of the host it will enrol
     pub host: String,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier permit`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier permit --volume 5f1c... --from here.json --to there.json --out db.permit
+  coffer verifier permit --volume 5f1c... --from 04a1... --to 04b2... --expires-in 2d -o permit
+
+`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key.
+Only volumes made with this verifier's key take its word. A permit is good for one restoring, and
+stands in the log of decisions.")]
+pub struct VerifierPermitArgs {
+    /// Id of the volume
+    #[arg(long, value_name = "ID")]
+    pub volume: String,
+    /// Transport key of the host that has it
+    #[arg(long, value_name = "HEX|FILE")]
+    pub from: String,
+    /// Transport key of the host that it goes to
+    #[arg(long, value_name = "HEX|FILE")]
+    pub to: String,
+    /// How long it is good, such as 30m, 1h or 2d; 30 days at most
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub expires_in: String,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
     /// The verifier
     #[command(flatten)]
     pub admin: AdminArgs,

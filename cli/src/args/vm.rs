@@ -12,11 +12,13 @@ Examples:
   coffer run -d --name site -p 8443:443 --cpus 2 --memory 512M --restart on-failure:3 site.image
   coffer run -d --open --name debian --disk /var/lib/coffer/disks/debian.raw debian.image
   coffer run --rm --open site.image
+  coffer run -d --name db --volume data=db --vtpm db-tpm db.image
   coffer run -d --net tap=tap0 --net-limit 100mbit site.image
 
 Without -d, what the VM prints is shown until it ends, and Ctrl-C stops it in order (twice: at once).
 With -d, the instance id is printed once the workload runs; of a box whose root disk brings its own
-init, once it boots. Raw disks lie below the folder that the monitor's --disks names.
+init, once it boots. Raw disks lie below the folder that the monitor's --disks names; `coffer volume` makes
+volumes, each for the images that it names.
 A VM is launched again from what it was launched from, measured anew; never after `coffer stop`,
 and never after a promise of its image was broken. An open box that reboots is launched again too.
 The same command with the same --name finds the VM that it started, as long as that lives.")]
@@ -32,6 +34,15 @@ pub struct RunArgs {
     /// Give an open box a raw disk to read and write; NAME is `root` if absent
     #[arg(long = "disk", value_name = "[NAME=]FILE", requires = "open")]
     pub disks: Vec<String>,
+    /// Give it a volume; NAME is the disk's name in the image, `data` if absent
+    #[arg(long = "volume", value_name = "[NAME=]VOLUME")]
+    pub volumes: Vec<String>,
+    /// Keep the state of its vTPM in this volume, of kind vtpm; a fresh vTPM if absent
+    #[arg(long, value_name = "VOLUME")]
+    pub vtpm: Option<String>,
+    /// Verify all of its integrity disks before the first instruction, and not only what is read when it is read
+    #[arg(long)]
+    pub verify_ahead: bool,
     /// Number of vCPUs; the least the image allows if absent
     #[arg(long, visible_alias = "cpus", value_name = "N")]
     pub vcpus: Option<u8>,

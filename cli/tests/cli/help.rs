@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "host enroll",
     "host reference",
     "host info",
+    "host transport-key",
     "run",
     "ps",
     "logs",
@@ -30,11 +31,25 @@ const COMMANDS: &[&str] = &[
     "events",
     "stats",
     "openapi",
+    "volume",
+    "volume create",
+    "volume ls",
+    "volume inspect",
+    "volume rm",
+    "disk",
+    "disk create",
+    "disk info",
+    "disk check",
+    "disk rekey",
+    "disk grow",
+    "disk backup",
+    "disk restore",
     "verifier",
     "verifier init",
     "verifier serve",
     "verifier pin",
     "verifier token",
+    "verifier permit",
     "verifier trust-host",
     "verifier hosts",
     "verifier decisions",
@@ -77,7 +92,10 @@ fn help_is_as_it_was() {
 
 #[test]
 fn every_leaf_command_shows_examples() {
-    let groups = ["", "image", "host", "verifier", "secret", "quote", "eventlog", "ek", "evidence"];
+    let groups = [
+        "", "image", "host", "volume", "disk", "verifier", "secret", "quote", "eventlog", "ek",
+        "evidence",
+    ];
     for command in COMMANDS.iter().filter(|c| !groups.contains(c)) {
         let help = succeeds(Place::new().coffer().args(command.split_whitespace()).arg("--help"));
         assert!(help.contains("Examples:\n"), "coffer {command}");

@@ -17,3 +17,5 @@ mod support;
 mod tpm2_tools;
 mod usage;
 mod verifier;
+mod volume;
+mod volume_lives;

@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex};
 use crate::support::{Place, Refusal, succeeds};
 
 /// Answers requests from a list of `("METHOD /path", answers)`: each answer once, the last one for ever.
-struct Script {
+pub struct Script {
     routes: Mutex<Vec<(&'static str, Vec<Answer>)>>,
     seen: Mutex<Vec<String>>,
 }
 
 #[derive(Clone)]
-struct Answer(u16, String);
+pub struct Answer(pub u16, pub String);
 
-fn ok(body: impl Into<String>) -> Answer {
+pub fn ok(body: impl Into<String>) -> Answer {
     Answer(200, body.into())
 }
 
-fn refusal(status: u16, code: &str, message: &str) -> Answer {
+pub fn refusal(status: u16, code: &str, message: &str) -> Answer {
     Answer(status, format!(r#"{{"code":"{code}","message":"{message}","request_id":"r1"}}"#))
 }
 
@@ -74,7 +74,7 @@ impl Script {
         if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
     }
 
-    fn seen(&self) -> Vec<String> {
+    pub fn seen(&self) -> Vec<String> {
         self.seen.lock().expect("seen").clone()
     }
 }
@@ -98,7 +98,7 @@ const VM: &str = "GET /v1/vms/site";
 const LOGS: &str = "GET /v1/vms/site/logs?follow=true";
 
 /// A place with a monitor that follows a script.
-fn scripted(routes: Vec<(&'static str, Vec<Answer>)>) -> (Place, Arc<Script>, String) {
+pub fn scripted(routes: Vec<(&'static str, Vec<Answer>)>) -> (Place, Arc<Script>, String) {
     let place = Place::new();
     let socket = place.path("m.sock");
     let script = Script::serve(&socket, routes);

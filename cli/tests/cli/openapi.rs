@@ -8,6 +8,10 @@ use coffer_attestation::{Digest, InstanceId};
 use coffer_monitor_wire::api::{
     CreateVm, HostInfo, MeasuredEvent, Measurements, NetLimit, OPENAPI, Publish, RawDiskRequest,
     Reporter, Restart, RestartPolicy, StopVm, Timing, VmEvent, VmInfo, VmState, VmStats,
+    VolumeRequest,
+};
+use coffer_vault::{
+    CreateVolume, GrowVolume, Owner, VaultInfo, VolumeInfo, VolumeKind, VolumeReport,
 };
 use serde_json::{Value, json};
 
@@ -108,8 +112,8 @@ fn values_of_every_type_fit_their_schemas() {
         memory_mib: None,
         publish: info().publish,
         disks: vec![RawDiskRequest { name: "root".into(), path: "a.raw".into() }],
-        volumes: vec![],
-        vtpm: None,
+        volumes: vec![VolumeRequest { name: "data".into(), volume: "db".into() }],
+        vtpm: Some("db-tpm".into()),
         verify_ahead: false,
         tap: Some("tap0".into()),
         network_limit: NetLimit::default(),
@@ -160,6 +164,34 @@ fn values_of_every_type_fit_their_schemas() {
 }
 
 #[test]
+fn values_of_volumes_fit_their_schemas() {
+    let owners = [Owner::Open, Owner::Image(Digest([1; 32]))];
+    let signers = [0, 3].map(|svn| Owner::Signer { key: Digest([2; 32]), svn });
+    let kinds = [VolumeKind::Raw, VolumeKind::Integrity, VolumeKind::Encrypted, VolumeKind::Vtpm];
+    for (owner, kind) in owners.into_iter().chain(signers).zip(kinds) {
+        let (name, bytes) = ("db".to_owned(), 4096);
+        fits(
+            "CreateVolume",
+            &CreateVolume {
+                name: name.clone(),
+                kind,
+                bytes: Some(bytes),
+                source: None,
+                owner,
+                verifier_key: Some("04".into()),
+            },
+        );
+        let id = "00".repeat(16);
+        let (created, attached) = (1, true);
+        let info = VolumeInfo { name, id, kind, bytes, owner, svn_floor: 1, created, attached };
+        fits("VolumeInfo", &info);
+    }
+    fits("GrowVolume", &GrowVolume { bytes: 8192 });
+    fits("VolumeReport", &VolumeReport { data: 1, nodes: 2, damaged: 1, places: vec!["1".into()] });
+    fits("VaultInfo", &VaultInfo { id: "00".into(), transport_key: "04".into() });
+}
+
+#[test]
 fn what_does_not_fit_is_found() {
     let good = serde_json::to_value(info()).unwrap();
     let bad = |field: &str, value: Value| {
@@ -179,7 +211,7 @@ fn what_does_not_fit_is_found() {
 
 #[test]
 fn the_monitor_serves_it_the_command_prints_it_and_answers_fit_it() {
-    let monitor = Monitor::start(&[]);
+    let monitor = Monitor::start_with_vault();
     let (status, served) = monitor.get("/v1/openapi.json");
     assert_eq!((status, served.as_str()), (200, OPENAPI));
     assert_eq!(succeeds(Place::new().coffer().arg("openapi")), OPENAPI);
@@ -193,12 +225,13 @@ fn the_monitor_serves_it_the_command_prints_it_and_answers_fit_it() {
         if json("200").is_null() || path == "/v1/openapi.json" {
             continue;
         }
-        let (status, body) = monitor.get(&path.replace("{id}", "absent"));
+        let (status, body) =
+            monitor.get(&path.replace("{id}", "absent").replace("{name}", "absent"));
         let schema = if status == 200 { json("200") } else { json("default") };
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(misfit(&document, schema, &body), None, "{path}: {status}");
         assert_ne!(body["message"], "no such path", "{path}");
         answered += 1;
     }
-    assert!(answered >= 5, "{answered}");
+    assert!(answered >= 8, "{answered}");
 }

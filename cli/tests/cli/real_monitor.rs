@@ -28,7 +28,7 @@ impl Drop for Running {
 
 /// A monitor in a folder of its own.
 pub struct Monitor {
-    folder: Place,
+    pub folder: Place,
     _monitor: Running,
 }
 
@@ -44,6 +44,15 @@ impl Monitor {
     pub fn start(more: &[&str]) -> Self {
         let folder = Place::new();
         let serve = Self::serve(&folder, more);
+        Self::up(folder, serve)
+    }
+
+    /// With a vault whose root is in software.
+    pub fn start_with_vault() -> Self {
+        let folder = Place::new();
+        let vault = folder.path("vault");
+        let vault = vault.to_str().expect("UTF-8");
+        let serve = Self::serve(&folder, &["--vault", vault, "--dangerously-software-vault"]);
         Self::up(folder, serve)
     }
 

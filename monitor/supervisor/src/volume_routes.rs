@@ -127,11 +127,10 @@ async fn restore(
     let (to, from) = mpsc::channel(PORTIONS);
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
-        // A body that breaks off has no end, and is refused for that.
+        // A body that breaks off has no end, and is refused for that. What comes after a refusal is read and dropped, or
+        // who still sends it would never see why.
         while let Some(Ok(portion)) = body.next().await {
-            if to.send(portion).await.is_err() {
-                break;
-            }
+            drop(to.send(portion).await);
         }
     });
     let mut backup = Incoming { from, portion: Bytes::new() };

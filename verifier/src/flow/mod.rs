@@ -3,5 +3,6 @@
 pub(crate) mod admin;
 pub(crate) mod challenge;
 pub(crate) mod enroll;
+pub(crate) mod permit;
 pub(crate) mod release;
 mod seal;

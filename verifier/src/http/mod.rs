@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use self::answer::{Failure, RequestId, json};
 use crate::api::Info;
 use crate::fault::{Fault, FaultKind};
-use crate::flow::{admin, challenge, enroll, release};
+use crate::flow::{admin, challenge, enroll, permit, release};
 use crate::keys::{hash_token, same};
 use crate::verifier::Verifier;
 
@@ -58,6 +58,7 @@ pub(crate) fn router(verifier: Arc<Verifier>) -> Router {
         .route("/secrets", get(secrets))
         .route("/secrets/{*id}", put(put_secret).delete(remove_secret))
         .route("/tokens", post(new_token))
+        .route("/volume-permits", post(new_permit))
         .route("/hosts", get(hosts))
         .route("/hosts/{name}", delete(remove_host))
         .route("/host-references", get(references))
@@ -157,6 +158,10 @@ async fn remove_secret(
 
 async fn new_token(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
     json(&admin::new_token(&verifier, &id.0, body(request, ADMIN_BODY_MAX).await?).await?)
+}
+
+async fn new_permit(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    json(&permit::new_permit(&verifier, &id.0, body(request, ADMIN_BODY_MAX).await?).await?)
 }
 
 async fn hosts(State(verifier): Shared) -> Answer {

@@ -2,7 +2,7 @@
 
 use coffer_disk::BLOCK;
 use coffer_formats::{InstanceId, cbor};
-use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 
 use super::support::*;
@@ -101,6 +101,26 @@ fn a_volume_goes_where_its_verifier_says() {
     scene.there.remove_volume("w").unwrap();
     assert_eq!(refused(scene.there.restore("w", &mut &backup[..])), "permit-used");
     assert_eq!(scene.there.volumes().unwrap(), []);
+}
+
+#[test]
+fn a_permit_is_taken_as_a_verifier_writes_it() {
+    let scene = Scene::new();
+    let Permit { version, volume, sender, recipient, serial, expiry } = scene.permit();
+    let written = coffer_exchange::permit::VolumePermit {
+        version,
+        volume,
+        sender,
+        recipient,
+        serial,
+        expiry,
+    };
+    let sign =
+        |bytes: &[u8]| Signer::<Signature>::sign(&scene.verifier.0, bytes).to_bytes().to_vec();
+    let permit = written.signed(sign);
+    assert_eq!(permit, scene.verifier.sign(&scene.permit()));
+    let backup = scene.backup(&permit).unwrap();
+    scene.there.restore("w", &mut &backup[..]).unwrap();
 }
 
 #[test]
