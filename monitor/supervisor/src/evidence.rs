@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use coffer_formats::claims::VmClaims;
+use coffer_formats::endorsement::{GuestId, HostLink};
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::LaunchRecord;
 use coffer_formats::{Digest, Nonce, ObjectName, binding};
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
-use coffer_vault::Identity;
 
 /// What the monitor knows of a VM from having launched it. The guest has no say in any of it.
 #[derive(Debug, Clone)]
@@ -29,10 +29,22 @@ pub struct VmIdentity {
 }
 
 impl VmIdentity {
-    /// As the vault knows it.
-    pub fn identity(&self) -> Identity {
-        let LaunchRecord { box_kind, image_id, .. } = self.record;
-        Identity { box_kind, image_id, signer: self.signer, svn: self.svn }
+    /// As services know it, on a host whose TPM has this attestation key.
+    pub fn guest(&self, hak_name: Option<ObjectName>) -> GuestId {
+        let LaunchRecord { box_kind, image_id, instance_id, incarnation, .. } = self.record;
+        let (signer, svn) = (self.signer, self.svn);
+        let launch_digest = LaunchRecord::digest(&self.record_bytes);
+        GuestId {
+            version: 1,
+            box_kind,
+            image_id,
+            signer,
+            svn,
+            launch_digest,
+            instance_id,
+            incarnation,
+            hak_name,
+        }
     }
 
     fn claims(&self, report_data: Digest) -> VmClaims {
@@ -83,4 +95,16 @@ pub fn host_part(
         launch_record: vm.record_bytes.clone(),
         descriptor: vm.descriptor.clone(),
     }))
+}
+
+/// The host's TPM says that `leaf` is its monitor's (SPEC 5.5).
+pub fn host_link(tpm: &HostTpm, leaf: Digest) -> Result<HostLink, String> {
+    let Batched { quote, host_claims, .. } = tpm.attest_alone(leaf).map_err(|e| e.to_string())?;
+    Ok(HostLink {
+        version: 1,
+        hak_public: tpm.ak_public().to_vec(),
+        attest: quote.attest.clone(),
+        signature: quote.signature.clone(),
+        host_claims: Digest::of(&[&host_claims]),
+    })
 }

@@ -340,7 +340,7 @@ fn start(
     if let Some(process) = &companions.passt {
         note(process.id()).map_err(LaunchError::system("noting a child"))?;
     }
-    let channels = Channels::new(host.services(), vmm.control.clone());
+    let channels = Channels::new(host.tpm.clone(), host.services(), vmm.control.clone());
     vmm.start(vm, &spec, &fds, companions, channels)
 }
 

@@ -15,23 +15,33 @@ use coffer_formats::endorsement::GuestId;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, ObjectName};
 use coffer_host_tpm::HostTpm;
-use coffer_monitor::endorsement::Endorsements;
-use coffer_monitor::evidence::VmIdentity;
-use coffer_monitor::services::Services;
+use coffer_monitor::evidence::{VmIdentity, host_link};
+use coffer_services::Services;
+use coffer_services::endorsement::{Endorsements, Link};
 use coffer_vault::{Identity, Root, Vault};
 use common::{MONITOR, TestTpm};
 use p256::ecdsa::SigningKey;
 
 const IMAGE: u8 = 7;
 
-fn services(host_tpm: Option<HostTpm>) -> Services {
-    let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services {
-        host_tpm,
-        vault: Err("this host keeps no sealed store".into()),
-        endorsements,
-        pace: Arc::default(),
+/// What guests of one host have.
+struct Host {
+    hak_name: Option<ObjectName>,
+    services: Services,
+}
+
+impl Host {
+    fn answer(&self, vm: &VmIdentity, request: Request) -> Answer {
+        self.services.answer(&vm.guest(self.hak_name), request)
     }
+}
+
+fn services(host_tpm: Option<HostTpm>) -> Host {
+    let hak_name = host_tpm.as_ref().map(HostTpm::ak_name);
+    let link = host_tpm.map(|tpm| -> Link { Box::new(move |leaf| host_link(&tpm, leaf)) });
+    let endorsements = Arc::new(Endorsements::new(link).unwrap());
+    let vault = Err("this host keeps no sealed store".into());
+    Host { hak_name, services: Services { vault, endorsements, pace: Arc::default() } }
 }
 
 fn start(tpm: &TestTpm) -> HostTpm {
@@ -66,14 +76,14 @@ fn point() -> [u8; 65] {
     key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
 }
 
-fn id(services: &Services, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
+fn id(services: &Host, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
     match services.answer(vm, Request::GetId) {
         Answer::Id(id, ca) => (*id, ca.into()),
         other => panic!("{other:?}"),
     }
 }
 
-fn endorse(services: &Services, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
+fn endorse(services: &Host, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
     match services.answer(vm, Request::Endorse(point().to_vec().into())) {
         Answer::Endorsed(certificate, ca) => (certificate.into(), ca.into()),
         other => panic!("{other:?}"),
@@ -86,7 +96,7 @@ fn now() -> u64 {
 
 /// A closed box of [`IMAGE`] on `ours` looks at `chain`.
 fn look(
-    ours: &Services,
+    ours: &Host,
     chain: &(Vec<u8>, Vec<u8>),
     hosts: &[TrustedHost],
     at: u64,
@@ -217,12 +227,14 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
     [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
 }
 
-fn with_vault(dir: &Path) -> Services {
+fn with_vault(dir: &Path) -> Host {
     let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
-    Services { vault: Ok(vault), ..services(None) }
+    let mut host = services(None);
+    host.services.vault = Ok(vault);
+    host
 }
 
-fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
+fn seal(services: &Host, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
     match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
         Answer::Sealed(blob) => Ok(blob.into()),
         Answer::Refused(line) => Err(code(&line)),
@@ -230,11 +242,7 @@ fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<V
     }
 }
 
-fn unseal(
-    services: &Services,
-    vm: &VmIdentity,
-    blob: &[u8],
-) -> Result<(Vec<u8>, Identity), String> {
+fn unseal(services: &Host, vm: &VmIdentity, blob: &[u8]) -> Result<(Vec<u8>, Identity), String> {
     match services.answer(vm, Request::Unseal(blob.to_vec().into())) {
         Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
             Ok((data.into(), Identity { box_kind, image_id, signer, svn }))
@@ -244,7 +252,7 @@ fn unseal(
     }
 }
 
-fn counter(services: &Services, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
+fn counter(services: &Host, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
     match services.answer(vm, Request::Counter(name.into(), advance)) {
         Answer::Counter(value) => Ok(value),
         Answer::Refused(line) => Err(code(&line)),
@@ -261,7 +269,8 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let sealer = by.identity();
+    let GuestId { box_kind, image_id, signer, svn, .. } = by.guest(None);
+    let sealer = Identity { box_kind, image_id, signer, svn };
     // To an image: another instance of it, and no other image, and no open box.
     let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
     let mut twin = vm(2, IMAGE, BoxKind::Closed);
