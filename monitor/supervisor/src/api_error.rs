@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
+use coffer_vault::{Refusal, VaultError};
 
 use crate::{enroll::EnrollError, launch_error::LaunchError};
 
@@ -52,11 +53,6 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)
     }
 
-    /// As HTTP has it.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
     /// Adds what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -75,6 +71,21 @@ impl From<LaunchError> for ApiError {
         let (code, status) = error.code();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::new(status, code, error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        LaunchError::from(error).into()
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Vault(error) => error.into(),
+            body @ Refusal::Body(_) => Self::bad_request(body.to_string()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use coffer_host_tpm::{HostTpm, HostTpmError, Tcti};
 use coffer_monitor_wire::api::HostInfo;
 use coffer_services::endorsement::{Endorsements, Link};
 use coffer_services::{Services, ek_certificate::VtpmAuthority};
-use coffer_vault::{Root, Vault};
+use coffer_vault::{Root, Vault, VaultError};
 use coffer_vtpm::Walls;
 
 use crate::group::{GroupError, Groups};
@@ -32,8 +32,7 @@ pub struct Host {
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
-    /// The host's sealed store; why there is none.
-    pub vault: Result<Vault, String>,
+    vault: Result<Vault, String>,
     endorsements: Arc<Endorsements>,
     facts: HostFacts,
 }
@@ -109,6 +108,11 @@ impl Host {
             endorsements: Arc::new(endorsements),
             facts,
         }))
+    }
+
+    /// The host's sealed store.
+    pub fn vault(&self) -> Result<Vault, VaultError> {
+        self.vault.clone().map_err(VaultError::NoVault)
     }
 
     /// What one VM's guest may ask for.

@@ -58,7 +58,7 @@ pub fn launch(
     let image = Image::open(&host.config.images, &request.image)?;
     let mut given = given_disk::open_all(&host.config.disks, request)?;
     let Volumes { vtpm: lasting, holds } =
-        volumes::attach(&host.vault, request, &image, &mut given)?;
+        volumes::attach(|| host.vault(), request, &image, &mut given)?;
     let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &given)?;
     let (registry, asked) = (&host.registry, plan.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;

@@ -58,9 +58,6 @@ pub enum LaunchError {
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
-    /// The host keeps no vault, or cannot open it.
-    #[error("the host has no vault: {0}")]
-    NoVault(String),
     /// No control group.
     #[error("no control group for the VM: {0}")]
     Group(#[from] GroupError),
@@ -86,7 +83,6 @@ impl LaunchError {
             Self::PortInUse(_) => ("port-in-use", 409),
             Self::Disk(code, status, _) => (code, *status),
             Self::Vault(error) => (error.code(), error.status()),
-            Self::NoVault(_) => ("no-vault", 503),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
@@ -112,7 +108,6 @@ impl LaunchError {
                 "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
             }
             Self::Vault(error) => error.hint(),
-            Self::NoVault(_) => "start the monitor with --vault, and see its log",
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
             }
