@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
-use coffer_vault::{Refusal, VaultError};
+use coffer_vault::Refusal;
 
 use crate::{enroll::EnrollError, launch_error::LaunchError};
 
@@ -66,17 +66,12 @@ impl ApiError {
     }
 }
 
-impl From<LaunchError> for ApiError {
-    fn from(error: LaunchError) -> Self {
+impl<E: Into<LaunchError>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        let error = error.into();
         let (code, status) = error.code();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::new(status, code, error.to_string()).hint(error.hint())
-    }
-}
-
-impl From<VaultError> for ApiError {
-    fn from(error: VaultError) -> Self {
-        LaunchError::from(error).into()
     }
 }
 

@@ -91,10 +91,7 @@ impl Channels {
                 false => Answer::Refused("the VM is gone".into()),
             },
             service => match &vm.identity {
-                Some(identity) => {
-                    let hak_name = self.host_tpm.as_ref().map(HostTpm::ak_name);
-                    self.services.answer(&identity.guest(hak_name), service)
-                }
+                Some(identity) => self.services.answer(&identity.guest, service),
                 None => Answer::Refused("the VM is gone".into()),
             },
         })

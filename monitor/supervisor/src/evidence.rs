@@ -12,16 +12,14 @@ use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
 /// What the monitor knows of a VM from having launched it. The guest has no say in any of it.
 #[derive(Debug, Clone)]
 pub struct VmIdentity {
+    /// As services know it.
+    pub guest: GuestId,
     /// The launch record.
     pub record: LaunchRecord,
     /// Its encoding, as measured.
     pub record_bytes: Vec<u8>,
     /// Descriptor bytes.
     pub descriptor: Vec<u8>,
-    /// SHA-256 of the SEC 1 point of the key that signed the image, if one did.
-    pub signer: Option<Digest>,
-    /// Security version that the descriptor states.
-    pub svn: u32,
     /// Name of the vAK.
     pub vak_name: ObjectName,
     /// Name of the vEK.
@@ -29,31 +27,13 @@ pub struct VmIdentity {
 }
 
 impl VmIdentity {
-    /// As services know it, on a host whose TPM has this attestation key.
-    pub fn guest(&self, hak_name: Option<ObjectName>) -> GuestId {
-        let LaunchRecord { box_kind, image_id, instance_id, incarnation, .. } = self.record;
-        let (signer, svn) = (self.signer, self.svn);
-        let launch_digest = LaunchRecord::digest(&self.record_bytes);
-        GuestId {
-            version: 1,
-            box_kind,
-            image_id,
-            signer,
-            svn,
-            launch_digest,
-            instance_id,
-            incarnation,
-            hak_name,
-        }
-    }
-
     fn claims(&self, report_data: Digest) -> VmClaims {
         VmClaims {
             version: 1,
             instance_id: self.record.instance_id,
             box_kind: self.record.box_kind,
             image_id: self.record.image_id,
-            launch_digest: LaunchRecord::digest(&self.record_bytes),
+            launch_digest: self.guest.launch_digest,
             vak_name: self.vak_name,
             vek_name: self.vek_name,
             incarnation: self.record.incarnation,

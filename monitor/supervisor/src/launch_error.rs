@@ -11,16 +11,9 @@ use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
 #[non_exhaustive]
 pub enum LaunchError {
     // The image, or what was asked of it.
-    /// The image breaks a promise, or may not be run so.
-    #[error("{detail}")]
-    Refused {
-        /// Code.
-        reject: Reject,
-        /// What exactly.
-        detail: String,
-        /// What to try.
-        hint: &'static str,
-    },
+    /// The image breaks a promise, or may not be run so: code, what exactly, and what to try.
+    #[error("{1}")]
+    Refused(Reject, String, &'static str),
     /// No such image.
     #[error("no image `{0}`")]
     ImageNotFound(String),
@@ -76,7 +69,7 @@ impl LaunchError {
     /// Code and HTTP status.
     pub fn code(&self) -> (&'static str, u16) {
         match self {
-            Self::Refused { reject, .. } => (reject.code(), 422),
+            Self::Refused(reject, ..) => (reject.code(), 422),
             Self::ImageNotFound(_) => ("image-not-found", 404),
             Self::BadRequest(_) => ("bad-request", 400),
             Self::NameTaken(_) => ("name-taken", 409),
@@ -97,7 +90,7 @@ impl LaunchError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused { hint, .. } | Self::Tap(_, _, hint) => hint,
+            Self::Refused(_, _, hint) | Self::Tap(_, _, hint) => hint,
             Self::ImageNotFound(_) => {
                 "give the absolute path of an image layout on the host, or a name in its image store"
             }

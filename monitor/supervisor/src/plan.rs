@@ -93,11 +93,9 @@ impl Plan {
 /// open one may not pass for closed: its author did not make it for that.
 fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError> {
     if descriptor.box_kind == BoxKind::Open && asked == BoxKind::Closed {
-        return Err(LaunchError::Refused {
-            reject: Reject::ShapeNotAllowed,
-            detail: "the image was made to run as an open box".into(),
-            hint: "start it with --open, or build it as a closed box",
-        });
+        let why = "the image was made to run as an open box".into();
+        let hint = "start it with --open, or build it as a closed box";
+        return Err(LaunchError::Refused(Reject::ShapeNotAllowed, why, hint));
     }
     Ok(())
 }
@@ -115,11 +113,9 @@ fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), Laun
         return bad("a VM on a tap device publishes no ports: clients reach its own address");
     }
     if let Some(closed) = publish.iter().find(|p| !reach.listens(p.guest)) {
-        return Err(LaunchError::Refused {
-            reject: Reject::ShapeNotAllowed,
-            detail: format!("the image lets no client connect to its port {}", closed.guest),
-            hint: "publish a port the image listens on; `coffer image inspect` shows them",
-        });
+        let why = format!("the image lets no client connect to its port {}", closed.guest);
+        let hint = "publish a port the image listens on; `coffer image inspect` shows them";
+        return Err(LaunchError::Refused(Reject::ShapeNotAllowed, why, hint));
     }
     if publish.len() > PUBLISH_MAX {
         return bad("at most 32 ports can be published");
@@ -148,14 +144,10 @@ fn within(what: &'static str, asked: Option<u32>, range: &Range) -> Result<u32, 
 }
 
 fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
-    LaunchError::Refused {
-        reject: Reject::ShapeNotAllowed,
-        detail: format!(
-            "{value} {what} are not within {} to {}, which the image allows",
-            range.min, range.max
-        ),
-        hint: "choose a shape the image allows; `coffer image inspect` shows it",
-    }
+    let Range { min, max, .. } = range;
+    let why = format!("{value} {what} are not within {min} to {max}, which the image allows");
+    let hint = "choose a shape the image allows; `coffer image inspect` shows it";
+    LaunchError::Refused(Reject::ShapeNotAllowed, why, hint)
 }
 
 /// The image's disks, those that it leaves to be given as they were given, then others that were. The record and the VM

@@ -12,10 +12,10 @@ use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
 use coffer_exchange::x509::Certificate;
 use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
-use coffer_formats::launch::{BoxKind, LaunchRecord};
+use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId, ObjectName};
 use coffer_host_tpm::HostTpm;
-use coffer_monitor::evidence::{VmIdentity, host_link};
+use coffer_monitor::evidence::host_link;
 use coffer_services::Services;
 use coffer_services::endorsement::{Endorsements, Link};
 use coffer_vault::{Identity, Root, Vault};
@@ -31,8 +31,9 @@ struct Host {
 }
 
 impl Host {
-    fn answer(&self, vm: &VmIdentity, request: Request) -> Answer {
-        self.services.answer(&vm.guest(self.hak_name), request)
+    fn answer(&self, vm: &GuestId, request: Request) -> Answer {
+        let guest = GuestId { hak_name: self.hak_name, ..vm.clone() };
+        self.services.answer(&guest, request)
     }
 }
 
@@ -48,26 +49,17 @@ fn start(tpm: &TestTpm) -> HostTpm {
     HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap()
 }
 
-fn vm(n: u8, image: u8, box_kind: BoxKind) -> VmIdentity {
-    let record = LaunchRecord {
+fn vm(n: u8, image: u8, box_kind: BoxKind) -> GuestId {
+    GuestId {
         version: 1,
         box_kind,
         image_id: Digest([image; 32]),
-        vcpus: 1,
-        memory_mib: 256,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        instance_id: InstanceId([n; 16]),
-        incarnation: 1,
-    };
-    VmIdentity {
-        record_bytes: record.encode(),
-        record,
-        descriptor: b"{}".to_vec(),
         signer: Some(Digest([9; 32])),
         svn: 4,
-        vak_name: ObjectName([n; 34]),
-        vek_name: ObjectName([n; 34]),
+        launch_digest: Digest([n; 32]),
+        instance_id: InstanceId([n; 16]),
+        incarnation: 1,
+        hak_name: None,
     }
 }
 
@@ -76,14 +68,14 @@ fn point() -> [u8; 65] {
     key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
 }
 
-fn id(services: &Host, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
+fn id(services: &Host, vm: &GuestId) -> (GuestId, Vec<u8>) {
     match services.answer(vm, Request::GetId) {
         Answer::Id(id, ca) => (*id, ca.into()),
         other => panic!("{other:?}"),
     }
 }
 
-fn endorse(services: &Host, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
+fn endorse(services: &Host, vm: &GuestId) -> (Vec<u8>, Vec<u8>) {
     match services.answer(vm, Request::Endorse(point().to_vec().into())) {
         Answer::Endorsed(certificate, ca) => (certificate.into(), ca.into()),
         other => panic!("{other:?}"),
@@ -112,7 +104,7 @@ fn any_boot(host: &HostTpm) -> TrustedHost {
 #[test]
 fn two_boxes_of_one_image_know_each_other_and_no_other() {
     let ours = services(None);
-    let peer = |vm: VmIdentity| look(&ours, &endorse(&ours, &vm), &[], now());
+    let peer = |vm: GuestId| look(&ours, &endorse(&ours, &vm), &[], now());
     let twin = peer(vm(2, IMAGE, BoxKind::Closed)).unwrap();
     assert_eq!(twin.id, id(&ours, &vm(2, IMAGE, BoxKind::Closed)).0);
     assert_eq!((twin.id.svn, twin.id.signer), (4, Some(Digest([9; 32]))));
@@ -234,7 +226,7 @@ fn with_vault(dir: &Path) -> Host {
     host
 }
 
-fn seal(services: &Host, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
+fn seal(services: &Host, vm: &GuestId, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
     match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
         Answer::Sealed(blob) => Ok(blob.into()),
         Answer::Refused(line) => Err(code(&line)),
@@ -242,7 +234,7 @@ fn seal(services: &Host, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u
     }
 }
 
-fn unseal(services: &Host, vm: &VmIdentity, blob: &[u8]) -> Result<(Vec<u8>, Identity), String> {
+fn unseal(services: &Host, vm: &GuestId, blob: &[u8]) -> Result<(Vec<u8>, Identity), String> {
     match services.answer(vm, Request::Unseal(blob.to_vec().into())) {
         Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
             Ok((data.into(), Identity { box_kind, image_id, signer, svn }))
@@ -252,7 +244,7 @@ fn unseal(services: &Host, vm: &VmIdentity, blob: &[u8]) -> Result<(Vec<u8>, Ide
     }
 }
 
-fn counter(services: &Host, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
+fn counter(services: &Host, vm: &GuestId, name: &str, advance: bool) -> Result<u64, String> {
     match services.answer(vm, Request::Counter(name.into(), advance)) {
         Answer::Counter(value) => Ok(value),
         Answer::Refused(line) => Err(code(&line)),
@@ -269,10 +261,10 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let GuestId { box_kind, image_id, signer, svn, .. } = by.guest(None);
+    let GuestId { box_kind, image_id, signer, svn, .. } = by;
     let sealer = Identity { box_kind, image_id, signer, svn };
     // To an image: another instance of it, and no other image, and no open box.
-    let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
+    let blob = seal(&ours, &by, &format!("image:{}", by.image_id), b"data").unwrap();
     let mut twin = vm(2, IMAGE, BoxKind::Closed);
     assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer)));
     let mut other = vm(3, IMAGE + 1, BoxKind::Closed);
@@ -303,7 +295,7 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
 fn sealed_data_outlives_the_monitor_and_not_the_host() {
     let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let to = format!("image:{}", by.record.image_id);
+    let to = format!("image:{}", by.image_id);
     let blob = seal(&with_vault(dir.path()), &by, &to, b"data").unwrap();
     assert!(unseal(&with_vault(dir.path()), &by, &blob).is_ok());
     let other_host = with_vault(elsewhere.path());
@@ -316,7 +308,7 @@ fn counters_are_the_appliances_and_move_once_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let one = vm(1, IMAGE, BoxKind::Closed);
-    let read = |vm: &VmIdentity| counter(&ours, vm, "a", false).unwrap();
+    let read = |vm: &GuestId| counter(&ours, vm, "a", false).unwrap();
     assert_eq!(read(&one), 0);
     let start = Instant::now();
     // From several connections at once.

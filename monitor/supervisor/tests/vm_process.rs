@@ -19,6 +19,7 @@ use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Statement as _, merkle};
 use coffer_formats::channel::Answer;
 use coffer_formats::claims::VmClaims;
+use coffer_formats::endorsement::GuestId;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
@@ -131,11 +132,21 @@ fn launch_watched(
         request: request(),
         measurements: measurements::describe(&log, &record_bytes),
     };
-    let identity = VmIdentity {
-        vak_name: vtpm.keys.ak.object_name(),
-        vek_name: vtpm.keys.ek.object_name(),
+    let guest = GuestId {
+        version: 1,
+        box_kind: record.box_kind,
+        image_id: record.image_id,
         signer: None,
         svn: 1,
+        launch_digest: LaunchRecord::digest(&record_bytes),
+        instance_id: id,
+        incarnation: record.incarnation,
+        hak_name: host_tpm.as_ref().map(HostTpm::ak_name),
+    };
+    let identity = VmIdentity {
+        guest,
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
