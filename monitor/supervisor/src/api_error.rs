@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
 use coffer_vault::Refusal;
@@ -60,6 +59,11 @@ impl ApiError {
         self
     }
 
+    fn coded((code, status): (&'static str, u16), error: &dyn std::error::Error) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::new(status, code, error.to_string())
+    }
+
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let (code, message, request_id) = (code.into(), message.into(), String::new());
         Self { status, body: ErrorBody { code, message, hint: None, request_id } }
@@ -69,9 +73,7 @@ impl ApiError {
 impl<E: Into<LaunchError>> From<E> for ApiError {
     fn from(error: E) -> Self {
         let error = error.into();
-        let (code, status) = error.code();
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(status, code, error.to_string()).hint(error.hint())
+        Self::coded(error.code(), &error).hint(error.hint())
     }
 }
 
@@ -86,22 +88,15 @@ impl From<Refusal> for ApiError {
 
 impl From<HostTpmError> for ApiError {
     fn from(error: HostTpmError) -> Self {
-        let code = match error {
-            HostTpmError::Busy(_) => "busy",
-            _ => Reject::HostTpmFailed.code(),
-        };
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string()).hint(error.hint())
+        let hint = error.hint();
+        let error = EnrollError::from(error);
+        Self::coded(error.code(), &error).hint(hint)
     }
 }
 
 impl From<EnrollError> for ApiError {
     fn from(error: EnrollError) -> Self {
-        let status = match error {
-            EnrollError::Tpm(_) => StatusCode::SERVICE_UNAVAILABLE,
-            EnrollError::Malformed | EnrollError::NotForUs => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, error.code(), error.to_string())
-            .hint("start the enrolment again with a fresh token")
+        Self::coded(error.code(), &error).hint("start the enrolment again with a fresh token")
     }
 }
 

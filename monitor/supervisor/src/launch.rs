@@ -60,7 +60,7 @@ pub fn launch(
     let Volumes { vtpm: lasting, holds } =
         volumes::attach(|| host.vault(), request, &image, &mut given)?;
     let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &given)?;
-    let (registry, asked) = (&host.registry, plan.name.as_deref());
+    let (registry, asked) = (&host.registry, request.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 

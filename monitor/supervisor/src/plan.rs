@@ -19,8 +19,6 @@ const PUBLISH_MAX: usize = 32;
 pub struct Plan {
     /// This launch.
     pub id: InstanceId,
-    /// Name; none until the registry chose one.
-    pub name: Option<String>,
     /// Name of the image.
     pub image: String,
     /// The launch record, as measured and claimed.
@@ -53,9 +51,6 @@ impl Plan {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
         check_publish(descriptor, request)?;
-        if let Some(name) = &request.name {
-            check_name(name)?;
-        }
         let vcpus = within("vCPUs", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
         let vcpus =
             u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
@@ -66,7 +61,6 @@ impl Plan {
         let (launched, disks) = disks(descriptor, given, request.verify_ahead)?.into_iter().unzip();
         Ok(Self {
             id,
-            name: request.name.clone(),
             image: descriptor.name.clone(),
             record: LaunchRecord {
                 version: 1,
@@ -128,14 +122,6 @@ fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), Laun
         return bad("a host port is published twice");
     }
     Ok(())
-}
-
-/// Names of VMs: as names of images, `[a-z0-9-]{1,63}`.
-pub fn check_name(name: &str) -> Result<(), LaunchError> {
-    if coffer_image::rules::is_name(name) {
-        return Ok(());
-    }
-    Err(LaunchError::BadRequest("a VM's name is 1 to 63 of a-z, 0-9 and `-`".into()))
 }
 
 fn within(what: &'static str, asked: Option<u32>, range: &Range) -> Result<u32, LaunchError> {
