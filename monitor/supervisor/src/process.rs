@@ -43,8 +43,7 @@ impl Owned {
         while Instant::now() < deadline {
             match self.0.try_wait() {
                 Ok(None) => thread::sleep(Duration::from_millis(2)),
-                Ok(status) => return status,
-                Err(_) => return None,
+                status => return status.ok().flatten(),
             }
         }
         None

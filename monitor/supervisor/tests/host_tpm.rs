@@ -11,6 +11,7 @@ use coffer_attestation::{
     Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, binding, cbor, enroll, merkle,
 };
 use coffer_formats::claims::HostClaims;
+use coffer_formats::endorsement::GuestId;
 use coffer_formats::evidence::QuotePart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
@@ -336,14 +337,24 @@ fn identity(n: u8) -> VmIdentity {
         instance_id: vm(n),
         incarnation: 1,
     };
+    let guest = GuestId {
+        version: 1,
+        box_kind: record.box_kind,
+        image_id: record.image_id,
+        signer: None,
+        svn: 1,
+        launch_digest: LaunchRecord::digest(&record.encode()),
+        instance_id: record.instance_id,
+        incarnation: record.incarnation,
+        hak_name: None,
+    };
     VmIdentity {
+        guest,
         record_bytes: record.encode(),
         record,
         descriptor: b"{}".to_vec(),
         vak_name: ObjectName([n; 34]),
         vek_name: ObjectName([n + 100; 34]),
-        signer: None,
-        svn: 1,
     }
 }
 
