@@ -433,8 +433,11 @@ mod tests {
     #[test]
     fn every_route_of_the_router_is_in_the_document_and_no_other() {
         let workspace = Workspace::find().unwrap();
-        let source = workspace.root().join("monitor/supervisor/src/routes.rs");
-        let router = pairs_of_router(&std::fs::read_to_string(source).unwrap());
+        let sources = ["routes.rs", "volume_routes.rs"].map(|file| {
+            let source = workspace.root().join("monitor/supervisor/src").join(file);
+            std::fs::read_to_string(source).unwrap()
+        });
+        let router: BTreeSet<_> = sources.iter().flat_map(|text| pairs_of_router(text)).collect();
         let document = document(&workspace).unwrap();
         let documented: BTreeSet<(String, String)> = document["paths"]
             .as_object()

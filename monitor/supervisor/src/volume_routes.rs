@@ -23,8 +23,6 @@ const PORTIONS: usize = 4;
 
 /// Its routes.
 pub fn router() -> Router<App> {
-    // A backup is as long as its volume; it goes through and is not kept.
-    let restore = post(restore).layer(DefaultBodyLimit::disable());
     let to = |verb| async move |app, name, body| manage(verb, app, name, body).await;
     Router::new()
         .route("/v1/vault", get(to(Verb::Vault)))
@@ -34,7 +32,8 @@ pub fn router() -> Router<App> {
         .route("/v1/volumes/{name}/grow", post(to(Verb::Grow)))
         .route("/v1/volumes/{name}/rekey", post(to(Verb::Rekey)))
         .route("/v1/volumes/{name}/backup", post(backup))
-        .route("/v1/volumes/{name}/restore", restore)
+        // A backup is as long as its volume; it goes through and is not kept.
+        .route("/v1/volumes/{name}/restore", post(restore).layer(DefaultBodyLimit::disable()))
 }
 
 async fn manage(

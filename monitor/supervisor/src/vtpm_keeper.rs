@@ -25,31 +25,28 @@ struct VtpmKeeper {
     state: VtpmState,
     file: PathBuf,
     kept: Option<Stamp>,
+    stream: UnixStream,
 }
 
 /// Keeps what the swtpm with this folder wrote, then answers the VM process until that is gone; its end of the stream.
 pub fn start(state: VtpmState, folder: &Path) -> io::Result<(OwnedFd, KeeperThread)> {
-    let mut keeper = VtpmKeeper { state, file: folder.join(STATE_FILE), kept: None };
+    let (theirs, stream) = UnixStream::pair()?;
+    let ours = stream.try_clone()?;
+    let mut keeper = VtpmKeeper { state, file: folder.join(STATE_FILE), kept: None, stream };
     keeper.keep()?;
-    let (theirs, ours) = UnixStream::pair()?;
-    let stream = ours.try_clone()?;
-    let serve = move || {
-        keeper.serve(&stream);
-        let _ = stream.shutdown(Shutdown::Both);
-    };
-    let thread = thread::Builder::new().name("vtpm-keeper".into()).spawn(serve)?;
-    Ok((theirs.into(), KeeperThread(ours, Some(thread))))
+    let thread = thread::Builder::new().name("vtpm-keeper".into());
+    Ok((theirs.into(), KeeperThread(ours, Some(thread.spawn(move || keeper.serve())?))))
 }
 
 impl VtpmKeeper {
-    fn serve(&mut self, mut stream: &UnixStream) {
+    fn serve(&mut self) {
         let mut word = [0];
-        while stream.read_exact(&mut word).is_ok() {
+        while self.stream.read_exact(&mut word).is_ok() {
             if let Err(error) = self.keep() {
                 tracing::error!(%error, "the state of a vTPM cannot be kept");
                 return;
             }
-            if stream.write_all(&word).is_err() {
+            if self.stream.write_all(&word).is_err() {
                 return;
             }
         }
@@ -67,6 +64,13 @@ impl VtpmKeeper {
             self.kept = Some(stamp);
         }
         Ok(())
+    }
+}
+
+/// However it ends, whoever still waits for a word hears of it.
+impl Drop for VtpmKeeper {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
