@@ -25,8 +25,8 @@ static MESSAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut host = Evidence::from_cmw(recorded).expect("a recorded evidence").host;
     host.quote.event_log.truncate(30);
     host.descriptor.truncate(30);
-    let attest = Request::Attest { nonce: Nonce([1; 32]), report_data: Digest([2; 32]) };
-    let status = Request::Status { phase: Phase::Failed, detail: "why".into() };
+    let attest = Request::Attest(Nonce([1; 32]), Digest([2; 32]));
+    let status = Request::Status(Phase::Failed, "why".into());
     let id = GuestId {
         version: 1,
         box_kind: BoxKind::Closed,

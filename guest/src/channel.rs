@@ -84,7 +84,7 @@ impl Channel {
 
     /// The host's half of the evidence for this challenge.
     pub fn host_part(&self, nonce: Nonce, report_data: Digest) -> Result<HostPart, Failure> {
-        match self.ask(&Request::Attest { nonce, report_data })? {
+        match self.ask(&Request::Attest(nonce, report_data))? {
             Answer::Evidence(part) => Ok(*part),
             other => Err(unexpected(other)),
         }
@@ -136,7 +136,7 @@ impl Channel {
     /// Tells the monitor how far the guest is.
     pub fn status(&self, phase: Phase, detail: &str) -> Result<(), Failure> {
         let detail = shorten(detail, DETAIL_MAX).into();
-        match self.ask(&Request::Status { phase, detail })? {
+        match self.ask(&Request::Status(phase, detail))? {
             Answer::Noted => Ok(()),
             other => Err(unexpected(other)),
         }

@@ -47,26 +47,12 @@ pub enum Phase {
 /// What a guest may ask.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
-    /// Evidence for one challenge.
+    /// Evidence for one challenge: the verifier's nonce, and SHA-256 of the encoded runtime data.
     #[n(0)]
-    Attest {
-        /// The verifier's nonce.
-        #[n(0)]
-        nonce: Nonce,
-        /// SHA-256 of the encoded runtime data.
-        #[n(1)]
-        report_data: Digest,
-    },
-    /// Tells how far the guest is.
+    Attest(#[n(0)] Nonce, #[n(1)] Digest),
+    /// Tells how far the guest is, with a reject code or short reason, empty if none; at most 256 bytes.
     #[n(1)]
-    Status {
-        /// Phase reached.
-        #[n(0)]
-        phase: Phase,
-        /// Reject code or short reason, empty if none; at most 256 bytes.
-        #[n(1)]
-        detail: String,
-    },
+    Status(#[n(0)] Phase, #[n(1)] String),
     /// Blocks until somebody asks the VM to stop; answered with [`Answer::Stop`]. Own connection.
     #[n(2)]
     AwaitStop,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sha2::Digest as _;
 
 macro_rules! fixed_bytes {
-    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+    ($( $(#[$doc:meta])* $name:ident = $len:literal ),* $(,)?) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[derive(minicbor::Encode, minicbor::Decode, Serialize, Deserialize)]
@@ -55,29 +55,19 @@ macro_rules! fixed_bytes {
                 f.write_str(&self.to_hex())
             }
         }
-    };
+    )*};
 }
 
-fixed_bytes!(
+fixed_bytes! {
     /// A SHA-256 digest.
-    Digest,
-    32
-);
-fixed_bytes!(
+    Digest = 32,
     /// A verifier's challenge; used once (SPEC 7.3).
-    Nonce,
-    32
-);
-fixed_bytes!(
+    Nonce = 32,
     /// The Name of a TPM object whose nameAlg is SHA-256: `000b` followed by the digest of its public area.
-    ObjectName,
-    34
-);
-fixed_bytes!(
+    ObjectName = 34,
     /// Identifies one launch of one VM on one host; random, chosen by the monitor.
-    InstanceId,
-    16
-);
+    InstanceId = 16,
+}
 
 fn from_lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -148,7 +148,7 @@ impl BoundQuote {
     /// Checks that the signed selection is exactly `required` of the SHA-256 bank, that the values sent are
     /// for exactly these registers in ascending order, and that they hash to the signed digest.
     pub fn pcrs(self, required: &[u8], sent: &[PcrValue]) -> Result<QuotedPcrs, Reject> {
-        if self.info.selections.only_bank() != Some(HashAlg::Sha256) {
+        if !self.info.selections.is_only_of(HashAlg::Sha256) {
             return Err(Reject::BankNotAllowed);
         }
         let selected: Vec<u8> = self.selected().map(|(_, pcr)| pcr).collect();

@@ -9,6 +9,9 @@ use coffer_disk::DiskError;
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     // --- the vault itself
+    /// The host keeps none, or cannot open it.
+    #[error("the host has no vault: {0}")]
+    NoVault(String),
     /// The TPM has the vault's counter; the folder that goes with it is not there.
     #[error("the TPM has a vault's counter, but its folder is gone")]
     Missing,
@@ -171,6 +174,7 @@ impl VaultError {
     /// Stable kebab-case code.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::NoVault(_) => "no-vault",
             Self::Missing => "vault-missing",
             Self::KeyFile(_) => "vault-key-file",
             Self::Record(_) => "vault-record",
@@ -228,7 +232,11 @@ impl VaultError {
             | Self::WrongKind { .. }
             | Self::TooLarge { .. } => 400,
             Self::Full => 507,
-            Self::Seal(_) | Self::Counter(_) | Self::Tpm(_) | Self::Storage { .. } => 503,
+            Self::NoVault(_)
+            | Self::Seal(_)
+            | Self::Counter(_)
+            | Self::Tpm(_)
+            | Self::Storage { .. } => 503,
             _ => 422,
         }
     }
@@ -236,6 +244,7 @@ impl VaultError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::NoVault(_) => "start the monitor with --vault, and see its log",
             Self::Missing => {
                 "bring the newest folder back; to begin with nothing, remove the counter from the TPM"
             }

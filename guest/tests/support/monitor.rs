@@ -66,17 +66,17 @@ fn serve(mut stream: UnixStream, manner: &Manner, seen: &Mutex<Vec<(Phase, Strin
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
         stream.read_exact(&mut body).unwrap();
         let answer = match (cbor::decode(&body, REQUEST_MAX).unwrap(), manner) {
-            (Request::Status { phase, detail }, _) => {
+            (Request::Status(phase, detail), _) => {
                 seen.lock().unwrap().push((phase, detail));
                 Answer::Noted
             }
             (Request::AwaitStop, _) => Answer::Stop,
-            (Request::Attest { nonce, report_data }, Manner::Honest) => {
+            (Request::Attest(nonce, report_data), Manner::Honest) => {
                 Answer::Evidence(Box::new(host_part(&nonce, &report_data)))
             }
-            (Request::Attest { .. }, Manner::Refuses(line)) => Answer::Refused((*line).into()),
-            (Request::Attest { .. }, Manner::AnswersNoted) => Answer::Noted,
-            (Request::Attest { .. }, Manner::Sends(bytes)) => {
+            (Request::Attest(..), Manner::Refuses(line)) => Answer::Refused((*line).into()),
+            (Request::Attest(..), Manner::AnswersNoted) => Answer::Noted,
+            (Request::Attest(..), Manner::Sends(bytes)) => {
                 stream.write_all(bytes).unwrap();
                 return;
             }

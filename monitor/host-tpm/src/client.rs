@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffer_formats::evidence::{Inclusion, QuotePart};
 use coffer_formats::tpm::made::MadeKey;
@@ -24,7 +24,7 @@ use coffer_formats::{Digest, InstanceId, ObjectName, binding, merkle};
 
 use crate::desk::{Asker, Desk, Operation, Reply, Waiting};
 use crate::link::Link;
-use crate::queue::{Leaf, Work};
+use crate::queue::{Leaf, Queue, Work};
 use crate::wire::{Answer, Identity, Quoted, Request};
 use crate::{HostTpmError, Tcti, event_log};
 
@@ -101,11 +101,10 @@ impl HostTpm {
         let mut link = Link::new(program.to_owned(), tcti.clone());
         let ak_public = match link.ask(&Request::AkPublic, timing.operation)? {
             Answer::AkPublic(public) => public,
-            other => return Err(unexpected(&other)),
+            other => return Err(unexpected(other)),
         };
-        let made = MadeKey::new(&template::host_ak(), ak_public.clone()).map_err(|e| {
-            HostTpmError::Tpm { what: "making the host key".into(), reason: e.to_string() }
-        })?;
+        let made = MadeKey::new(&template::host_ak(), ak_public.clone())
+            .map_err(|e| HostTpmError::Tpm("making the host key".into(), e.to_string()))?;
         let ak_name = made.object_name();
         let desk = Arc::new(Desk::open());
         let owner =
@@ -135,12 +134,9 @@ impl HostTpm {
     /// Asks for a host quote over a tree that holds `leaf`, for a VM that may not have many of them at once
     /// ([`HostTpmError::Busy`]). Who drops the answer before its quote starts is not in the quote.
     pub fn request(&self, vm: InstanceId, leaf: Digest) -> Result<Waiting<Batched>, HostTpmError> {
-        self.handle.0.leaf(vm, leaf, self.timing.request)
-    }
-
-    /// As [`HostTpm::request`]; blocks.
-    pub fn attest(&self, vm: InstanceId, leaf: Digest) -> Result<Batched, HostTpmError> {
-        self.request(vm, leaf)?.finish()
+        self.handle.0.enqueue(self.timing.request, |queue, reply| {
+            queue.leaf(vm, leaf, Asker { since: Instant::now(), reply })
+        })
     }
 
     /// A quote with a tree of its own: enrolment has no place for an inclusion proof. Blocks.
@@ -150,16 +146,23 @@ impl HostTpm {
 
     /// What the TPM says of itself. Blocks; on hardware this makes an RSA key and takes a while.
     pub fn identity(&self) -> Result<Identity, HostTpmError> {
-        self.operate(Operation::Identity)
+        match self.operate(|reply| Operation::Ask(Request::Identity, reply))? {
+            Answer::Identity(identity) => Ok(identity),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Activates a credential: contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET. Blocks.
     pub fn activate(&self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, HostTpmError> {
-        self.operate(|reply| Operation::Activate(blob, secret, reply))
+        match self.operate(|reply| Operation::Ask(Request::Activate(blob, secret), reply))? {
+            Answer::Activated(secret) => Ok(secret),
+            other => Err(unexpected(other)),
+        }
     }
 
     fn operate<T>(&self, operation: impl FnOnce(Reply<T>) -> Operation) -> Result<T, HostTpmError> {
-        self.handle.0.operation(operation, self.timing.request)?.finish()
+        let put = |queue: &mut Queue<_, _>, reply| queue.operation(operation(reply));
+        self.handle.0.enqueue(self.timing.request, put)?.finish()
     }
 }
 
@@ -185,16 +188,13 @@ impl Owner {
         let digests: Vec<Digest> = leaves.iter().map(|leaf| leaf.digest).collect();
         let shares = self.shares(&digests);
         self.desk.finished();
-        match shares {
-            Ok(shares) => {
-                leaves
-                    .into_iter()
-                    .zip(shares)
-                    .for_each(|(leaf, share)| leaf.waiter.answer(Ok(share)));
-            }
-            Err(error) => {
-                leaves.into_iter().for_each(|leaf| leaf.waiter.answer(Err(error.clone())));
-            }
+        let answers = match shares {
+            Ok(shares) => shares.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); leaves.len()],
+        };
+        for (leaf, answer) in leaves.into_iter().zip(answers) {
+            // One that went away is no loss to the others.
+            let _ = leaf.waiter.reply.send(answer);
         }
     }
 
@@ -206,9 +206,8 @@ impl Owner {
                 });
                 let _ = reply.send(alone);
             }
-            Operation::Identity(reply) => drop(reply.send(self.identity())),
-            Operation::Activate(blob, secret, reply) => {
-                drop(reply.send(self.activate(blob, secret)));
+            Operation::Ask(request, reply) => {
+                drop(reply.send(self.link.ask(&request, self.timing.operation)));
             }
         }
         self.desk.finished();
@@ -231,26 +230,11 @@ impl Owner {
 
     fn quote(&mut self, qualifying: &Digest) -> Result<QuotePart, HostTpmError> {
         let event_log = event_log::read(&self.event_log)?;
-        let request = Request::Quote { qualifying: *qualifying };
-        match self.link.ask(&request, self.timing.quote)? {
+        match self.link.ask(&Request::Quote(*qualifying), self.timing.quote)? {
             Answer::Quoted(Quoted { attest, signature, pcrs }) => {
                 Ok(QuotePart { attest, signature, pcrs, event_log })
             }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn identity(&mut self) -> Result<Identity, HostTpmError> {
-        match self.link.ask(&Request::Identity, self.timing.operation)? {
-            Answer::Identity(identity) => Ok(identity),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn activate(&mut self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, HostTpmError> {
-        match self.link.ask(&Request::Activate { blob, secret }, self.timing.operation)? {
-            Answer::Activated(secret) => Ok(secret),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other)),
         }
     }
 }
@@ -262,12 +246,10 @@ impl Drop for Owner {
     }
 }
 
-fn unexpected(answer: &Answer) -> HostTpmError {
+fn unexpected(answer: Answer) -> HostTpmError {
     match answer {
-        Answer::Refused { what, reason } => {
-            HostTpmError::Tpm { what: what.clone(), reason: reason.clone() }
-        }
-        Answer::CannotOpen(reason) => HostTpmError::Open(reason.clone()),
+        Answer::Refused(what, reason) => HostTpmError::Tpm(what, reason),
+        Answer::CannotOpen(reason) => HostTpmError::Open(reason),
         Answer::UnstablePcrs => HostTpmError::UnstablePcrs,
         _ => HostTpmError::Keeper("it answered another question".into()),
     }

@@ -8,12 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coffer_formats::{Digest, InstanceId};
+use coffer_formats::Digest;
 
 use crate::HostTpmError;
 use crate::client::{Batched, Claims};
 use crate::queue::{Full, Limits, Queue, Ticket, Work};
-use crate::wire::Identity;
+use crate::wire::{Answer, Request};
 
 /// Who hears the answer.
 pub(crate) type Reply<T> = Sender<Result<T, HostTpmError>>;
@@ -22,33 +22,17 @@ pub(crate) type Reply<T> = Sender<Result<T, HostTpmError>>;
 pub(crate) enum Operation {
     /// A quote over one leaf.
     AttestAlone(Digest, Reply<Batched>),
-    /// What it says of itself.
-    Identity(Reply<Identity>),
-    /// ActivateCredential.
-    Activate(Vec<u8>, Vec<u8>, Reply<Vec<u8>>),
+    /// Whatever else the keeper is asked.
+    Ask(Request, Reply<Answer>),
 }
 
 /// A VM that waits for its share of a quote.
 pub(crate) struct Asker {
-    since: Instant,
-    reply: Reply<Batched>,
+    /// When it came.
+    pub(crate) since: Instant,
+    /// Where it waits.
+    pub(crate) reply: Reply<Batched>,
 }
-
-impl Asker {
-    fn age(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// Tells it. One that went away is no loss to the others.
-    pub(crate) fn answer(self, answer: Result<Batched, HostTpmError>) {
-        let _ = self.reply.send(answer);
-    }
-}
-
-/// What the owner does next.
-pub(crate) type Task = Work<Asker, Operation>;
-
-type Waiters = Queue<Asker, Operation>;
 
 /// Requests come in here, and the owner takes them out.
 pub(crate) struct Desk {
@@ -57,7 +41,7 @@ pub(crate) struct Desk {
 }
 
 struct State {
-    queue: Waiters,
+    queue: Queue<Asker, Operation>,
     claims: Claims,
     open: bool,
 }
@@ -69,38 +53,18 @@ impl Desk {
         Self { state: Mutex::new(State { queue, claims, open: true }), changed: Condvar::new() }
     }
 
-    /// Puts a VM's leaf in the queue.
-    pub(crate) fn leaf(
-        self: &Arc<Self>,
-        vm: InstanceId,
-        leaf: Digest,
-        patience: Duration,
-    ) -> Result<Waiting<Batched>, HostTpmError> {
-        self.enqueue(patience, |queue, reply| {
-            queue.leaf(vm, leaf, Asker { since: Instant::now(), reply })
-        })
-    }
-
-    /// Puts an operation in the queue.
-    pub(crate) fn operation<T>(
-        self: &Arc<Self>,
-        operation: impl FnOnce(Reply<T>) -> Operation,
-        patience: Duration,
-    ) -> Result<Waiting<T>, HostTpmError> {
-        self.enqueue(patience, |queue, reply| queue.operation(operation(reply)))
-    }
-
-    fn enqueue<T>(
+    /// Puts a request in the queue, to be answered within `patience`.
+    pub(crate) fn enqueue<T>(
         self: &Arc<Self>,
         patience: Duration,
-        put: impl FnOnce(&mut Waiters, Reply<T>) -> Result<Ticket, Full>,
+        put: impl FnOnce(&mut Queue<Asker, Operation>, Reply<T>) -> Result<Ticket, Full>,
     ) -> Result<Waiting<T>, HostTpmError> {
         let mut state = self.lock();
         if !state.open {
             return Err(gone());
         }
         let (reply, answer) = channel();
-        let ticket = put(&mut state.queue, reply).map_err(busy)?;
+        let ticket = put(&mut state.queue, reply).map_err(HostTpmError::Busy)?;
         drop(state);
         self.changed.notify_all();
         Ok(Waiting { desk: Arc::clone(self), ticket, answer, deadline: Instant::now() + patience })
@@ -108,11 +72,12 @@ impl Desk {
 
     /// Blocks until there is something to do; none once the desk is closed. While nothing but leaves waits, the first
     /// of them is given `gather` since it came for others to join it.
-    pub(crate) fn take(&self, gather: Duration) -> Option<Task> {
+    pub(crate) fn take(&self, gather: Duration) -> Option<Work<Asker, Operation>> {
         let mut state = self.lock();
         while state.open {
             let first = state.queue.gathering();
-            let left = first.map_or(Duration::ZERO, |first| gather.saturating_sub(first.age()));
+            let left =
+                first.map_or(Duration::ZERO, |first| gather.saturating_sub(first.since.elapsed()));
             if !left.is_zero() {
                 drop(state);
                 thread::sleep(left);
@@ -188,14 +153,6 @@ impl<T> Drop for Waiting<T> {
     fn drop(&mut self) {
         self.desk.lock().queue.cancel(self.ticket);
     }
-}
-
-fn busy(full: Full) -> HostTpmError {
-    HostTpmError::Busy(match full {
-        Full::Vm => "this VM already waits for as many quotes as one VM may",
-        Full::Leaves => "too many VMs wait for a quote",
-        Full::Operations => "too many operations wait",
-    })
 }
 
 fn gone() -> HostTpmError {

@@ -14,8 +14,7 @@ pub const DEFAULT_PATH: &str = "/sys/kernel/security/tpm0/binary_bios_measuremen
 
 /// Reads the log.
 pub fn read(path: &Path) -> Result<Vec<u8>, HostTpmError> {
-    let failed =
-        |reason: String| HostTpmError::EventLog { path: path.display().to_string(), reason };
+    let failed = |reason: String| HostTpmError::EventLog(path.to_owned(), reason);
     let file = File::open(path).map_err(|e| failed(e.to_string()))?;
     let mut log = Vec::new();
     // One byte more than allowed shows that there is more; securityfs files have no length to ask for.

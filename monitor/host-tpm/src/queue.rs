@@ -43,15 +43,11 @@ impl Limits {
 pub(crate) struct Ticket(u64);
 
 /// Why a request may not wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// The VM has as many requests as one VM may have.
-    Vm,
-    /// Too many requests of all VMs wait.
-    Leaves,
-    /// Too many operations wait.
-    Operations,
-}
+pub(crate) type Full = &'static str;
+
+const VM_FULL: Full = "this VM already waits for as many quotes as one VM may";
+const LEAVES_FULL: Full = "too many VMs wait for a quote";
+const OPERATIONS_FULL: Full = "too many operations wait";
 
 /// A leaf that waits for a quote, and who is to hear of it.
 #[derive(Debug)]
@@ -108,10 +104,10 @@ impl<W, O> Queue<W, O> {
         let waiting = self.leaves.iter().map(|leaf| &leaf.vm);
         let of_this_vm = waiting.chain(&self.in_quote).filter(|other| **other == vm).count();
         if of_this_vm >= self.limits.of_one_vm {
-            return Err(Full::Vm);
+            return Err(VM_FULL);
         }
         if self.leaves.len() >= self.limits.leaves {
-            return Err(Full::Leaves);
+            return Err(LEAVES_FULL);
         }
         let ticket = self.ticket();
         self.leaves.push_back(Leaf { ticket, vm, digest, waiter });
@@ -121,7 +117,7 @@ impl<W, O> Queue<W, O> {
     /// An operation waits for its turn.
     pub(crate) fn operation(&mut self, operation: O) -> Result<Ticket, Full> {
         if self.operations.len() >= self.limits.operations {
-            return Err(Full::Operations);
+            return Err(OPERATIONS_FULL);
         }
         let ticket = self.ticket();
         self.operations.push_back((ticket, operation));
@@ -213,10 +209,10 @@ mod tests {
         let mut queue: Queue<usize, usize> = Queue::new(SMALL);
         let ask = |queue: &mut Queue<usize, usize>, n| queue.leaf(vm(n), digest(0), 0).err();
         assert_eq!([ask(&mut queue, 1), ask(&mut queue, 1)], [None, None]);
-        assert_eq!(ask(&mut queue, 1), Some(Full::Vm));
+        assert_eq!(ask(&mut queue, 1), Some(VM_FULL));
         assert_eq!(ask(&mut queue, 2), None, "another VM is not held up");
         assert!(queue.next().is_some());
-        assert_eq!(ask(&mut queue, 1), Some(Full::Vm), "its requests are being quoted");
+        assert_eq!(ask(&mut queue, 1), Some(VM_FULL), "its requests are being quoted");
         queue.finished();
         assert_eq!(ask(&mut queue, 1), None);
     }
@@ -225,13 +221,13 @@ mod tests {
     fn a_full_queue_refuses_and_takes_again_when_it_is_not() {
         let mut queue: Queue<usize, usize> = Queue::new(SMALL);
         let tickets: Vec<_> = (0..5).map(|n| queue.leaf(vm(n), digest(0), 0).unwrap()).collect();
-        assert_eq!(queue.leaf(vm(9), digest(0), 0), Err(Full::Leaves));
+        assert_eq!(queue.leaf(vm(9), digest(0), 0), Err(LEAVES_FULL));
         queue.cancel(tickets[2]);
         assert!(queue.leaf(vm(9), digest(0), 0).is_ok());
         for _ in 0..3 {
             queue.operation(0).unwrap();
         }
-        assert_eq!(queue.operation(0), Err(Full::Operations));
+        assert_eq!(queue.operation(0), Err(OPERATIONS_FULL));
     }
 
     #[test]
@@ -314,13 +310,13 @@ mod tests {
 
         fn full(&self, vm: Option<u8>) -> Option<Full> {
             let Some(vm) = vm else {
-                return (self.waiting(false).len() >= SMALL.operations).then_some(Full::Operations);
+                return (self.waiting(false).len() >= SMALL.operations).then_some(OPERATIONS_FULL);
             };
             let own = |asked: &Asked| asked.vm == Some(vm) && asked.state != State::Over;
             if self.count(own) >= SMALL.of_one_vm {
-                return Some(Full::Vm);
+                return Some(VM_FULL);
             }
-            (self.waiting(true).len() >= SMALL.leaves).then_some(Full::Leaves)
+            (self.waiting(true).len() >= SMALL.leaves).then_some(LEAVES_FULL)
         }
 
         fn next(&self) -> Option<(bool, Vec<usize>)> {

@@ -8,7 +8,7 @@ use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
-use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle};
+use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
@@ -19,7 +19,7 @@ use tss_esapi::structures::{
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use crate::Tcti;
-use crate::wire::{Identity, Quoted};
+use crate::wire::{Answer, Identity, Quoted};
 
 /// Gives TPMT_PUBLIC bytes to make a primary from.
 type Template = fn() -> Vec<u8>;
@@ -36,20 +36,16 @@ const QUOTE_ATTEMPTS: usize = 4;
 /// Registers a TPM answers at once.
 const PCRS_AT_ONCE: usize = 8;
 
-pub(crate) enum TpmFailure {
-    Open(String),
-    Unstable,
-    Refused(&'static str, String),
-}
-
 /// A TPM with its attestation key loaded.
 pub(crate) struct OpenTpm {
     context: Context,
     ak: KeyHandle,
-    ak_public: Vec<u8>,
+    /// TPMT_PUBLIC of the key.
+    pub(crate) ak_public: Vec<u8>,
 }
 
-type Result<T> = std::result::Result<T, TpmFailure>;
+/// A failure is the answer that tells of it.
+pub(crate) type Result<T> = std::result::Result<T, Answer>;
 
 trait At<T> {
     fn at(self, what: &'static str) -> Result<T>;
@@ -57,20 +53,16 @@ trait At<T> {
 
 impl<T, E: std::fmt::Display> At<T> for std::result::Result<T, E> {
     fn at(self, what: &'static str) -> Result<T> {
-        self.map_err(|e| TpmFailure::Refused(what, e.to_string()))
+        self.map_err(|e| Answer::Refused(what.into(), e.to_string()))
     }
 }
 
 impl OpenTpm {
     pub(crate) fn open(tcti: &Tcti) -> Result<Self> {
-        let name = tcti.name_conf().map_err(|e| TpmFailure::Open(e.to_string()))?;
-        let mut context = Context::new(name).map_err(|e| TpmFailure::Open(e.to_string()))?;
+        let name = tcti.name_conf().map_err(|e| Answer::CannotOpen(e.to_string()))?;
+        let mut context = Context::new(name).map_err(|e| Answer::CannotOpen(e.to_string()))?;
         let (ak, ak_public) = primary(&mut context, &template::host_ak())?;
         Ok(Self { context, ak, ak_public })
-    }
-
-    pub(crate) fn ak_public(&self) -> &[u8] {
-        &self.ak_public
     }
 
     pub(crate) fn identity(&mut self) -> Result<Identity> {
@@ -89,15 +81,12 @@ impl OpenTpm {
             let values: Vec<&[u8]> = pcrs.iter().map(|pcr| pcr.digest.as_bytes()).collect();
             let AttestInfo::Quote { info } = attest.attested() else { continue };
             if info.pcr_digest().value() == Digest::of(&values).as_bytes() {
-                let (attest, signature) = (attest.marshall(), signature.marshall());
-                return Ok(Quoted {
-                    attest: attest.at("Quote")?,
-                    signature: signature.at("Quote")?,
-                    pcrs,
-                });
+                let attest = attest.marshall().at("Quote")?;
+                let signature = signature.marshall().at("Quote")?;
+                return Ok(Quoted { attest, signature, pcrs });
             }
         }
-        Err(TpmFailure::Unstable)
+        Err(Answer::UnstablePcrs)
     }
 
     /// ActivateCredential with the EK's policy, PolicySecret(TPM_RH_ENDORSEMENT).
@@ -126,8 +115,7 @@ impl OpenTpm {
             .at("ActivateCredential");
         // A policy session ends with its use; after a failure it is still there and would fill the TPM.
         if activated.is_err() {
-            let _ =
-                self.context.flush_context(tss_esapi::handles::SessionHandle::from(session).into());
+            let _ = self.context.flush_context(SessionHandle::from(session).into());
         }
         Ok(activated?.value().to_vec())
     }
@@ -144,7 +132,8 @@ impl OpenTpm {
                 HashingAlgorithm::Sha256,
             )
             .at("StartAuthSession")?
-            .ok_or_else(|| TpmFailure::Refused("StartAuthSession", "no session was made".into()))?;
+            .ok_or("no session was made")
+            .at("StartAuthSession")?;
         let (attributes, mask) =
             SessionAttributesBuilder::new().with_decrypt(true).with_encrypt(true).build();
         self.context.tr_sess_set_attributes(session, attributes, mask).at("StartAuthSession")?;
@@ -172,7 +161,7 @@ impl OpenTpm {
                 Err(e) => failure = failure.or(Some(e)),
             }
         }
-        Err(failure.unwrap_or(TpmFailure::Unstable))
+        Err(failure.unwrap_or(Answer::UnstablePcrs))
     }
 
     fn read_nv(&mut self, index: u32) -> Result<Vec<u8>> {
@@ -191,14 +180,11 @@ impl OpenTpm {
             let selection = selection(indices)?;
             let (_, answered, digests) = self.context.pcr_read(selection.clone()).at("PCR_Read")?;
             if answered != selection || digests.len() != indices.len() {
-                let reason = "the SHA-256 bank is not active".to_owned();
-                return Err(TpmFailure::Refused("PCR_Read", reason));
+                return Err("the SHA-256 bank is not active").at("PCR_Read");
             }
             for (index, digest) in indices.iter().zip(digests.value()) {
-                let digest = Digest::from_slice(digest.value()).ok_or_else(|| {
-                    TpmFailure::Refused("PCR_Read", "a digest of odd length".into())
-                })?;
-                values.push(PcrValue { index: *index, digest });
+                let digest = Digest::from_slice(digest.value()).ok_or("a digest of odd length");
+                values.push(PcrValue { index: *index, digest: digest.at("PCR_Read")? });
             }
         }
         Ok(values)

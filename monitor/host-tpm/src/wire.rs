@@ -47,18 +47,15 @@ pub(crate) enum Request {
     AkPublic,
     #[n(1)]
     Identity,
+    /// Over this extraData.
     #[n(2)]
-    Quote {
-        #[n(0)]
-        qualifying: Digest,
-    },
+    Quote(#[n(0)] Digest),
+    /// Contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
     #[n(3)]
-    Activate {
-        #[cbor(n(0), with = "minicbor::bytes")]
-        blob: Vec<u8>,
-        #[cbor(n(1), with = "minicbor::bytes")]
-        secret: Vec<u8>,
-    },
+    Activate(
+        #[cbor(n(0), with = "minicbor::bytes")] Vec<u8>,
+        #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>,
+    ),
 }
 
 #[derive(Encode, Decode)]
@@ -72,13 +69,9 @@ pub(crate) enum Answer {
     /// The activated enrolment secret: it proves which TPM this is and protects nothing else.
     #[n(3)]
     Activated(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// The operation that the TPM refused, and what it said.
     #[n(4)]
-    Refused {
-        #[n(0)]
-        what: String,
-        #[n(1)]
-        reason: String,
-    },
+    Refused(#[n(0)] String, #[n(1)] String),
     #[n(5)]
     CannotOpen(#[n(0)] String),
     #[n(6)]

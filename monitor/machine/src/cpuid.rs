@@ -16,11 +16,8 @@ pub(crate) fn guest(supported: &CpuId, id: u8, count: u8) -> Result<CpuId, Machi
         .as_slice()
         .iter()
         .filter(|e| !HIDDEN_LEAVES.contains(&e.function) && !TOPOLOGY_LEAVES.contains(&e.function))
-        .copied()
+        .map(|entry| adjusted(*entry, id, count))
         .collect();
-    for entry in &mut entries {
-        adjust(entry, id, count);
-    }
     let highest = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
     for leaf in TOPOLOGY_LEAVES.into_iter().filter(|leaf| *leaf <= highest) {
         entries.extend(topology(leaf, id, count));
@@ -28,7 +25,7 @@ pub(crate) fn guest(supported: &CpuId, id: u8, count: u8) -> Result<CpuId, Machi
     CpuId::from_entries(&entries).map_err(|_| MachineError::TooManyEntries("cpuid"))
 }
 
-fn adjust(entry: &mut kvm_cpuid_entry2, id: u8, count: u8) {
+fn adjusted(mut entry: kvm_cpuid_entry2, id: u8, count: u8) -> kvm_cpuid_entry2 {
     let (id, count) = (u32::from(id), u32::from(count));
     match (entry.function, entry.index) {
         (0x1, _) => {
@@ -58,6 +55,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, id: u8, count: u8) {
         (0x8000_001E, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (id, id & 0xFF, 0, 0),
         _ => {}
     }
+    entry
 }
 
 /// Sub-leaves "thread" and "core" of an extended topology leaf, and the closing empty one.

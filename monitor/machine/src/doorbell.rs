@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// A non-blocking eventfd: rung by one side, cleared by the other.
-pub struct Doorbell(EventFd);
+pub struct Doorbell(pub(crate) EventFd);
 
 impl Doorbell {
     /// A silent doorbell.
@@ -31,10 +31,6 @@ impl Doorbell {
     /// A second handle to the same counter.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
-    }
-
-    pub(crate) fn event(&self) -> &EventFd {
-        &self.0
     }
 }
 

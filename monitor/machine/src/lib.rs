@@ -16,7 +16,7 @@ mod vcpu;
 mod vcpu_thread;
 
 pub use doorbell::Doorbell;
-pub use long_mode::{LinuxEntry, TABLES_END, TABLES_START};
+pub use long_mode::LinuxEntry;
 pub use machine::{Machine, MachineError};
 pub use memory::{GuestRam, RamRange};
 pub use tap::attach_tap;

@@ -4,8 +4,7 @@
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::GuestRam;
-use crate::MachineError;
+use crate::{GuestRam, MachineError};
 
 /// Where a kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +15,10 @@ pub struct LinuxEntry {
     pub zero_page: u64,
 }
 
-/// First byte of the boot tables this module writes: GDT, then page tables.
-pub const TABLES_START: u64 = 0x8000;
-/// End of the boot tables. The kernel replaces them; the memory is ordinary RAM to it.
-pub const TABLES_END: u64 = PAGE_DIRECTORIES + GIB_MAPPED * PAGE;
-
 const PAGE: u64 = 4096;
-const GDT: u64 = TABLES_START;
+/// The tables this module writes: GDT, then page tables, up to 0xF000. The kernel replaces them; the memory is ordinary
+/// RAM to it.
+const GDT: u64 = 0x8000;
 const PML4: u64 = GDT + PAGE;
 const PDPT: u64 = PML4 + PAGE;
 const PAGE_DIRECTORIES: u64 = PDPT + PAGE;
@@ -48,9 +44,7 @@ const DESCRIPTORS: [u64; 5] =
 /// Writes GDT and identity page tables (2 MiB pages) for the first 4 GiB.
 pub(crate) fn write_tables(ram: &GuestRam) -> Result<(), MachineError> {
     let write = |value: u64, address: u64| {
-        ram.view()
-            .write_obj(value, GuestAddress(address))
-            .map_err(|e| MachineError::Memory(e.to_string()))
+        ram.view().write_obj(value, GuestAddress(address)).map_err(MachineError::memory)
     };
     for (descriptor, slot) in DESCRIPTORS.into_iter().zip(0u64..) {
         write(descriptor, GDT + slot * 8)?;
@@ -73,10 +67,8 @@ pub(crate) fn enter(sregs: &mut kvm_sregs) {
     sregs.cs = segment(CODE_SELECTOR, 0xB, true);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = kvm_segment { s: 0, l: 0, db: 0, ..segment(TASK_SELECTOR, 0xB, false) };
-    sregs.gdt.base = GDT;
-    sregs.gdt.limit = (DESCRIPTORS.len() * 8 - 1) as u16;
-    sregs.idt.base = 0;
-    sregs.idt.limit = 0;
+    (sregs.gdt.base, sregs.gdt.limit) = (GDT, (DESCRIPTORS.len() * 8 - 1) as u16);
+    (sregs.idt.base, sregs.idt.limit) = (0, 0);
     sregs.cr3 = PML4;
     sregs.cr4 |= CR4_PAE;
     sregs.cr0 |= CR0_PE | CR0_PG;
@@ -90,12 +82,10 @@ pub(crate) fn registers(entry: LinuxEntry) -> kvm_regs {
 
 fn segment(selector: u16, kind: u8, code64: bool) -> kvm_segment {
     kvm_segment {
-        base: 0,
         limit: 0xFFFF_FFFF,
         selector,
         type_: kind,
         present: 1,
-        dpl: 0,
         db: u8::from(!code64),
         s: 1,
         l: u8::from(code64),

@@ -37,13 +37,8 @@ pub enum MachineError {
     #[error("this KVM runs at most {0} vcpus")]
     TooManyVcpus(usize),
     /// An ioctl failed.
-    #[error("kvm refused {what}: {source}")]
-    Kvm {
-        /// What was asked.
-        what: &'static str,
-        /// Its errno.
-        source: kvm_ioctls::Error,
-    },
+    #[error("kvm refused {0}: {1}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
     /// Too many CPUID or MSR entries for one call.
     #[error("kvm reports more {0} entries than one call can carry")]
     TooManyEntries(&'static str),
@@ -53,33 +48,38 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    pub(crate) fn kvm(what: &'static str, source: kvm_ioctls::Error) -> Self {
-        Self::Kvm { what, source }
+    pub(crate) fn memory(error: impl ToString) -> Self {
+        Self::Memory(error.to_string())
     }
+}
+
+/// The failure of an ioctl that asked for `what`.
+pub(crate) fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
+    move |errno| MachineError::Kvm(what, errno)
 }
 
 /// A VM without vCPUs yet.
 pub struct Machine {
-    kvm: Kvm,
-    vm: VmFd,
-    ram: GuestRam,
+    pub(crate) kvm: Kvm,
+    pub(crate) vm: VmFd,
+    pub(crate) ram: GuestRam,
 }
 
 impl Machine {
     /// Builds a VM with in-kernel interrupt controllers over the `/dev/kvm` descriptor.
-    pub fn new(kvm: OwnedFd, ranges: &[RamRange]) -> Result<Self, MachineError> {
+    pub fn new(host: OwnedFd, ranges: &[RamRange]) -> Result<Self, MachineError> {
         // SAFETY: the descriptor is owned (taken out of `OwnedFd`) and handed over exactly once. If it is
         // not KVM, its ioctls fail; the version check below is the first of them.
-        let kvm = unsafe { <Kvm as std::os::fd::FromRawFd>::from_raw_fd(kvm.into_raw_fd()) };
-        check(&kvm)?;
-        let vm = kvm.create_vm().map_err(|e| MachineError::kvm("a vm", e))?;
-        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
-            .map_err(|e| MachineError::kvm("the identity map address", e))?;
-        vm.set_tss_address(TSS_ADDRESS).map_err(|e| MachineError::kvm("the tss address", e))?;
-        vm.create_irq_chip().map_err(|e| MachineError::kvm("interrupt controllers", e))?;
+        let host = unsafe { <Kvm as std::os::fd::FromRawFd>::from_raw_fd(host.into_raw_fd()) };
+        check(&host)?;
+        let vm = host.create_vm().map_err(kvm("a vm"))?;
+        let identity_map = vm.set_identity_map_address(IDENTITY_MAP_ADDRESS);
+        identity_map.map_err(kvm("the identity map address"))?;
+        vm.set_tss_address(TSS_ADDRESS).map_err(kvm("the tss address"))?;
+        vm.create_irq_chip().map_err(kvm("interrupt controllers"))?;
         let ram = GuestRam::allocate(ranges)?;
         ram.lend(&vm)?;
-        Ok(Self { kvm, vm, ram })
+        Ok(Self { kvm: host, vm, ram })
     }
 
     /// The guest's memory.
@@ -90,18 +90,15 @@ impl Machine {
     /// An interrupt line: each ring is one edge on `gsi`.
     pub fn interrupt_line(&self, gsi: u32) -> Result<Doorbell, MachineError> {
         let line = Doorbell::new()?;
-        self.vm
-            .register_irqfd(line.event(), gsi)
-            .map_err(|e| MachineError::kvm("an interrupt line", e))?;
+        self.vm.register_irqfd(&line.0, gsi).map_err(kvm("an interrupt line"))?;
         Ok(line)
     }
 
     /// A doorbell KVM rings when the guest writes `value` as 32 bits to `address`; no vCPU leaves the kernel for it.
     pub fn notify_on_write(&self, address: u64, value: u32) -> Result<Doorbell, MachineError> {
         let bell = Doorbell::new()?;
-        self.vm
-            .register_ioevent(bell.event(), &IoEventAddress::Mmio(address), value)
-            .map_err(|e| MachineError::kvm("a doorbell", e))?;
+        let address = IoEventAddress::Mmio(address);
+        self.vm.register_ioevent(&bell.0, &address, value).map_err(kvm("a doorbell"))?;
         Ok(bell)
     }
 
@@ -111,7 +108,7 @@ impl Machine {
         if usize::from(count) > most {
             return Err(MachineError::TooManyVcpus(most));
         }
-        Vcpu::new(&self.kvm, &self.vm, self.ram.clone(), id, count)
+        Vcpu::new(self, id, count)
     }
 }
 

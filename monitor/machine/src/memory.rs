@@ -15,7 +15,7 @@ use vm_memory::{
     MmapRegion,
 };
 
-use crate::MachineError;
+use crate::machine::{MachineError, kvm};
 
 /// A range of guest-physical addresses backed by memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,17 +40,14 @@ struct Inner {
 impl GuestRam {
     /// Maps fresh zeroed memory for each range.
     pub fn allocate(ranges: &[RamRange]) -> Result<Self, MachineError> {
-        let failed = |error: &dyn std::fmt::Display| MachineError::Memory(error.to_string());
-        let mut mappings = Vec::new();
-        let mut regions = Vec::new();
+        let (mut regions, mut mappings) = (Vec::new(), Vec::new());
         for range in ranges {
-            let mapping =
-                Mapping::new(usize::try_from(range.size).map_err(|_| MachineError::MemoryShape)?)
-                    .map_err(|e| failed(&e))?;
+            let size = usize::try_from(range.size).map_err(|_| MachineError::MemoryShape)?;
+            let mapping = Mapping::new(size).map_err(MachineError::memory)?;
             regions.push(mapping.region(range.start)?);
             mappings.push(mapping);
         }
-        let view = GuestMemoryMmap::from_regions(regions).map_err(|e| failed(&e))?;
+        let view = GuestMemoryMmap::from_regions(regions).map_err(MachineError::memory)?;
         Ok(Self(Arc::new(Inner { view, _mappings: mappings })))
     }
 
@@ -67,21 +64,15 @@ impl GuestRam {
                 flags: 0,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
-                userspace_addr: host_address(region) as u64,
+                userspace_addr: region.as_ptr() as u64,
             };
             // SAFETY: the address and size describe one live mapping owned by `region`; regions do not
             // overlap (checked by `from_regions`), and `Machine` and each `Vcpu` hold a clone of `self`
             // beside every descriptor through which KVM could run the guest.
-            unsafe { vm.set_user_memory_region(slot) }
-                .map_err(|e| MachineError::kvm("lending memory", e))?;
+            unsafe { vm.set_user_memory_region(slot) }.map_err(kvm("lending memory"))?;
         }
         Ok(())
     }
-}
-
-/// Where the mapping of a region starts in this process.
-fn host_address(region: &impl std::ops::Deref<Target = MmapRegion>) -> *mut u8 {
-    region.as_ptr()
 }
 
 /// Anonymous memory that starts at a huge page boundary, as guest-physical ranges do: only where both are
@@ -134,7 +125,7 @@ impl Mapping {
         // SAFETY: start and size are those of a live mapping with these protections and flags; `Inner`
         // drops the view, which holds the region, before the mapping.
         let region = unsafe { MmapRegion::build_raw(self.start, self.size, PROTECTION, FLAGS) }
-            .map_err(|e| MachineError::Memory(e.to_string()))?;
+            .map_err(MachineError::memory)?;
         GuestRegionMmap::new(region, GuestAddress(at)).ok_or(MachineError::MemoryShape)
     }
 }
@@ -159,7 +150,7 @@ mod tests {
         ])
         .unwrap();
         for region in ram.view().iter() {
-            assert_eq!(host_address(region) as usize % HUGE_PAGE, 0);
+            assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
         }
         ram.view().write_obj(7u8, GuestAddress((3 << 20) - 1)).unwrap();
         assert!(ram.view().write_obj(7u8, GuestAddress(3 << 20)).is_err());

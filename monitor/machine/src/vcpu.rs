@@ -7,9 +7,10 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Msrs, kvm_fpu,
     kvm_msr_entry,
 };
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::{GuestRam, LinuxEntry, MachineError, cpuid, long_mode};
+use crate::machine::{Machine, MachineError, kvm};
+use crate::{GuestRam, LinuxEntry, cpuid, long_mode};
 
 /// What a guest reaches through ports and through memory that is not RAM.
 ///
@@ -43,46 +44,31 @@ pub enum Exit {
 pub struct Vcpu {
     fd: VcpuFd,
     ram: GuestRam,
-    id: u8,
+    /// 0 is the one that boots.
+    pub(crate) id: u8,
 }
 
 impl Vcpu {
-    pub(crate) fn new(
-        kvm: &Kvm,
-        vm: &VmFd,
-        ram: GuestRam,
-        id: u8,
-        count: u8,
-    ) -> Result<Self, MachineError> {
-        let fd = vm.create_vcpu(u64::from(id)).map_err(|e| MachineError::kvm("a vcpu", e))?;
-        let supported = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(|e| MachineError::kvm("its cpuid", e))?;
+    pub(crate) fn new(machine: &Machine, id: u8, count: u8) -> Result<Self, MachineError> {
+        let fd = machine.vm.create_vcpu(u64::from(id)).map_err(kvm("a vcpu"))?;
+        let supported = machine.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid::guest(&supported.map_err(kvm("its cpuid"))?, id, count)?;
         // Before the MSRs: since Linux 6.13 KVM derives which MSRs exist from the CPUID set here.
-        fd.set_cpuid2(&cpuid::guest(&supported, id, count)?)
-            .map_err(|e| MachineError::kvm("this cpuid", e))?;
-        let vcpu = Self { fd, ram, id };
+        fd.set_cpuid2(&cpuid).map_err(kvm("this cpuid"))?;
+        let vcpu = Self { fd, ram: machine.ram.clone(), id };
         vcpu.set_msrs()?;
         vcpu.set_fpu()?;
         vcpu.set_local_interrupts()?;
         Ok(vcpu)
     }
 
-    /// Index of this vCPU; 0 is the one that boots.
-    pub fn id(&self) -> u8 {
-        self.id
-    }
-
     /// Puts this vCPU at a kernel's 64-bit entry point. The others wait for the guest to start them.
     pub fn boot(&self, entry: LinuxEntry) -> Result<(), MachineError> {
         long_mode::write_tables(&self.ram)?;
-        let mut sregs =
-            self.fd.get_sregs().map_err(|e| MachineError::kvm("reading segments", e))?;
+        let mut sregs = self.fd.get_sregs().map_err(kvm("reading segments"))?;
         long_mode::enter(&mut sregs);
-        self.fd.set_sregs(&sregs).map_err(|e| MachineError::kvm("long mode", e))?;
-        self.fd
-            .set_regs(&long_mode::registers(entry))
-            .map_err(|e| MachineError::kvm("the entry point", e))
+        self.fd.set_sregs(&sregs).map_err(kvm("long mode"))?;
+        self.fd.set_regs(&long_mode::registers(entry)).map_err(kvm("the entry point"))
     }
 
     /// Tells the guest's clock that the time since is no fault of the guest's: its watchdogs stay calm. A guest that
@@ -115,18 +101,19 @@ impl Vcpu {
         /// Memory type range registers: on, write-back by default; device memory is below no range, and KVM
         /// decides its type anyway.
         const MTRR_DEFAULT: (u32, u64) = (0x2FF, (1 << 11) | 6);
-        let entries: Vec<kvm_msr_entry> = [MISC_ENABLE, MTRR_DEFAULT]
-            .into_iter()
-            .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
-            .collect();
+        let entries = [MISC_ENABLE, MTRR_DEFAULT].map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        });
         let msrs = Msrs::from_entries(&entries).map_err(|_| MachineError::TooManyEntries("msr"))?;
-        self.fd.set_msrs(&msrs).map(|_| ()).map_err(|e| MachineError::kvm("msrs", e))
+        self.fd.set_msrs(&msrs).map(|_| ()).map_err(kvm("msrs"))
     }
 
     fn set_fpu(&self) -> Result<(), MachineError> {
         // The reset values of the x87 control word and MXCSR (Intel SDM 3A table 9-1).
         let fpu = kvm_fpu { fcw: 0x37F, mxcsr: 0x1F80, ..Default::default() };
-        self.fd.set_fpu(&fpu).map_err(|e| MachineError::kvm("the fpu state", e))
+        self.fd.set_fpu(&fpu).map_err(kvm("the fpu state"))
     }
 
     /// LINT0 takes external interrupts, LINT1 takes NMIs: what firmware would have set up.
@@ -135,13 +122,12 @@ impl Vcpu {
         const LINT1: usize = 0x360;
         const MODE_EXTINT: u32 = 7 << 8;
         const MODE_NMI: u32 = 4 << 8;
-        let mut lapic =
-            self.fd.get_lapic().map_err(|e| MachineError::kvm("reading the local apic", e))?;
+        let mut lapic = self.fd.get_lapic().map_err(kvm("reading the local apic"))?;
         for (register, mode) in [(LINT0, MODE_EXTINT), (LINT1, MODE_NMI)] {
             for (slot, byte) in lapic.regs.iter_mut().skip(register).zip(mode.to_le_bytes()) {
                 *slot = byte.cast_signed();
             }
         }
-        self.fd.set_lapic(&lapic).map_err(|e| MachineError::kvm("the local apic", e))
+        self.fd.set_lapic(&lapic).map_err(kvm("the local apic"))
     }
 }

@@ -1,12 +1,11 @@
 //! A thread that runs one vCPU and can be called out of the guest.
 //!
-//! Unsafe here because the only way to make KVM leave the guest from outside is a signal to the thread.
-#![expect(unsafe_code, reason = "installs a signal handler and signals a thread")]
+//! The only way to make KVM leave the guest from outside is a signal to the thread: `KVM_RUN` then returns EINTR.
 
-use std::os::unix::thread::JoinHandleExt;
-use std::sync::Once;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
 
 use crate::Vcpu;
 
@@ -17,19 +16,17 @@ impl VcpuThread {
     /// Runs `body` with the vCPU on a thread of its own. `body` returns once whatever [`VcpuThread::stop`]'s caller
     /// set tells it to; it looks after every exit.
     pub fn spawn(vcpu: Vcpu, body: impl FnOnce(Vcpu) + Send + 'static) -> std::io::Result<Self> {
-        install_handler();
-        thread::Builder::new()
-            .name(format!("vcpu{}", vcpu.id()))
-            .spawn(move || body(vcpu))
-            .map(Self)
+        // Without SA_RESTART, which would have KVM_RUN go on.
+        register_signal_handler(SIGRTMIN(), nothing)?;
+        let thread = thread::Builder::new().name(format!("vcpu{}", vcpu.id));
+        thread.spawn(move || body(vcpu)).map(Self)
     }
 
     /// Calls the vCPU out of the guest. A call that comes just before the thread enters the guest is lost: whoever
     /// waits for it calls again.
     pub fn kick(&self) {
-        // SAFETY: the handle is not joined yet, so the thread id is valid even if the thread just ended;
-        // the signal has a handler that does nothing, installed before the thread was made.
-        unsafe { libc::pthread_kill(self.0.as_pthread_t(), kick_signal()) };
+        // One that just ended needs no call; its handle is not joined yet, so nobody else is called instead.
+        let _ = self.0.kill(SIGRTMIN());
     }
 
     /// Wakes its thread if that is parked.
@@ -48,22 +45,4 @@ impl VcpuThread {
     }
 }
 
-fn kick_signal() -> libc::c_int {
-    libc::SIGRTMIN()
-}
-
-extern "C" fn nothing(_: libc::c_int) {}
-
-fn install_handler() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let handler: extern "C" fn(libc::c_int) = nothing;
-        // SAFETY: `sigaction` is plain data, all zeros is "no flags, empty mask"; without SA_RESTART the
-        // KVM_RUN ioctl returns EINTR. The handler does nothing, so it is safe at any point of any thread.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler as libc::sighandler_t;
-            libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
-        }
-    });
-}
+extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}

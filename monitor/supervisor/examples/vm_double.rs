@@ -88,8 +88,8 @@ impl Double {
 
     fn attest(&self) -> EndReason {
         let mut stream = self.channel();
-        ask(&mut stream, &Request::Status { phase: Phase::Started, detail: String::new() });
-        let request = Request::Attest { nonce: Nonce([1; 32]), report_data: Digest([2; 32]) };
+        ask(&mut stream, &Request::Status(Phase::Started, String::new()));
+        let request = Request::Attest(Nonce([1; 32]), Digest([2; 32]));
         let part = match ask(&mut stream, &request) {
             Answer::Evidence(part) => part,
             Answer::Refused(why) => {
@@ -99,8 +99,8 @@ impl Double {
             _ => std::process::exit(9),
         };
         println!("host part {}", hex::encode(cbor::encode(&*part)));
-        ask(&mut stream, &Request::Status { phase: Phase::Attested, detail: String::new() });
-        ask(&mut stream, &Request::Status { phase: Phase::Running, detail: String::new() });
+        ask(&mut stream, &Request::Status(Phase::Attested, String::new()));
+        ask(&mut stream, &Request::Status(Phase::Running, String::new()));
         match ask(&mut self.channel(), &Request::AwaitStop) {
             Answer::Stop => EndReason::PowerOff,
             _ => std::process::exit(10),
@@ -166,7 +166,7 @@ impl Double {
         let heard = || wire::receive::<Command>(&self.control).ok().flatten().map(|(c, _)| c);
         let mut stream = self.channel();
         for phase in [Phase::Started, Phase::Attested, Phase::Attested, Phase::Running] {
-            ask(&mut stream, &Request::Status { phase, detail: String::new() });
+            ask(&mut stream, &Request::Status(phase, String::new()));
             println!("heard {:?} after {phase:?}", heard());
         }
         EndReason::PowerOff
@@ -174,7 +174,7 @@ impl Double {
 
     fn denied(&self) -> EndReason {
         let detail = "policy-denied".into();
-        ask(&mut self.channel(), &Request::Status { phase: Phase::Failed, detail });
+        ask(&mut self.channel(), &Request::Status(Phase::Failed, detail));
         EndReason::PowerOff
     }
 
@@ -183,9 +183,7 @@ impl Double {
         let mut streams: Vec<UnixStream> = (0..20).map(|_| self.channel()).collect();
         let answered = streams
             .iter_mut()
-            .filter_map(|s| {
-                try_ask(s, &Request::Status { phase: Phase::Started, detail: String::new() })
-            })
+            .filter_map(|s| try_ask(s, &Request::Status(Phase::Started, String::new())))
             .count();
         assert!((1..=8).contains(&answered), "{answered}");
         drop(streams);

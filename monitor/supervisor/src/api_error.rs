@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use coffer_formats::Reject;
 use coffer_formats::protocol::ErrorBody;
 use coffer_host_tpm::HostTpmError;
+use coffer_vault::Refusal;
 
 use crate::{enroll::EnrollError, launch_error::LaunchError};
 
@@ -52,16 +52,16 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-failed", message)
     }
 
-    /// As HTTP has it.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
     /// Adds what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.body.hint = Some(hint.into());
         self
+    }
+
+    fn coded((code, status): (&'static str, u16), error: &dyn std::error::Error) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::new(status, code, error.to_string())
     }
 
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -70,32 +70,33 @@ impl ApiError {
     }
 }
 
-impl From<LaunchError> for ApiError {
-    fn from(error: LaunchError) -> Self {
-        let (code, status) = error.code();
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(status, code, error.to_string()).hint(error.hint())
+impl<E: Into<LaunchError>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        Self::coded(error.code(), &error).hint(error.hint())
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Vault(error) => error.into(),
+            body @ Refusal::Body(_) => Self::bad_request(body.to_string()),
+        }
     }
 }
 
 impl From<HostTpmError> for ApiError {
     fn from(error: HostTpmError) -> Self {
-        let code = match error {
-            HostTpmError::Busy(_) => "busy",
-            _ => Reject::HostTpmFailed.code(),
-        };
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string()).hint(error.hint())
+        let hint = error.hint();
+        let error = EnrollError::from(error);
+        Self::coded(error.code(), &error).hint(hint)
     }
 }
 
 impl From<EnrollError> for ApiError {
     fn from(error: EnrollError) -> Self {
-        let status = match error {
-            EnrollError::Tpm(_) => StatusCode::SERVICE_UNAVAILABLE,
-            EnrollError::Malformed | EnrollError::NotForUs => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, error.code(), error.to_string())
-            .hint("start the enrolment again with a fresh token")
+        Self::coded(error.code(), &error).hint("start the enrolment again with a fresh token")
     }
 }
 

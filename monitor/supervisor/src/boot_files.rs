@@ -19,12 +19,7 @@ const SETTLED_S: i64 = 2;
 /// Copies, those used last at the end.
 pub struct BootFiles {
     most: u64,
-    kept: Guarded<VecDeque<Kept>>,
-}
-
-struct Kept {
-    stamp: Stamp,
-    copy: Arc<MemFile>,
+    kept: Guarded<VecDeque<(Stamp, Arc<MemFile>)>>,
 }
 
 /// What tells a file, and that it was not written to.
@@ -60,9 +55,9 @@ impl BootFiles {
 
     fn find(&self, stamp: &Stamp) -> Option<Arc<MemFile>> {
         let mut kept = self.kept.lock();
-        let at = kept.iter().position(|kept| kept.stamp == *stamp)?;
+        let at = kept.iter().position(|(other, _)| other == stamp)?;
         let found = kept.remove(at)?;
-        let copy = Arc::clone(&found.copy);
+        let copy = Arc::clone(&found.1);
         kept.push_back(found);
         Some(copy)
     }
@@ -71,9 +66,9 @@ impl BootFiles {
     fn keep(&self, stamp: Stamp, copy: Arc<MemFile>) {
         let mut kept = self.kept.lock();
         // Two launches at once may both have copied it; a file that changed is not asked for again.
-        kept.retain(|kept| kept.stamp.file != stamp.file || kept.stamp.place != stamp.place);
-        kept.push_back(Kept { stamp, copy });
-        while kept.iter().map(|kept| kept.copy.size).sum::<u64>() > self.most {
+        kept.retain(|(other, _)| other.file != stamp.file || other.place != stamp.place);
+        kept.push_back((stamp, copy));
+        while kept.iter().map(|(_, copy)| copy.size).sum::<u64>() > self.most {
             kept.pop_front();
         }
     }

@@ -8,10 +8,12 @@ use std::{os::unix::net::UnixStream, sync::Arc, thread, time::Duration};
 
 use coffer_formats::channel::{ANSWER_MAX, Answer, Phase, REQUEST_MAX, Request};
 use coffer_formats::{Digest, Nonce, cbor};
+use coffer_host_tpm::HostTpm;
+use coffer_services::Services;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Semaphore;
 
-use crate::{evidence, guest_log::GuestLog, services::Services, vm::Vm, vm_process::Control};
+use crate::{evidence, guest_log::GuestLog, vm::Vm, vm_process::Control};
 
 /// Connections of one VM at a time: one for evidence, one that waits for a stop, and room for a restart.
 const CONNECTIONS_MAX: usize = 8;
@@ -23,6 +25,7 @@ const DETAIL_MAX: usize = 256;
 /// The channels of one VM.
 #[derive(Clone)]
 pub struct Channels {
+    host_tpm: Option<HostTpm>,
     services: Services,
     control: Control,
     places: Arc<Semaphore>,
@@ -31,9 +34,9 @@ pub struct Channels {
 
 impl Channels {
     /// None open yet. Without a host TPM every request for evidence is refused.
-    pub fn new(services: Services, control: Control) -> Self {
+    pub fn new(host_tpm: Option<HostTpm>, services: Services, control: Control) -> Self {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { services, control, places, log: Arc::default() }
+        Self { host_tpm, services, control, places, log: Arc::default() }
     }
 
     /// Serves one connection until it ends.
@@ -70,13 +73,13 @@ impl Channels {
     /// None if nobody is there to hear it.
     fn answer(&self, vm: &Vm, stream: &UnixStream, request: Request) -> Option<Answer> {
         Some(match request {
-            Request::Attest { nonce, report_data } => {
+            Request::Attest(nonce, report_data) => {
                 return self.attest(vm, stream, &nonce, report_data);
             }
-            Request::Status { detail, .. } if detail.len() > DETAIL_MAX => {
+            Request::Status(_, detail) if detail.len() > DETAIL_MAX => {
                 Answer::Refused("the status detail is too long".into())
             }
-            Request::Status { phase, detail } => {
+            Request::Status(phase, detail) => {
                 // Told before the guest hears of it: what it sends next may leave.
                 if vm.reported(phase, &detail) && phase == Phase::Attested {
                     self.control.open_network();
@@ -88,7 +91,7 @@ impl Channels {
                 false => Answer::Refused("the VM is gone".into()),
             },
             service => match &vm.identity {
-                Some(identity) => self.services.answer(identity, service),
+                Some(identity) => self.services.answer(&identity.guest, service),
                 None => Answer::Refused("the VM is gone".into()),
             },
         })
@@ -102,7 +105,7 @@ impl Channels {
         nonce: &Nonce,
         report_data: Digest,
     ) -> Option<Answer> {
-        let (Some(host_tpm), Some(identity)) = (&self.services.host_tpm, &vm.identity) else {
+        let (Some(host_tpm), Some(identity)) = (&self.host_tpm, &vm.identity) else {
             return Some(Answer::Refused("this host has no TPM".into()));
         };
         let wanted = || !vm.has_ended() && !hung_up(stream);

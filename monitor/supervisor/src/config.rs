@@ -157,22 +157,17 @@ impl ServeArgs {
     /// Checks the flags.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let mut config = self.plain;
-        let paths = [
-            ("--socket", &config.socket),
-            ("--state", &config.state),
-            ("--images", &config.images),
-        ];
-        let vault = config.vault.iter().map(|path| ("--vault", path));
-        for (flag, path) in paths.into_iter().chain(vault) {
-            absolute(flag, path)?;
-        }
-        for (flag, path) in
-            [("--vmm", &config.vmm), ("--swtpm", &config.swtpm), ("--passt", &config.passt)]
-        {
-            absolute(flag, path)?;
-            if !path.is_file() {
-                return Err(ConfigError::NoProgram(flag, path.clone()));
+        let Config { socket, state, images, vault, vmm, swtpm, passt, .. } = &config;
+        let programs = [("--vmm", vmm), ("--swtpm", swtpm), ("--passt", passt)];
+        let paths = [("--socket", socket), ("--state", state), ("--images", images)];
+        let vault = vault.iter().map(|path| ("--vault", path));
+        for (flag, path) in paths.into_iter().chain(vault).chain(programs) {
+            if !path.is_absolute() {
+                return Err(ConfigError::NotAbsolute(flag, path.clone()));
             }
+        }
+        if let Some((flag, path)) = programs.into_iter().find(|(_, path)| !path.is_file()) {
+            return Err(ConfigError::NoProgram(flag, path.clone()));
         }
         // Of a sealed host the TPM is a part, and its driver may come later than these flags.
         if config.profile == Profile::Developer
@@ -199,13 +194,6 @@ impl ServeArgs {
             _ => None,
         };
         Ok(config)
-    }
-}
-
-fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
-    match path.is_absolute() {
-        true => Ok(()),
-        false => Err(ConfigError::NotAbsolute(flag, path.into())),
     }
 }
 

@@ -55,16 +55,16 @@ pub fn activate(tpm: &HostTpm, challenge: &EnrollChallenge) -> Result<EnrollComp
 }
 
 impl EnrollError {
-    /// Its code.
-    pub fn code(&self) -> &'static str {
+    /// Code and HTTP status.
+    pub fn code(&self) -> (&'static str, u16) {
         match self {
-            Self::Malformed => "bad-request",
-            Self::Tpm(HostTpmError::Tpm { what, .. }) if what == "ActivateCredential" => {
-                Reject::ActivationFailed.code()
+            Self::Malformed => ("bad-request", 400),
+            Self::Tpm(HostTpmError::Tpm(what, _)) if what == "ActivateCredential" => {
+                (Reject::ActivationFailed.code(), 503)
             }
-            Self::NotForUs => Reject::ActivationFailed.code(),
-            Self::Tpm(HostTpmError::Busy(_)) => "busy",
-            Self::Tpm(_) => Reject::HostTpmFailed.code(),
+            Self::NotForUs => (Reject::ActivationFailed.code(), 400),
+            Self::Tpm(HostTpmError::Busy(_)) => ("busy", 503),
+            Self::Tpm(_) => (Reject::HostTpmFailed.code(), 503),
         }
     }
 }

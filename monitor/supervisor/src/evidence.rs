@@ -3,25 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use coffer_formats::claims::VmClaims;
+use coffer_formats::endorsement::{GuestId, HostLink};
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::LaunchRecord;
 use coffer_formats::{Digest, Nonce, ObjectName, binding};
 use coffer_host_tpm::{Batched, HostTpm, HostTpmError};
-use coffer_vault::Identity;
 
 /// What the monitor knows of a VM from having launched it. The guest has no say in any of it.
 #[derive(Debug, Clone)]
 pub struct VmIdentity {
+    /// As services know it.
+    pub guest: GuestId,
     /// The launch record.
     pub record: LaunchRecord,
     /// Its encoding, as measured.
     pub record_bytes: Vec<u8>,
     /// Descriptor bytes.
     pub descriptor: Vec<u8>,
-    /// SHA-256 of the SEC 1 point of the key that signed the image, if one did.
-    pub signer: Option<Digest>,
-    /// Security version that the descriptor states.
-    pub svn: u32,
     /// Name of the vAK.
     pub vak_name: ObjectName,
     /// Name of the vEK.
@@ -29,19 +27,13 @@ pub struct VmIdentity {
 }
 
 impl VmIdentity {
-    /// As the vault knows it.
-    pub fn identity(&self) -> Identity {
-        let LaunchRecord { box_kind, image_id, .. } = self.record;
-        Identity { box_kind, image_id, signer: self.signer, svn: self.svn }
-    }
-
     fn claims(&self, report_data: Digest) -> VmClaims {
         VmClaims {
             version: 1,
             instance_id: self.record.instance_id,
             box_kind: self.record.box_kind,
             image_id: self.record.image_id,
-            launch_digest: LaunchRecord::digest(&self.record_bytes),
+            launch_digest: self.guest.launch_digest,
             vak_name: self.vak_name,
             vek_name: self.vek_name,
             incarnation: self.record.incarnation,
@@ -83,4 +75,16 @@ pub fn host_part(
         launch_record: vm.record_bytes.clone(),
         descriptor: vm.descriptor.clone(),
     }))
+}
+
+/// The host's TPM says that `leaf` is its monitor's (SPEC 5.5).
+pub fn host_link(tpm: &HostTpm, leaf: Digest) -> Result<HostLink, String> {
+    let Batched { quote, host_claims, .. } = tpm.attest_alone(leaf).map_err(|e| e.to_string())?;
+    Ok(HostLink {
+        version: 1,
+        hak_public: tpm.ak_public().to_vec(),
+        attest: quote.attest.clone(),
+        signature: quote.signature.clone(),
+        host_claims: Digest::of(&[&host_claims]),
+    })
 }

@@ -35,17 +35,11 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why there are no groups, or none for this VM.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{doing} `{path}`: {why}")]
-pub struct GroupError {
-    doing: &'static str,
-    path: String,
-    why: String,
-}
+#[error("{0} `{1}`: {2}")]
+pub struct GroupError(&'static str, PathBuf, String);
 
-impl GroupError {
-    fn new(doing: &'static str, path: &Path, why: impl ToString) -> Self {
-        Self { doing, path: path.display().to_string(), why: why.to_string() }
-    }
+fn failed(doing: &'static str, path: &Path, why: impl ToString) -> GroupError {
+    GroupError(doing, path.to_owned(), why.to_string())
 }
 
 /// The part of the hierarchy that is ours.
@@ -64,10 +58,9 @@ impl Groups {
     /// Takes the group we are in, and ends what a monitor that died left running there.
     pub fn open(images: &Path) -> Result<Self, GroupError> {
         let own = Path::new("/proc/self/cgroup");
-        let text = fs::read_to_string(own).map_err(|e| GroupError::new("cannot read", own, e))?;
+        let text = fs::read_to_string(own).map_err(|e| failed("cannot read", own, e))?;
         let ours = text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
-        let ours =
-            ours.ok_or_else(|| GroupError::new("no unified hierarchy in", own, "cgroup v1"))?;
+        let ours = ours.ok_or_else(|| failed("no unified hierarchy in", own, "cgroup v1"))?;
         let ours = divided(ours);
         let base = Path::new(MOUNTED).join(ours);
         if ours != Path::new("") {
@@ -87,7 +80,7 @@ impl Groups {
                 write(divided, "cgroup.subtree_control", DISK_CONTROLLER)?;
             }
         }
-        let left = fs::read_dir(&vms).map_err(|e| GroupError::new("cannot read", &vms, e))?;
+        let left = fs::read_dir(&vms).map_err(|e| failed("cannot read", &vms, e))?;
         for group in left.filter_map(Result::ok).filter(|e| e.path().is_dir()) {
             tracing::warn!(group = ?group.file_name(), "ending what a monitor that died left");
             drop(Group(group.path()));
@@ -98,7 +91,7 @@ impl Groups {
     /// A group for one VM.
     pub fn create(&self, name: &str, vcpus: u8, memory_mib: u32) -> Result<Group, GroupError> {
         let path = self.vms.join(name);
-        fs::create_dir(&path).map_err(|e| GroupError::new("cannot make", &path, e))?;
+        fs::create_dir(&path).map_err(|e| failed("cannot make", &path, e))?;
         let group = Group(path);
         let guest = u64::from(memory_mib) << 20;
         let memory = guest + guest / PAGE_TABLES + (OVERHEAD_MIB << 20);
@@ -150,7 +143,7 @@ impl Group {
 
     /// A new group at `path` that limits nothing; for tests of what ends with a VM, where no controller can be had.
     pub fn dangerous_without_limits(path: &Path) -> Result<Self, GroupError> {
-        fs::create_dir(path).map_err(|e| GroupError::new("cannot make", path, e))?;
+        fs::create_dir(path).map_err(|e| failed("cannot make", path, e))?;
         Ok(Self(path.to_owned()))
     }
 
@@ -179,16 +172,14 @@ impl Drop for Group {
 
 fn make(path: &Path) -> Result<(), GroupError> {
     match fs::create_dir(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(GroupError::new("cannot make", path, e))
-        }
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("cannot make", path, e)),
         _ => Ok(()),
     }
 }
 
 fn write(group: &Path, file: &str, value: &str) -> Result<(), GroupError> {
     let path = group.join(file);
-    fs::write(&path, value).map_err(|e| GroupError::new("cannot write", &path, e))
+    fs::write(&path, value).map_err(|e| failed("cannot write", &path, e))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use coffer_monitor_wire::api::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::verdict::Verdict;
+
 /// Events kept for a slow reader; it loses what is older.
 const EVENTS_MAX: usize = 256;
 /// Folder of the files.
@@ -131,10 +133,8 @@ impl Kept {
     fn found(mut self) -> Self {
         if !matches!(self.info.state, VmState::Stopped | VmState::Failed) {
             self.info.restarts = 0;
-            self.info.state = VmState::Failed;
-            self.info.reason = Some(MONITOR_ENDED.into());
-            self.info.reported_by = Some(Reporter::Monitor);
-            self.info.detail = Some("its monitor ended, and the VM with it".into());
+            let why = "its monitor ended, and the VM with it";
+            Verdict::failed(Reporter::Monitor, MONITOR_ENDED, why).tell(&mut self.info);
         }
         self
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use coffer_host_tpm::{HostTpm, HostTpmError, Tcti};
 use coffer_monitor_wire::api::HostInfo;
-use coffer_vault::{Root, Vault};
+use coffer_services::endorsement::{Endorsements, Link};
+use coffer_services::{Services, ek_certificate::VtpmAuthority};
+use coffer_vault::{Root, Vault, VaultError};
 use coffer_vtpm::Walls;
 
 use crate::group::{GroupError, Groups};
@@ -12,9 +14,8 @@ use crate::host_claims::{HostFacts, MONITOR_VERSION};
 use crate::state::{StateDir, StateError};
 use crate::vtpm_pool::{Maker, VtpmPool};
 use crate::{
-    boot_files::BootFiles, config::Config, ek_certificate::VtpmAuthority,
-    endorsement::Endorsements, history::History, process::spawn_apart, registry::Registry,
-    services::Services, uid,
+    boot_files::BootFiles, config::Config, evidence::host_link, history::History,
+    process::spawn_apart, registry::Registry, uid,
 };
 
 /// The host.
@@ -31,8 +32,7 @@ pub struct Host {
     pub boot_files: BootFiles,
     /// The host's TPM, if there is one.
     pub tpm: Option<HostTpm>,
-    /// The host's sealed store; why there is none.
-    pub vault: Result<Vault, String>,
+    vault: Result<Vault, String>,
     endorsements: Arc<Endorsements>,
     facts: HostFacts,
 }
@@ -53,8 +53,8 @@ pub enum HostError {
     #[error(transparent)]
     Tpm(#[from] HostTpmError),
     /// CAs of vTPMs and of guests' keys.
-    #[error(transparent)]
-    Authority(#[from] rcgen::Error),
+    #[error("cannot make a CA: {0}")]
+    Authority(String),
     /// The path of this program, which the TPM keeper runs too.
     #[error("cannot find this program: {0}")]
     Program(std::io::Error),
@@ -89,12 +89,14 @@ impl Host {
                 Ok(Walls::Around { confiner, uid, spawn: spawn_apart })
             }),
             state,
-            authority: VtpmAuthority::new()?,
+            authority: VtpmAuthority::new().map_err(HostError::Authority)?,
         };
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
         let groups = Groups::open(&config.images);
         let vault = open_vault(&config);
+        let link = tpm.clone().map(|tpm| -> Link { Box::new(move |leaf| host_link(&tpm, leaf)) });
+        let endorsements = Endorsements::new(link).map_err(HostError::Authority)?;
         Ok(Arc::new(Self {
             config,
             registry,
@@ -103,15 +105,19 @@ impl Host {
             boot_files: BootFiles::default(),
             tpm,
             vault,
-            endorsements: Arc::new(Endorsements::new()?),
+            endorsements: Arc::new(endorsements),
             facts,
         }))
+    }
+
+    /// The host's sealed store.
+    pub fn vault(&self) -> Result<Vault, VaultError> {
+        self.vault.clone().map_err(VaultError::NoVault)
     }
 
     /// What one VM's guest may ask for.
     pub fn services(&self) -> Services {
         Services {
-            host_tpm: self.tpm.clone(),
             vault: self.vault.clone(),
             endorsements: Arc::clone(&self.endorsements),
             pace: Arc::default(),

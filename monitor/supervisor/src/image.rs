@@ -23,10 +23,8 @@ impl Image {
         let path = locate(store, name)?;
         let layout = Layout::open(&path).map_err(refusal)?;
         let files = layout.open_files().map_err(refusal)?;
-        let signer = layout.signer().map_err(|error| LaunchError::Refused {
-            reject: Reject::BadDescriptor,
-            detail: error.to_string(),
-            hint: error.hint(),
+        let signer = layout.signer().map_err(|error| {
+            LaunchError::Refused(Reject::BadDescriptor, error.to_string(), error.hint())
         })?;
         Ok(Self { signer: signer.map(|signer| signer.digest()), layout, files })
     }
@@ -53,7 +51,7 @@ fn refusal(error: LayoutError) -> LaunchError {
         LayoutError::Size { what, .. } => of_part(what).unwrap_or(Reject::BlobMissing),
         _ => Reject::BadDescriptor,
     };
-    LaunchError::Refused { reject, detail: error.to_string(), hint: error.hint() }
+    LaunchError::Refused(reject, error.to_string(), error.hint())
 }
 
 fn of_part(what: &str) -> Option<Reject> {

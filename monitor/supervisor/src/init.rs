@@ -152,25 +152,21 @@ fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
 }
 
 fn serve_command(config: &HostConfig) -> Vec<String> {
-    let tcti = config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0");
-    let mut command: Vec<String> =
-        [PROGRAM, "serve", "--profile", "sealed", "--images", IMAGES, "--tcti", tcti]
-            .map(str::to_owned)
-            .into();
-    if let Some(folder) = &config.disks {
-        command.extend(["--disks".into(), folder.to_string_lossy().into_owned()]);
-    }
-    if config.vault_disk.is_some() {
-        command.extend(["--vault".into(), format!("{VAULT}/vault")]);
-    }
-    if let Some(address) = config.tls_listen {
-        let address = address.to_string();
-        let (certificate, key, ca) = (TLS_CERTIFICATE, TLS_KEY, CLIENT_CA);
-        let files = ["--tls-cert", certificate, "--tls-key", key, "--client-ca", ca];
-        command.extend(["--tls-listen", &address].into_iter().chain(files).map(str::to_owned));
-    }
-    if let Some(address) = config.dangerously_listen_tcp {
-        command.extend(["--dangerously-listen-tcp".into(), address.to_string()]);
-    }
-    command
+    let fixed = |value: &str| Some(value.to_owned());
+    let listen = config.tls_listen.map(|address| address.to_string());
+    let with_tls = |file: &str| listen.as_ref().map(|_| file.to_owned());
+    let flags = [
+        ("--profile", fixed("sealed")),
+        ("--images", fixed(IMAGES)),
+        ("--tcti", fixed(config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0"))),
+        ("--disks", config.disks.as_ref().map(|folder| folder.to_string_lossy().into_owned())),
+        ("--vault", config.vault_disk.as_ref().map(|_| format!("{VAULT}/vault"))),
+        ("--tls-cert", with_tls(TLS_CERTIFICATE)),
+        ("--tls-key", with_tls(TLS_KEY)),
+        ("--client-ca", with_tls(CLIENT_CA)),
+        ("--tls-listen", listen),
+        ("--dangerously-listen-tcp", config.dangerously_listen_tcp.map(|to| to.to_string())),
+    ];
+    let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?]));
+    [PROGRAM, "serve"].map(str::to_owned).into_iter().chain(given.flatten()).collect()
 }

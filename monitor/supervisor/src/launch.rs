@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs::File, sync::Arc, thread};
 
 use coffer_formats::event_log::{VmLog, vm_launch_log};
-use coffer_formats::launch::{BoxKind, LaunchDisk};
-use coffer_formats::{Digest, Reject};
+use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchRecord};
+use coffer_formats::{Digest, Reject, endorsement::GuestId};
+use coffer_host_tpm::HostTpm;
 use coffer_image::blob::Blob;
 use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
@@ -22,13 +23,10 @@ use zeroize::Zeroizing;
 use crate::given_disk::{self, GivenDisk};
 use crate::host_claims::{self, MONITOR_VERSION};
 use crate::kvm::{self, KvmUnusable};
-use crate::passt::{self, Passt};
-use crate::process::Owned;
 use crate::registry::{Registry, Reservation};
 use crate::vm::{LaunchClock, NETWORK_FAILED, Vm};
 use crate::vm_process::{Companions, Control, VmProcess};
 use crate::volumes::{self, Volumes};
-use crate::vtpm_keeper::{KeeperThread, VtpmKeeper};
 use crate::{
     channel::Channels,
     evidence::VmIdentity,
@@ -38,8 +36,10 @@ use crate::{
     launch_error::LaunchError,
     measurements,
     memfile::MemFile,
+    passt,
     plan::Plan,
-    restart, tap, uid,
+    process::Owned,
+    restart, tap, uid, vtpm_keeper,
     vtpm_pool::{Ready, VTPM},
 };
 
@@ -58,9 +58,9 @@ pub fn launch(
     let image = Image::open(&host.config.images, &request.image)?;
     let mut given = given_disk::open_all(&host.config.disks, request)?;
     let Volumes { vtpm: lasting, holds } =
-        volumes::attach(&host.vault, request, &image, &mut given)?;
+        volumes::attach(|| host.vault(), request, &image, &mut given)?;
     let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &given)?;
-    let (registry, asked) = (&host.registry, plan.name.as_deref());
+    let (registry, asked) = (&host.registry, request.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;
 
@@ -70,32 +70,36 @@ pub fn launch(
         prepare(host, &plan, layout.descriptor(), files, given, state, &mut clock)?;
     let groups = host.groups.as_ref().map_err(|error| error.clone())?;
     let group = groups.create(&plan.id.to_hex(), plan.record.vcpus, plan.record.memory_mib)?;
-    group.add(processes.vmm.id())?;
-    processes.passt.iter().try_for_each(|passt| group.add(passt.process.id()))?;
     group.add(vtpm.pid())?;
+    for pid in processes.passt.iter().map(Owned::id).chain([processes.vmm.id()]) {
+        group.add(pid)?;
+        directory.note_child(pid).map_err(LaunchError::system("noting a child"))?;
+    }
 
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
     let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
-    let keeper = lasting.map(|state| VtpmKeeper::new(state, &directory.path().join(VTPM)));
+    let keeper = lasting.map(|state| vtpm_keeper::start(state, &directory.path().join(VTPM)));
     let keeper = keeper.transpose().map_err(LaunchError::system("keeping the vTPM's state"))?;
+    let (tpm_keeper, keeper) = keeper.unzip();
     clock.mark("measure");
 
     clock.mark("spawn");
     let name = reservation.name.clone();
+    let LaunchRecord { box_kind, image_id, vcpus, memory_mib, incarnation, .. } = plan.record;
     let (restarts, last_reason) = before.and_then(|vm| vm.successor()).unzip();
     let info = VmInfo {
         id: plan.id,
         name: name.clone(),
-        image_id: plan.record.image_id,
+        image_id,
         image: plan.image.clone(),
-        box_kind: plan.record.box_kind,
+        box_kind,
         state: VmState::Launching,
         reason: None,
         reported_by: None,
         detail: None,
-        vcpus: plan.record.vcpus,
-        memory_mib: plan.record.memory_mib,
+        vcpus,
+        memory_mib,
         publish: plan.publish.clone(),
         restarts: restarts.unwrap_or_default(),
         last_reason,
@@ -107,23 +111,33 @@ pub fn launch(
         request: CreateVm { name: Some(name), ..request.clone() },
         measurements: measurements::describe(&log, &record),
     };
-    let identity = VmIdentity {
-        vak_name: vtpm.keys.ak.object_name(),
-        vek_name: vtpm.keys.ek.object_name(),
+    let guest = GuestId {
+        version: 1,
+        box_kind,
+        image_id,
         signer,
         svn: layout.descriptor().svn,
+        launch_digest: LaunchRecord::digest(&record),
+        instance_id: plan.id,
+        incarnation,
+        hak_name: host.tpm.as_ref().map(HostTpm::ak_name),
+    };
+    let identity = VmIdentity {
+        guest,
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record: plan.record.clone(),
         record_bytes: record,
         descriptor: layout.descriptor_bytes().to_vec(),
     };
     let vm = Arc::new(Vm::new(kept, Some(identity), clock, Arc::clone(&registry.history)));
-    let control = processes.vmm.control.clone();
-    enter_and_run(&host.registry, reservation, &vm, control, RUN_PATIENCE, || {
-        let companions =
-            |passt, keeper| Companions { passt, vtpm, directory, group, keeper, holds };
-        start(host, &vm, &plan, &log, boot, processes, tpm_channel, keeper, companions)
+    let Processes { kvm, vmm, passt, frames } = processes;
+    let companions = Companions { passt, vtpm, directory, group, keeper, holds };
+    let handed = Handed { kvm, boot, tpm: tpm_channel, tpm_keeper, frames };
+    enter_and_run(&host.registry, reservation, &vm, vmm.control.clone(), RUN_PATIENCE, || {
+        start(host, &vm, &plan, &log, handed, vmm, companions)
     })?;
-    tracing::info!(vm = %plan.id, name = %vm.name, image = %plan.record.image_id, "launched");
+    tracing::info!(vm = %plan.id, name = %vm.name, image = %image_id, "launched");
     restart::watch(host, &vm);
     Ok(vm)
 }
@@ -163,8 +177,9 @@ pub fn enter_and_run(
 struct Processes {
     kvm: File,
     vmm: VmProcess,
-    passt: Option<Passt>,
-    tap: Option<OwnedFd>,
+    passt: Option<Owned>,
+    /// The network backend's end of its socket, or the tap device.
+    frames: Option<OwnedFd>,
 }
 
 /// What is made at the same time; the digests are compared before any other failure is told.
@@ -183,12 +198,11 @@ fn prepare(
     };
     let processes = kvm::open().map_err(LaunchError::from).and_then(|kvm| {
         let vmm = VmProcess::spawn(&host.config.vmm)?;
-        let tap = plan.tap.as_deref().map(tap::open).transpose()?;
-        let passt = match &tap {
-            Some(_) => None,
-            None => Passt::spawn(&host.config.passt, plan)?,
+        let (passt, frames) = match &plan.tap {
+            Some(tap) => (None, Some(tap::open(tap)?)),
+            None => passt::spawn(&host.config.passt, plan)?.unzip(),
         };
-        Ok(Processes { kvm, vmm, passt, tap })
+        Ok(Processes { kvm, vmm, passt, frames })
     });
     clock.mark("open");
     let unusable = matches!(
@@ -255,19 +269,14 @@ impl Boot {
         ];
         for (what, reject, found, expected) in parts {
             if found != expected {
-                return Err(LaunchError::Refused {
-                    reject,
-                    detail: format!(
-                        "the {what} has digest sha256:{found}, the descriptor names sha256:{expected}"
-                    ),
-                    hint: "the image was changed after it was built; fetch or build it again",
-                });
+                let named = format!("the descriptor names sha256:{expected}");
+                let why = format!("the {what} has digest sha256:{found}, {named}");
+                let hint = "the image was changed after it was built; fetch or build it again";
+                return Err(LaunchError::Refused(reject, why, hint));
             }
         }
-        coffer_image::rules::check_cmdline(&self.cmdline).map_err(|e| LaunchError::Refused {
-            reject: Reject::BadDescriptor,
-            detail: e.to_string(),
-            hint: "build the image again",
+        coffer_image::rules::check_cmdline(&self.cmdline).map_err(|e| {
+            LaunchError::Refused(Reject::BadDescriptor, e.to_string(), "build the image again")
         })
     }
 
@@ -278,44 +287,39 @@ impl Boot {
 }
 
 fn unreadable(what: &str, reject: Reject, error: &std::io::Error) -> LaunchError {
-    LaunchError::Refused {
-        reject,
-        detail: format!("cannot read the {what}: {error}"),
-        hint: "check the disk the image lies on, and free memory of the host",
-    }
+    let hint = "check the disk the image lies on, and free memory of the host";
+    LaunchError::Refused(reject, format!("cannot read the {what}: {error}"), hint)
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything a VM is made of meets here, once")]
+/// What the VM process is given, apart from its spec.
+struct Handed {
+    kvm: File,
+    boot: Boot,
+    tpm: OwnedFd,
+    tpm_keeper: Option<OwnedFd>,
+    frames: Option<OwnedFd>,
+}
+
 fn start(
     host: &Host,
     vm: &Arc<Vm>,
     plan: &Plan,
     log: &VmLog,
-    boot: Boot,
-    processes: Processes,
-    tpm_channel: OwnedFd,
-    keeper: Option<VtpmKeeper>,
-    companions: impl FnOnce(Option<Owned>, Option<KeeperThread>) -> Companions,
+    Handed { kvm, boot, tpm, tpm_keeper, frames }: Handed,
+    vmm: VmProcess,
+    companions: Companions,
 ) -> Result<(), LaunchError> {
-    let Processes { kvm, vmm, passt, tap } = processes;
-    let keeper = keeper.map(VtpmKeeper::start).transpose();
-    let keeper = keeper.map_err(LaunchError::system("keeping the vTPM's state"))?;
-    let (tpm_keeper, keeper) = keeper.unzip();
-    let (passt, frames) = passt.map(|p| (p.process, p.frames)).unzip();
-    let companions = companions(passt, keeper);
-    let note = |pid| companions.directory.note_child(pid);
-    note(vmm.id()).map_err(LaunchError::system("noting a child"))?;
     let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
         (FdRole::Kvm, kvm.as_fd()),
         (FdRole::Kernel, boot.kernel.as_fd()),
         (FdRole::Initrd, boot.initrd.as_fd()),
-        (FdRole::Tpm, tpm_channel.as_fd()),
+        (FdRole::Tpm, tpm.as_fd()),
     ];
     fds.extend((0..).map(FdRole::Disk).zip(boot.disks.iter().map(|(file, _)| file.as_fd())));
     let anchors = (0..).map(FdRole::Anchor).zip(boot.disks.iter().map(|(_, anchor)| anchor));
     fds.extend(anchors.filter_map(|(role, anchor)| Some((role, anchor.as_ref()?.as_fd()))));
     fds.extend(tpm_keeper.iter().map(|keeper| (FdRole::TpmKeeper, keeper.as_fd())));
-    fds.extend((0..).map(FdRole::Net).zip(frames.iter().chain(&tap).map(AsFd::as_fd)));
+    fds.extend(frames.iter().map(|frames| (FdRole::Net(0), frames.as_fd())));
     // A closed box has no ears: no descriptor for input is ever made.
     let input = (plan.record.box_kind == BoxKind::Open).then(|| vm.console.open_input());
     let input = input.transpose().map_err(LaunchError::system("making the console's input"))?;
@@ -337,10 +341,7 @@ fn start(
         console: plan.console,
         fds: roles,
     };
-    if let Some(process) = &companions.passt {
-        note(process.id()).map_err(LaunchError::system("noting a child"))?;
-    }
-    let channels = Channels::new(host.services(), vmm.control.clone());
+    let channels = Channels::new(host.tpm.clone(), host.services(), vmm.control.clone());
     vmm.start(vm, &spec, &fds, companions, channels)
 }
 
@@ -353,9 +354,7 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
             let detail = info.detail.unwrap_or_else(|| "it ended before it ran".into());
             let reason = info.reason.unwrap_or_default();
             Err(match Reject::from_code(&reason) {
-                Some(reject) => {
-                    LaunchError::Refused { reject, detail, hint: "see the monitor's log" }
-                }
+                Some(reject) => LaunchError::Refused(reject, detail, "see the monitor's log"),
                 None if reason == NETWORK_FAILED => LaunchError::Network(detail),
                 None => LaunchError::Vmm(detail),
             })

@@ -11,16 +11,9 @@ use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
 #[non_exhaustive]
 pub enum LaunchError {
     // The image, or what was asked of it.
-    /// The image breaks a promise, or may not be run so.
-    #[error("{detail}")]
-    Refused {
-        /// Code.
-        reject: Reject,
-        /// What exactly.
-        detail: String,
-        /// What to try.
-        hint: &'static str,
-    },
+    /// The image breaks a promise, or may not be run so: code, what exactly, and what to try.
+    #[error("{1}")]
+    Refused(Reject, String, &'static str),
     /// No such image.
     #[error("no image `{0}`")]
     ImageNotFound(String),
@@ -58,9 +51,6 @@ pub enum LaunchError {
     /// The VM process.
     #[error("the VM process failed: {0}")]
     Vmm(String),
-    /// The host keeps no vault, or cannot open it.
-    #[error("the host has no vault: {0}")]
-    NoVault(String),
     /// No control group.
     #[error("no control group for the VM: {0}")]
     Group(#[from] GroupError),
@@ -79,14 +69,13 @@ impl LaunchError {
     /// Code and HTTP status.
     pub fn code(&self) -> (&'static str, u16) {
         match self {
-            Self::Refused { reject, .. } => (reject.code(), 422),
+            Self::Refused(reject, ..) => (reject.code(), 422),
             Self::ImageNotFound(_) => ("image-not-found", 404),
             Self::BadRequest(_) => ("bad-request", 400),
             Self::NameTaken(_) => ("name-taken", 409),
             Self::PortInUse(_) => ("port-in-use", 409),
             Self::Disk(code, status, _) => (code, *status),
             Self::Vault(error) => (error.code(), error.status()),
-            Self::NoVault(_) => ("no-vault", 503),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
             Self::Network(_) => ("network-failed", 500),
@@ -101,7 +90,7 @@ impl LaunchError {
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused { hint, .. } | Self::Tap(_, _, hint) => hint,
+            Self::Refused(_, _, hint) | Self::Tap(_, _, hint) => hint,
             Self::ImageNotFound(_) => {
                 "give the absolute path of an image layout on the host, or a name in its image store"
             }
@@ -112,14 +101,13 @@ impl LaunchError {
                 "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
             }
             Self::Vault(error) => error.hint(),
-            Self::NoVault(_) => "start the monitor with --vault, and see its log",
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"
             }
             Self::Kvm(KvmUnusable::NoExtension) => {
                 "run on hardware with VT-x or SVM, or in the lab: `cargo xtask demo`"
             }
-            Self::Vtpm(VtpmError::NoSpace { .. }) => {
+            Self::Vtpm(VtpmError::NoSpace(..)) => {
                 "free space where the host keeps its state: the directory `--state` names"
             }
             Self::Vtpm(_) => "check that swtpm 0.7 or newer works on this host: `coffer doctor`",
@@ -148,10 +136,10 @@ mod tests {
 
     #[test]
     fn a_vtpm_without_room_asks_for_room() {
-        let step = VtpmError::Lacks { what: "anything" };
+        let step = VtpmError::Lacks("anything");
         assert!(LaunchError::from(step).hint().contains("swtpm 0.7"));
-        let step = Box::new(VtpmError::Lacks { what: "anything" });
-        let full = LaunchError::from(VtpmError::NoSpace { path: "/state".into(), step });
+        let step = Box::new(VtpmError::Lacks("anything"));
+        let full = LaunchError::from(VtpmError::NoSpace(step, "/state".into()));
         assert!(full.hint().contains("free space"));
         assert_eq!(full.code().0, "vtpm-failed");
     }

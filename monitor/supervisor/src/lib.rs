@@ -17,12 +17,9 @@
 
 pub mod api_error;
 pub mod boot_files;
-pub mod certificate;
 pub mod channel;
 pub mod config;
 pub mod console;
-pub mod ek_certificate;
-pub mod endorsement;
 pub mod enroll;
 pub mod evidence;
 pub mod gate;
@@ -49,7 +46,6 @@ pub mod registry;
 pub mod restart;
 pub mod routes;
 pub mod serve;
-pub mod services;
 pub mod state;
 pub mod tap;
 pub mod tls;

@@ -27,10 +27,6 @@ fn what(kind: EventKind, data: &[u8]) -> String {
 }
 
 fn utf16(data: &[u8]) -> String {
-    let units: Vec<u16> = data
-        .chunks_exact(2)
-        .filter_map(|pair| pair.try_into().ok())
-        .map(u16::from_le_bytes)
-        .collect();
-    String::from_utf16_lossy(&units).trim_end_matches('\0').to_owned()
+    let units = data.as_chunks().0.iter().copied().map(u16::from_le_bytes);
+    String::from_utf16_lossy(&units.collect::<Vec<_>>()).trim_end_matches('\0').to_owned()
 }

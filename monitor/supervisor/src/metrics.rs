@@ -1,5 +1,5 @@
 //! Counters for a monitoring system, as Prometheus reads them (SPEC 6.8): how many VMs there are, and what their
-//! guests were refused. Names of VMs hold no character that would need an escape (`plan::check_name`).
+//! guests were refused. Names of VMs hold no character that would need an escape (`Registry::reserve`).
 
 use std::fmt::Write as _;
 

@@ -16,50 +16,41 @@ use coffer_monitor_wire::api::Publish;
 
 use crate::{launch_error::LaunchError, plan::Plan, process::Owned, uid};
 
-/// A running passt and the VM's end of its socket.
-pub struct Passt {
-    /// The process; its standard error is a pipe.
-    pub process: Owned,
-    /// For the VM process.
-    pub frames: OwnedFd,
-}
-
 /// Ethernet's. The guest's driver needs no larger, and every step on the way bears it.
 const MTU: &str = "1500";
 
-impl Passt {
-    /// Starts one for the network of a plan; none for no network.
-    pub fn spawn(program: &Path, plan: &Plan) -> Result<Option<Self>, LaunchError> {
-        let Network::Nat { address, prefix, gateway, .. } = &plan.network else { return Ok(None) };
-        let failed = |e: std::io::Error| LaunchError::Network(e.to_string());
-        let (frames, theirs) = UnixStream::pair().map_err(failed)?;
-        let mut command = Command::new(program);
-        command
-            .args(["--foreground", "--quiet", "--stderr", "--fd", "0", "--ipv4-only", "--mtu", MTU])
-            .args(["--address", &address.to_string(), "--netmask", &prefix.to_string()])
-            .args(["--gateway", &gateway.to_string()])
-            .args(["--udp-ports", "none", "--no-map-gw"])
-            .args(["--no-dhcpv6", "--no-ndp", "--no-ra", "--no-dhcp-dns", "--no-dhcp-search"])
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        // A closed box's address is static: nothing in it may be steered by a lease.
-        if plan.record.box_kind == BoxKind::Closed {
-            command.arg("--no-dhcp");
-        }
-        for port in &plan.publish {
-            command.arg("--tcp-ports").arg(format!("{}:{}", port.host, port.guest));
-        }
-        if plan.publish.is_empty() {
-            command.args(["--tcp-ports", "none"]);
-        }
-        if rustix::process::geteuid().is_root() {
-            let own = uid::next()?;
-            command.arg("--runas").arg(format!("{own}:{own}"));
-        }
-        let process = Owned::spawn(&mut command).map_err(failed)?;
-        Ok(Some(Self { process, frames: frames.into() }))
+/// Always so: in the foreground, its socket as standard input, TCP alone, and no configuration but the address.
+const FIXED: &str = "--foreground --quiet --stderr --fd 0 --ipv4-only --udp-ports none --no-map-gw --no-dhcpv6 \
+                     --no-ndp --no-ra --no-dhcp-dns --no-dhcp-search --mtu";
+
+/// Starts one for the network of a plan, its standard error a pipe, and the VM's end of its socket; none for no network.
+pub fn spawn(program: &Path, plan: &Plan) -> Result<Option<(Owned, OwnedFd)>, LaunchError> {
+    let Network::Nat { address, prefix, gateway, .. } = &plan.network else { return Ok(None) };
+    let failed = |e: std::io::Error| LaunchError::Network(e.to_string());
+    let (frames, theirs) = UnixStream::pair().map_err(failed)?;
+    let mut command = Command::new(program);
+    command
+        .args(FIXED.split(' ').chain([MTU]))
+        .args(["--address", &address.to_string(), "--netmask", &prefix.to_string()])
+        .args(["--gateway", &gateway.to_string()])
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    // A closed box's address is static: nothing in it may be steered by a lease.
+    if plan.record.box_kind == BoxKind::Closed {
+        command.arg("--no-dhcp");
     }
+    for port in &plan.publish {
+        command.arg("--tcp-ports").arg(format!("{}:{}", port.host, port.guest));
+    }
+    if plan.publish.is_empty() {
+        command.args(["--tcp-ports", "none"]);
+    }
+    if rustix::process::geteuid().is_root() {
+        let own = uid::next()?;
+        command.arg("--runas").arg(format!("{own}:{own}"));
+    }
+    Ok(Some((Owned::spawn(&mut command).map_err(failed)?, frames.into())))
 }
 
 /// IPv4 addresses of all the host's interfaces, as they are now: one that the host gets later is not among them.

@@ -19,8 +19,6 @@ const PUBLISH_MAX: usize = 32;
 pub struct Plan {
     /// This launch.
     pub id: InstanceId,
-    /// Name; none until the registry chose one.
-    pub name: Option<String>,
     /// Name of the image.
     pub image: String,
     /// The launch record, as measured and claimed.
@@ -53,9 +51,6 @@ impl Plan {
         let descriptor = image.layout.descriptor();
         check_box(descriptor, request.box_kind)?;
         check_publish(descriptor, request)?;
-        if let Some(name) = &request.name {
-            check_name(name)?;
-        }
         let vcpus = within("vCPUs", request.vcpus.map(u32::from), &descriptor.shape.vcpus)?;
         let vcpus =
             u8::try_from(vcpus).map_err(|_| shape("vCPUs", vcpus, &descriptor.shape.vcpus))?;
@@ -66,7 +61,6 @@ impl Plan {
         let (launched, disks) = disks(descriptor, given, request.verify_ahead)?.into_iter().unzip();
         Ok(Self {
             id,
-            name: request.name.clone(),
             image: descriptor.name.clone(),
             record: LaunchRecord {
                 version: 1,
@@ -93,11 +87,9 @@ impl Plan {
 /// open one may not pass for closed: its author did not make it for that.
 fn check_box(descriptor: &Descriptor, asked: BoxKind) -> Result<(), LaunchError> {
     if descriptor.box_kind == BoxKind::Open && asked == BoxKind::Closed {
-        return Err(LaunchError::Refused {
-            reject: Reject::ShapeNotAllowed,
-            detail: "the image was made to run as an open box".into(),
-            hint: "start it with --open, or build it as a closed box",
-        });
+        let why = "the image was made to run as an open box".into();
+        let hint = "start it with --open, or build it as a closed box";
+        return Err(LaunchError::Refused(Reject::ShapeNotAllowed, why, hint));
     }
     Ok(())
 }
@@ -115,11 +107,9 @@ fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), Laun
         return bad("a VM on a tap device publishes no ports: clients reach its own address");
     }
     if let Some(closed) = publish.iter().find(|p| !reach.listens(p.guest)) {
-        return Err(LaunchError::Refused {
-            reject: Reject::ShapeNotAllowed,
-            detail: format!("the image lets no client connect to its port {}", closed.guest),
-            hint: "publish a port the image listens on; `coffer image inspect` shows them",
-        });
+        let why = format!("the image lets no client connect to its port {}", closed.guest);
+        let hint = "publish a port the image listens on; `coffer image inspect` shows them";
+        return Err(LaunchError::Refused(Reject::ShapeNotAllowed, why, hint));
     }
     if publish.len() > PUBLISH_MAX {
         return bad("at most 32 ports can be published");
@@ -134,28 +124,16 @@ fn check_publish(descriptor: &Descriptor, request: &CreateVm) -> Result<(), Laun
     Ok(())
 }
 
-/// Names of VMs: as names of images, `[a-z0-9-]{1,63}`.
-pub fn check_name(name: &str) -> Result<(), LaunchError> {
-    if coffer_image::rules::is_name(name) {
-        return Ok(());
-    }
-    Err(LaunchError::BadRequest("a VM's name is 1 to 63 of a-z, 0-9 and `-`".into()))
-}
-
 fn within(what: &'static str, asked: Option<u32>, range: &Range) -> Result<u32, LaunchError> {
     let value = asked.unwrap_or(range.min);
     if range.contains(value) { Ok(value) } else { Err(shape(what, value, range)) }
 }
 
 fn shape(what: &'static str, value: u32, range: &Range) -> LaunchError {
-    LaunchError::Refused {
-        reject: Reject::ShapeNotAllowed,
-        detail: format!(
-            "{value} {what} are not within {} to {}, which the image allows",
-            range.min, range.max
-        ),
-        hint: "choose a shape the image allows; `coffer image inspect` shows it",
-    }
+    let Range { min, max, .. } = range;
+    let why = format!("{value} {what} are not within {min} to {max}, which the image allows");
+    let hint = "choose a shape the image allows; `coffer image inspect` shows it";
+    LaunchError::Refused(Reject::ShapeNotAllowed, why, hint)
 }
 
 /// The image's disks, those that it leaves to be given as they were given, then others that were. The record and the VM

@@ -43,8 +43,7 @@ impl Owned {
         while Instant::now() < deadline {
             match self.0.try_wait() {
                 Ok(None) => thread::sleep(Duration::from_millis(2)),
-                Ok(status) => return status,
-                Err(_) => return None,
+                status => return status.ok().flatten(),
             }
         }
         None
@@ -181,6 +180,23 @@ mod tests {
         // Neither this thread nor its children have moved.
         let own = Command::new("/bin/sh").args(["-c", "kill -0 $PPID"]).status().unwrap();
         assert!(own.success() && thread::spawn(|| true).join().unwrap());
+    }
+
+    #[test]
+    fn a_child_has_nothing_of_our_environment() {
+        let seen = |child: &mut Child| {
+            let mut text = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+            child.wait().unwrap();
+            text
+        };
+        let env = || {
+            let mut command = Command::new("/usr/bin/env");
+            command.stdout(Stdio::piped());
+            command
+        };
+        assert_ne!(seen(&mut env().spawn().unwrap()), "", "we have one");
+        assert_eq!(seen(Owned::spawn(&mut env()).unwrap().child()), "");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use coffer_monitor_wire::api::{CreateVm, Publish};
 use crate::guarded::Guarded;
 use crate::history::{History, Kept};
 use crate::vm::{LaunchClock, Vm};
-use crate::{launch_error::LaunchError, plan::check_name, vm_process::Control};
+use crate::{launch_error::LaunchError, vm_process::Control};
 
 /// Most VMs kept, ended ones included, and launches under way: each ended one keeps its console.
 const VMS_MAX: usize = 512;
@@ -109,17 +109,14 @@ impl Registry {
             return Err(LaunchError::ShuttingDown);
         }
         if inner.vms.len() + inner.names.len() >= VMS_MAX {
-            return Err(LaunchError::BadRequest(format!(
-                "this host keeps {VMS_MAX} VMs already; remove some"
-            )));
+            let why = format!("this host keeps {VMS_MAX} VMs already; remove some");
+            return Err(LaunchError::BadRequest(why));
         }
-        let name = match asked {
-            Some(name) => {
-                check_name(name)?;
-                name.to_owned()
-            }
-            None => inner.free_name(image),
-        };
+        let name = asked.map_or_else(|| inner.free_name(image), str::to_owned);
+        if !coffer_image::rules::is_name(&name) {
+            let why = "a VM's name is 1 to 63 of a-z, 0-9 and `-`";
+            return Err(LaunchError::BadRequest(why.into()));
+        }
         let before = before.cloned();
         if inner.has_name(&name, before.as_ref()) {
             return Err(LaunchError::NameTaken(name));

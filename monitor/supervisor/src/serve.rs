@@ -4,6 +4,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::{io, net::SocketAddr, os::unix::fs::FileTypeExt, sync::Arc, time::Duration};
 
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -91,42 +92,34 @@ async fn serve(host: Arc<Host>) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let (listener, _socket) = bind(&host.config.socket)?;
-    let tcp = match host.config.dangerously_listen_tcp {
-        Some(address) => Some(bind_tcp(address).await?),
-        None => None,
-    };
+    let tcp = host.config.dangerously_listen_tcp;
+    if let Some(address) = tcp {
+        tracing::warn!(%address, "the API is open to everybody who reaches this address");
+    }
+    let tcp = listen(tcp).await?;
+    let tls = host.config.tls.clone();
+    let tls_listener = listen(tls.as_ref().map(|tls| tls.listen)).await?;
     let shutdown = Arc::new(Notify::new());
     let router = routes::router(App { host: Arc::clone(&host), shutdown: Arc::clone(&shutdown) });
-    let tls = match host.config.tls.clone() {
-        Some(tls) => {
-            let address = tls.listen;
-            let bound = TcpListener::bind(address).await;
-            Some((tls, bound.map_err(|e| ServeError::Listen(address.to_string(), e))?))
-        }
-        None => None,
-    };
     tracing::info!(socket = %host.config.socket.display(), profile = host.config.profile.as_str(), "serving");
     let unix = gate::serve::<UnixAddr>(listener, router.clone());
-    let over_tcp = async {
-        match tcp {
-            Some(listener) => gate::serve::<SocketAddr>(listener, router.clone()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let over_tls = async {
-        match tls {
-            Some((tls, listener)) => tls.serve(listener, router.clone()).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        result = unix => result.map_err(|e| ServeError::System("serving", e)),
-        result = over_tls => result.map_err(|e| ServeError::System("serving", e)),
-        result = over_tcp => result.map_err(|e| ServeError::System("serving", e)),
+    let over_tcp = tcp.map(|listener| gate::serve::<SocketAddr>(listener, router.clone()));
+    let over_tls = tls.zip(tls_listener).map(|(tls, listener)| tls.serve(listener, router.clone()));
+    let result = tokio::select! {
+        result = unix => result,
+        Some(result) = OptionFuture::from(over_tls) => result,
+        Some(result) = OptionFuture::from(over_tcp) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         () = shutdown.notified() => Ok(()),
-    }
+    };
+    result.map_err(|e| ServeError::System("serving", e))
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|e| ServeError::Listen(address.to_string(), e))
 }
 
 fn end_vms(host: &Host) {
@@ -171,11 +164,6 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
             .map_err(|e| ServeError::Listen(path.display().to_string(), e)),
         _ => Err(ServeError::SocketInUse(path.to_owned())),
     }
-}
-
-async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    tracing::warn!(%address, "the API is open to everybody who reaches this address");
-    TcpListener::bind(address).await.map_err(|e| ServeError::Listen(address.to_string(), e))
 }
 
 /// No debugger may attach to the process that vouches for VMs. On a developer's machine one may.

@@ -13,13 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// It cannot be made or read.
-    #[error("state directory `{path}`: {source}")]
-    Io {
-        /// Path.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error("state directory `{0}`: {1}")]
+    Io(PathBuf, #[source] io::Error),
     /// Another monitor has it.
     #[error("another monitor uses the state directory `{0}`")]
     InUse(PathBuf),
@@ -38,7 +33,7 @@ pub struct StateDir {
 impl StateDir {
     /// Takes the directory, ends what a dead monitor left running in it, and removes what it left.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let failed = |source: io::Error| StateError::Io { path: path.to_owned(), source };
+        let failed = |e| StateError::Io(path.to_owned(), e);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let path = &path.canonicalize().map_err(failed)?;
         for folder in path.ancestors() {
@@ -68,10 +63,7 @@ impl StateDir {
     /// A folder for one VM.
     pub fn create_vm(&self, id: &InstanceId) -> Result<VmDir, StateError> {
         let path = self.vms.join(id.to_hex());
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| StateError::Io { path: path.clone(), source })?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(|e| StateError::Io(path.clone(), e))?;
         Ok(VmDir(path))
     }
 }

@@ -3,7 +3,7 @@
 
 use coffer_formats::Reject;
 use coffer_monitor_wire::EndReason;
-use coffer_monitor_wire::api::{Reporter, VmState};
+use coffer_monitor_wire::api::{Reporter, VmInfo, VmState};
 
 use crate::process::printable;
 
@@ -45,6 +45,15 @@ impl Verdict {
             (EndReason::Reset, None) if !asked => seen("guest-failed", "the guest reset itself"),
             _ => Self::STOPPED,
         }
+    }
+
+    /// Tells it of a VM.
+    pub fn tell(self, of: &mut VmInfo) {
+        let failure = self.failure;
+        of.state = self.state;
+        of.reason = failure.as_ref().map(|failure| failure.code.clone());
+        of.reported_by = failure.as_ref().map(|failure| failure.reporter);
+        of.detail = failure.map(|failure| failure.detail);
     }
 
     /// What the guest says of itself: a code if it is one a guest can know.

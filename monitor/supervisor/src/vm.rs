@@ -209,7 +209,7 @@ impl Vm {
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };
-        life.fail(verdict);
+        verdict.tell(&mut life.info);
         let VmInfo { state, reason: code, reported_by, detail, restarts, .. } = &life.info;
         tracing::info!(vm = %self.id, name = %self.name, ?state, reason = code, ?reported_by, ?detail, "ended");
         let due = !asked && self.is_due(reason, *state, *restarts);
@@ -272,10 +272,11 @@ impl Vm {
         let mut life = self.life.lock();
         let by_policy = life.next == Next::Policy;
         if life.next != Next::Nothing {
-            life.fail(Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string()));
+            let why = Verdict::failed(Reporter::Monitor, error.code().0, &error.to_string());
+            why.tell(&mut life.info);
             life.info.restarts = life.info.restarts.saturating_add(by_policy.into());
         }
-        let lasting = matches!(error, LaunchError::Refused { .. } | LaunchError::ShuttingDown);
+        let lasting = matches!(error, LaunchError::Refused(..) | LaunchError::ShuttingDown);
         if !by_policy || lasting || !self.may_try(life.info.restarts) {
             life.next = Next::Nothing;
         }
@@ -391,13 +392,6 @@ impl Life {
             _ => self.info.state,
         };
         VmInfo { state, ..self.info.clone() }
-    }
-
-    fn fail(&mut self, Verdict { state, failure }: Verdict) {
-        self.info.state = state;
-        self.info.reason = failure.as_ref().map(|failure| failure.code.clone());
-        self.info.reported_by = failure.as_ref().map(|failure| failure.reporter);
-        self.info.detail = failure.map(|failure| failure.detail);
     }
 }
 
@@ -549,7 +543,7 @@ pub(crate) mod tests {
         let vm = vm(kept("a", restart(RestartPolicy::Always, None)));
         vm.end(&EndReason::PowerOff);
         let reject = Reject::KernelDigest;
-        vm.not_launched_again(&LaunchError::Refused { reject, detail: "x".into(), hint: "" });
+        vm.not_launched_again(&LaunchError::Refused(reject, "x".into(), ""));
         let info = vm.info();
         assert_eq!((info.state, info.reason.as_deref()), (VmState::Failed, Some("kernel-digest")));
     }

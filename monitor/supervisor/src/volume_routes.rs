@@ -1,6 +1,6 @@
 //! The part of the management API that is about volumes (SPEC 6.4.6). Handlers only translate; the vault decides.
 
-use std::io::{self, Read, Write};
+use std::io;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coffer_vault::{CreateVolume, GrowVolume, Vault, VaultInfo, VolumeInfo, VolumeReport};
+use coffer_vault::{Vault, VaultError, Verb, VolumeInfo};
 use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
 use rustix::fs::OFlags;
@@ -16,8 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::api_error::ApiError;
 use crate::given_disk::open_below;
-use crate::launch_error::LaunchError;
-use crate::routes::{Answer, App, blocking, parse};
+use crate::routes::{Answer, App, blocking};
 
 /// Pieces of a backup on their way at a time.
 const PORTIONS: usize = 4;
@@ -26,70 +25,42 @@ const PORTIONS: usize = 4;
 pub fn router() -> Router<App> {
     // A backup is as long as its volume; it goes through and is not kept.
     let restore = post(restore).layer(DefaultBodyLimit::disable());
+    let to = |verb| async move |app, name, body| manage(verb, app, name, body).await;
     Router::new()
-        .route("/v1/vault", get(show_vault))
-        .route("/v1/volumes", get(list).post(create))
-        .route("/v1/volumes/{name}", get(show).delete(remove))
-        .route("/v1/volumes/{name}/check", post(check))
-        .route("/v1/volumes/{name}/grow", post(grow))
-        .route("/v1/volumes/{name}/rekey", post(rekey))
+        .route("/v1/vault", get(to(Verb::Vault)))
+        .route("/v1/volumes", get(to(Verb::List)).post(to(Verb::Create)))
+        .route("/v1/volumes/{name}", get(to(Verb::Show)).delete(to(Verb::Remove)))
+        .route("/v1/volumes/{name}/check", post(to(Verb::Check)))
+        .route("/v1/volumes/{name}/grow", post(to(Verb::Grow)))
+        .route("/v1/volumes/{name}/rekey", post(to(Verb::Rekey)))
         .route("/v1/volumes/{name}/backup", post(backup))
         .route("/v1/volumes/{name}/restore", restore)
 }
 
-/// What the vault says to a request.
-async fn ask<T: Send + 'static>(
-    app: &App,
-    work: impl FnOnce(&Vault) -> Result<T, LaunchError> + Send + 'static,
-) -> Answer<T> {
-    let vault = app.host.vault.clone().map_err(LaunchError::NoVault)?;
-    Ok(blocking(move || work(&vault)).await??)
-}
-
-async fn show_vault(State(app): State<App>) -> Answer<Json<VaultInfo>> {
-    ask(&app, |vault| Ok(Json(vault.info()))).await
-}
-
-async fn list(State(app): State<App>) -> Answer<Json<Vec<VolumeInfo>>> {
-    ask(&app, |vault| Ok(Json(vault.volumes()?))).await
-}
-
-async fn create(State(app): State<App>, body: Bytes) -> Answer<(StatusCode, Json<VolumeInfo>)> {
-    let asked: CreateVolume = parse(&body)?;
+async fn manage(
+    verb: Verb,
+    State(app): State<App>,
+    name: Option<Path<String>>,
+    body: Bytes,
+) -> Answer<Response> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     let folder = app.host.config.disks.clone();
     let open = move |path: &str| Ok(open_below(&folder, path.as_ref(), OFlags::RDONLY)?);
-    let made = ask(&app, move |vault| Ok(vault.create(&asked, open)?)).await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    let work = move || coffer_vault::manage(app.host.vault(), verb, &name, &body, open);
+    let (status, json) = blocking(work).await??;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Ok(match json.is_empty() {
+        true => status.into_response(),
+        false => (status, [(header::CONTENT_TYPE, "application/json")], json).into_response(),
+    })
 }
 
-async fn show(State(app): State<App>, Path(name): Path<String>) -> Answer<Json<VolumeInfo>> {
-    ask(&app, move |vault| Ok(Json(vault.volume(&name)?))).await
-}
-
-/// One that is not there need not be removed (RFC 9110 9.2.2).
-async fn remove(State(app): State<App>, Path(name): Path<String>) -> Answer<StatusCode> {
-    let removed = ask(&app, move |vault| Ok(vault.remove_volume(&name)?)).await;
-    match removed {
-        Err(error) if error.status() != StatusCode::NOT_FOUND => Err(error),
-        _ => Ok(StatusCode::NO_CONTENT),
-    }
-}
-
-async fn check(State(app): State<App>, Path(name): Path<String>) -> Answer<Json<VolumeReport>> {
-    ask(&app, move |vault| Ok(Json(vault.report(&name)?))).await
-}
-
-async fn grow(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Answer<Json<VolumeInfo>> {
-    let GrowVolume { bytes } = parse(&body)?;
-    ask(&app, move |vault| Ok(Json(vault.grow(&name, bytes)?))).await
-}
-
-async fn rekey(State(app): State<App>, Path(name): Path<String>) -> Answer<Json<VolumeInfo>> {
-    ask(&app, move |vault| Ok(Json(vault.rekey(&name)?))).await
+/// What the vault says to a request about streams.
+async fn ask<T: Send + 'static>(
+    app: App,
+    work: impl FnOnce(&Vault) -> Result<T, VaultError> + Send + 'static,
+) -> Answer<T> {
+    Ok(blocking(move || work(&app.host.vault()?)).await??)
 }
 
 /// Refusals come before the first byte; what fails after it breaks the connection off, and a backup without its end is
@@ -100,10 +71,9 @@ async fn backup(
     permit: Bytes,
 ) -> Answer<Response> {
     let (to, mut from) = mpsc::channel(PORTIONS);
-    let work = tokio::spawn(async move {
-        let back_up = move |vault: &Vault| Ok(vault.backup(&name, &permit, &mut Outgoing(to))?);
-        ask(&app, back_up).await
-    });
+    let send = move |portion| to.blocking_send(portion).is_ok();
+    let work = ask(app, move |vault| vault.backup_portions(&name, &permit, send));
+    let work = tokio::spawn(work);
     let Some(first) = from.recv().await else {
         return work.await.unwrap_or_else(|_| Ok(())).and(Err(ApiError::internal("no backup")));
     };
@@ -124,7 +94,7 @@ async fn restore(
     Path(name): Path<String>,
     body: Body,
 ) -> Answer<(StatusCode, Json<VolumeInfo>)> {
-    let (to, from) = mpsc::channel(PORTIONS);
+    let (to, mut from) = mpsc::channel::<Bytes>(PORTIONS);
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
         // A body that breaks off has no end, and is refused for that. What comes after a refusal is read and dropped, or
@@ -133,42 +103,6 @@ async fn restore(
             drop(to.send(portion).await);
         }
     });
-    let mut backup = Incoming { from, portion: Bytes::new() };
-    let made = ask(&app, move |vault| Ok(vault.restore(&name, &mut backup)?)).await?;
-    Ok((StatusCode::CREATED, Json(made)))
-}
-
-/// What a backup is written to.
-struct Outgoing(mpsc::Sender<Vec<u8>>);
-
-impl Write for Outgoing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(bytes.to_vec()).map_err(gone).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What a backup is read from.
-struct Incoming {
-    from: mpsc::Receiver<Bytes>,
-    portion: Bytes,
-}
-
-impl Read for Incoming {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.portion.is_empty() {
-            match self.from.blocking_recv() {
-                Some(portion) => self.portion = portion,
-                None => return Ok(0),
-            }
-        }
-        let count = self.portion.len().min(buffer.len());
-        let taken = self.portion.split_to(count);
-        buffer.iter_mut().zip(taken).for_each(|(to, byte)| *to = byte);
-        Ok(count)
-    }
+    let made = ask(app, move |vault| vault.restore_portions(&name, || from.blocking_recv()));
+    Ok((StatusCode::CREATED, Json(made.await?)))
 }

@@ -7,7 +7,7 @@ use coffer_formats::launch::{BoxKind, LaunchDisk};
 use coffer_image::descriptor::{Descriptor, Disk};
 use coffer_monitor_wire::DiskSpec;
 use coffer_monitor_wire::api::CreateVm;
-use coffer_vault::{Attached, AttachedDisk, Hold, Identity, Vault, VtpmState, point};
+use coffer_vault::{Attached, AttachedDisk, Hold, Identity, Vault, VaultError, VtpmState, point};
 
 use crate::{given_disk::GivenDisk, image::Image, launch_error::LaunchError};
 
@@ -22,7 +22,7 @@ pub struct Volumes {
 
 /// Attaches what is asked for; disks go to `given`.
 pub fn attach(
-    vault: &Result<Vault, String>,
+    vault: impl FnOnce() -> Result<Vault, VaultError>,
     request: &CreateVm,
     image: &Image,
     given: &mut Vec<GivenDisk>,
@@ -33,7 +33,7 @@ pub fn attach(
     if request.volumes.is_empty() && request.vtpm.is_none() {
         return Ok(volumes);
     }
-    let vault = vault.as_ref().map_err(|why| LaunchError::NoVault(why.clone()))?;
+    let vault = vault()?;
     let user = Identity {
         box_kind: request.box_kind,
         image_id: image.layout.image_id(),

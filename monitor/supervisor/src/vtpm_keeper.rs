@@ -7,9 +7,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::{fs::MetadataExt, net::UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use coffer_vault::{VTPM_STATE_MAX, VtpmState};
@@ -20,37 +21,38 @@ use rustix::fs::{Mode, OFlags};
 type Stamp = (u64, u64, i64, i64);
 
 /// The state in the vault, and the file it comes from.
-pub struct VtpmKeeper {
+struct VtpmKeeper {
     state: VtpmState,
     file: PathBuf,
     kept: Option<Stamp>,
 }
 
-impl VtpmKeeper {
-    /// That of the swtpm with this folder. Keeps what is there.
-    pub fn new(state: VtpmState, folder: &std::path::Path) -> io::Result<Self> {
-        let mut keeper = Self { state, file: folder.join(STATE_FILE), kept: None };
-        keeper.keep()?;
-        Ok(keeper)
-    }
+/// Keeps what the swtpm with this folder wrote, then answers the VM process until that is gone; its end of the stream.
+pub fn start(state: VtpmState, folder: &Path) -> io::Result<(OwnedFd, KeeperThread)> {
+    let mut keeper = VtpmKeeper { state, file: folder.join(STATE_FILE), kept: None };
+    keeper.keep()?;
+    let (theirs, ours) = UnixStream::pair()?;
+    let stream = ours.try_clone()?;
+    let serve = move || {
+        keeper.serve(&stream);
+        let _ = stream.shutdown(Shutdown::Both);
+    };
+    let thread = thread::Builder::new().name("vtpm-keeper".into()).spawn(serve)?;
+    Ok((theirs.into(), KeeperThread(ours, Some(thread))))
+}
 
-    /// Answers the VM process until that is gone; its end of the stream.
-    pub fn start(mut self) -> io::Result<(OwnedFd, KeeperThread)> {
-        let (theirs, mut stream) = UnixStream::pair()?;
-        let serve = move || {
-            let mut word = [0];
-            while stream.read_exact(&mut word).is_ok() {
-                if let Err(error) = self.keep() {
-                    tracing::error!(%error, "the state of a vTPM cannot be kept");
-                    return;
-                }
-                if stream.write_all(&word).is_err() {
-                    return;
-                }
+impl VtpmKeeper {
+    fn serve(&mut self, mut stream: &UnixStream) {
+        let mut word = [0];
+        while stream.read_exact(&mut word).is_ok() {
+            if let Err(error) = self.keep() {
+                tracing::error!(%error, "the state of a vTPM cannot be kept");
+                return;
             }
-        };
-        let thread = thread::Builder::new().name("vtpm-keeper".into()).spawn(serve)?;
-        Ok((theirs.into(), KeeperThread(Some(thread))))
+            if stream.write_all(&word).is_err() {
+                return;
+            }
+        }
     }
 
     fn keep(&mut self) -> io::Result<()> {
@@ -68,12 +70,14 @@ impl VtpmKeeper {
     }
 }
 
-/// Waits for the keeper to end, which it does when the VM process has: then the volume is free.
-pub struct KeeperThread(Option<JoinHandle<()>>);
+/// Waits for the keeper to end, which it does when it has read what the VM process wrote: then the volume is free. A
+/// launch that fails still has that process's end of the stream in its hands when it drops this.
+pub struct KeeperThread(UnixStream, Option<JoinHandle<()>>);
 
 impl Drop for KeeperThread {
     fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Read);
         // It panicked at worst, and is gone either way.
-        let _ = self.0.take().map(JoinHandle::join);
+        let _ = self.1.take().map(JoinHandle::join);
     }
 }

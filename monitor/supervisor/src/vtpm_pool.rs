@@ -8,12 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
+use coffer_services::ek_certificate::VtpmAuthority;
 use coffer_vtpm::{Certified, Swtpm, SwtpmConfig, Walls};
 
-use crate::state::{StateDir, VmDir};
 use zeroize::Zeroizing;
 
-use crate::{ek_certificate::VtpmAuthority, guarded::Guarded, launch_error::LaunchError, uid};
+use crate::state::{StateDir, VmDir};
+use crate::{guarded::Guarded, launch_error::LaunchError, uid};
 
 /// Folder of swtpm's state in a VM's.
 pub const VTPM: &str = "vtpm";

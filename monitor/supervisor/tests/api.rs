@@ -206,11 +206,59 @@ fn refuses_requests_that_do_not_parse() {
         ("GET", "/v2", "", (404, "not-found")),
         ("PUT", "/v1/vms", "", (405, "bad-request")),
         ("GET", "/v1/host/identity", "", (503, "host-tpm-failed")),
+        ("GET", "/v1/vault", "", (503, "no-vault")),
+        ("DELETE", "/v1/volumes/a", "", (503, "no-vault")),
+        ("POST", "/v1/volumes", "{", (400, "bad-request")),
+        ("POST", "/v1/volumes/a/backup", "", (503, "no-vault")),
+        ("POST", "/v1/volumes/a/restore", "", (503, "no-vault")),
         ("POST", "/v1/host/power-off", "", (400, "bad-request")),
     ] {
         let (status, code) = monitor.refusal(method, path, body);
         assert_eq!((status, code.as_str()), expected, "{method} {path} {body}");
     }
+}
+
+#[test]
+fn volumes_are_made_shown_tended_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = dir.path().join("vault");
+    let flags = ["--vault", vault.to_str().unwrap(), "--dangerously-software-vault"];
+    let monitor = Monitor::start(&flags);
+    let json = |method: &str, path: &str, body: &str| {
+        let (status, body) = monitor.call(method, path, body);
+        (status, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+    };
+    assert_eq!(json("GET", "/v1/volumes", ""), (200, json!([])));
+    let asked = json!({ "name": "a", "kind": "encrypted", "bytes": 1 << 20, "owner": "open" });
+    let (status, made) = json("POST", "/v1/volumes", &asked.to_string());
+    assert_eq!((status, &made["name"], &made["bytes"]), (201, &json!("a"), &json!(1 << 20)));
+    assert_eq!(json("GET", "/v1/volumes/a", ""), (200, made.clone()));
+    assert_eq!(json("GET", "/v1/volumes", ""), (200, json!([made])));
+    let (status, grown) = json("POST", "/v1/volumes/a/grow", r#"{"bytes":2097152}"#);
+    assert_eq!((status, &grown["bytes"]), (200, &json!(2 << 20)));
+    assert_eq!(json("POST", "/v1/volumes/a/rekey", ""), (200, grown));
+    let (status, report) = json("POST", "/v1/volumes/a/check", "");
+    assert_eq!((status, &report["damaged"]), (200, &json!(0)));
+    let (status, vault) = json("GET", "/v1/vault", "");
+    assert_eq!((status, vault["id"].as_str().map(str::len)), (200, Some(32)));
+    for (method, path, body, expected) in [
+        ("POST", "/v1/volumes", "{", (400, "bad-request")),
+        ("POST", "/v1/volumes", asked.to_string().as_str(), (409, "volume-exists")),
+        ("GET", "/v1/volumes/b", "", (404, "no-such-volume")),
+        ("POST", "/v1/volumes/a/grow", "{}", (400, "bad-request")),
+        ("POST", "/v1/volumes/a/backup", "", (403, "no-permit")),
+        ("POST", "/v1/volumes/b/restore", "", (422, "backup-corrupt")),
+        ("POST", "/v1/volumes/a/other", "", (404, "not-found")),
+        ("GET", "/v1/volumes/a/check", "", (405, "bad-request")),
+    ] {
+        let (status, code) = monitor.refusal(method, path, body);
+        assert_eq!((status, code.as_str()), expected, "{method} {path}");
+    }
+    // One that is not there need not be removed.
+    for name in ["a", "a"] {
+        assert_eq!(monitor.call("DELETE", &format!("/v1/volumes/{name}"), ""), (204, vec![]));
+    }
+    assert_eq!(json("GET", "/v1/volumes", ""), (200, json!([])));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use coffer_attestation::{
     Digest, InstanceId, Nonce, ObjectName, Reject, Statement as _, binding, cbor, enroll, merkle,
 };
 use coffer_formats::claims::HostClaims;
+use coffer_formats::endorsement::GuestId;
 use coffer_formats::evidence::QuotePart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
 use coffer_formats::protocol::{EnrollChallenge, EnrollComplete, HexBytes, HostIdentity};
@@ -37,7 +38,7 @@ fn start(tpm: &TestTpm) -> HostTpm {
 
 /// A TPM that holds still in the middle of a quote for `vm(0)`, and the request for that.
 fn hold_in_quote(tpm: &TestTpm, host: &HostTpm) -> Waiting<Batched> {
-    host.attest(vm(0), Digest::ZERO).unwrap();
+    host.request(vm(0), Digest::ZERO).and_then(Waiting::finish).unwrap();
     tpm.pause();
     let first = host.request(vm(0), Digest([0xf0; 32])).unwrap();
     // The gathering is over and the quote begun.
@@ -148,7 +149,7 @@ fn requests_that_wait_share_a_quote_and_each_has_its_own_proof() {
             std::thread::spawn(move || {
                 barrier.wait();
                 let leaf = Digest([n; 32]);
-                (leaf, host.attest(vm(n), leaf).unwrap())
+                (leaf, host.request(vm(n), leaf).and_then(Waiting::finish).unwrap())
             })
         })
         .collect();
@@ -236,7 +237,10 @@ fn one_vm_cannot_crowd_out_another_nor_the_operator() {
     assert!(other.finish().is_ok());
     assert!(operator.join().unwrap().is_ok());
     assert!(first.finish().is_ok() && taken.remove(0).finish().is_ok());
-    assert!(host.attest(vm(0), Digest::ZERO).is_ok(), "answered requests no longer count");
+    assert!(
+        host.request(vm(0), Digest::ZERO).and_then(Waiting::finish).is_ok(),
+        "answered requests no longer count"
+    );
 }
 
 #[test]
@@ -267,7 +271,8 @@ fn a_tpm_that_hangs_is_given_up_and_tried_again() {
     let hung = host.request(vm(0), Digest::ZERO).unwrap();
     assert!(matches!(hung.wait(LONG), Some(Err(HostTpmError::Keeper(_)))));
     tpm.resume();
-    let again = (0..20).any(|_| host.attest(vm(0), Digest::ZERO).is_ok());
+    let again =
+        (0..20).any(|_| host.request(vm(0), Digest::ZERO).and_then(Waiting::finish).is_ok());
     assert!(again);
 }
 
@@ -278,7 +283,10 @@ fn a_request_has_its_time_and_no_more() {
     let tcti = tpm.tcti.parse().unwrap();
     let host = HostTpm::start_timed(Path::new(MONITOR), &tcti, &tpm.event_log, timing).unwrap();
     tpm.pause();
-    assert_eq!(host.attest(vm(0), Digest::ZERO).err(), Some(HostTpmError::TooLate));
+    assert_eq!(
+        host.request(vm(0), Digest::ZERO).and_then(Waiting::finish).err(),
+        Some(HostTpmError::TooLate)
+    );
     tpm.resume();
 }
 
@@ -329,14 +337,24 @@ fn identity(n: u8) -> VmIdentity {
         instance_id: vm(n),
         incarnation: 1,
     };
+    let guest = GuestId {
+        version: 1,
+        box_kind: record.box_kind,
+        image_id: record.image_id,
+        signer: None,
+        svn: 1,
+        launch_digest: LaunchRecord::digest(&record.encode()),
+        instance_id: record.instance_id,
+        incarnation: record.incarnation,
+        hak_name: None,
+    };
     VmIdentity {
+        guest,
         record_bytes: record.encode(),
         record,
         descriptor: b"{}".to_vec(),
         vak_name: ObjectName([n; 34]),
         vek_name: ObjectName([n + 100; 34]),
-        signer: None,
-        svn: 1,
     }
 }
 
@@ -380,8 +398,11 @@ fn survives_the_death_of_its_keeper() {
     let host =
         HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap();
     kill_keepers(&tpm.tcti);
-    assert!(matches!(host.attest(vm(0), Digest::ZERO), Err(HostTpmError::Keeper(_))));
-    assert!(host.attest(vm(0), Digest::ZERO).is_ok());
+    assert!(matches!(
+        host.request(vm(0), Digest::ZERO).and_then(Waiting::finish),
+        Err(HostTpmError::Keeper(_))
+    ));
+    assert!(host.request(vm(0), Digest::ZERO).and_then(Waiting::finish).is_ok());
 }
 
 #[test]
@@ -391,13 +412,13 @@ fn a_missing_event_log_is_named_and_never_empty() {
         |log: &Path| HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), log).unwrap();
     let absent = tpm.dir.path().join("absent");
     assert!(matches!(
-        start(&absent).attest(vm(0), Digest::ZERO),
-        Err(HostTpmError::EventLog { .. })
+        start(&absent).request(vm(0), Digest::ZERO).and_then(Waiting::finish),
+        Err(HostTpmError::EventLog(..))
     ));
     let empty = tpm.dir.path().join("empty");
     std::fs::write(&empty, "").unwrap();
     assert!(matches!(
-        start(&empty).attest(vm(0), Digest::ZERO),
-        Err(HostTpmError::EventLog { .. })
+        start(&empty).request(vm(0), Digest::ZERO).and_then(Waiting::finish),
+        Err(HostTpmError::EventLog(..))
     ));
 }

@@ -12,52 +12,54 @@ use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
 use coffer_exchange::x509::Certificate;
 use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
-use coffer_formats::launch::{BoxKind, LaunchRecord};
+use coffer_formats::launch::BoxKind;
 use coffer_formats::{Digest, InstanceId, ObjectName};
 use coffer_host_tpm::HostTpm;
-use coffer_monitor::endorsement::Endorsements;
-use coffer_monitor::evidence::VmIdentity;
-use coffer_monitor::services::Services;
+use coffer_monitor::evidence::host_link;
+use coffer_services::Services;
+use coffer_services::endorsement::{Endorsements, Link};
 use coffer_vault::{Identity, Root, Vault};
 use common::{MONITOR, TestTpm};
 use p256::ecdsa::SigningKey;
 
 const IMAGE: u8 = 7;
 
-fn services(host_tpm: Option<HostTpm>) -> Services {
-    let endorsements = Arc::new(Endorsements::new().unwrap());
-    Services {
-        host_tpm,
-        vault: Err("this host keeps no sealed store".into()),
-        endorsements,
-        pace: Arc::default(),
+/// What guests of one host have.
+struct Host {
+    hak_name: Option<ObjectName>,
+    services: Services,
+}
+
+impl Host {
+    fn answer(&self, vm: &GuestId, request: Request) -> Answer {
+        let guest = GuestId { hak_name: self.hak_name, ..vm.clone() };
+        self.services.answer(&guest, request)
     }
+}
+
+fn services(host_tpm: Option<HostTpm>) -> Host {
+    let hak_name = host_tpm.as_ref().map(HostTpm::ak_name);
+    let link = host_tpm.map(|tpm| -> Link { Box::new(move |leaf| host_link(&tpm, leaf)) });
+    let endorsements = Arc::new(Endorsements::new(link).unwrap());
+    let vault = Err("this host keeps no sealed store".into());
+    Host { hak_name, services: Services { vault, endorsements, pace: Arc::default() } }
 }
 
 fn start(tpm: &TestTpm) -> HostTpm {
     HostTpm::start(Path::new(MONITOR), &tpm.tcti.parse().unwrap(), &tpm.event_log).unwrap()
 }
 
-fn vm(n: u8, image: u8, box_kind: BoxKind) -> VmIdentity {
-    let record = LaunchRecord {
+fn vm(n: u8, image: u8, box_kind: BoxKind) -> GuestId {
+    GuestId {
         version: 1,
         box_kind,
         image_id: Digest([image; 32]),
-        vcpus: 1,
-        memory_mib: 256,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        instance_id: InstanceId([n; 16]),
-        incarnation: 1,
-    };
-    VmIdentity {
-        record_bytes: record.encode(),
-        record,
-        descriptor: b"{}".to_vec(),
         signer: Some(Digest([9; 32])),
         svn: 4,
-        vak_name: ObjectName([n; 34]),
-        vek_name: ObjectName([n; 34]),
+        launch_digest: Digest([n; 32]),
+        instance_id: InstanceId([n; 16]),
+        incarnation: 1,
+        hak_name: None,
     }
 }
 
@@ -66,14 +68,14 @@ fn point() -> [u8; 65] {
     key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
 }
 
-fn id(services: &Services, vm: &VmIdentity) -> (GuestId, Vec<u8>) {
+fn id(services: &Host, vm: &GuestId) -> (GuestId, Vec<u8>) {
     match services.answer(vm, Request::GetId) {
         Answer::Id(id, ca) => (*id, ca.into()),
         other => panic!("{other:?}"),
     }
 }
 
-fn endorse(services: &Services, vm: &VmIdentity) -> (Vec<u8>, Vec<u8>) {
+fn endorse(services: &Host, vm: &GuestId) -> (Vec<u8>, Vec<u8>) {
     match services.answer(vm, Request::Endorse(point().to_vec().into())) {
         Answer::Endorsed(certificate, ca) => (certificate.into(), ca.into()),
         other => panic!("{other:?}"),
@@ -86,7 +88,7 @@ fn now() -> u64 {
 
 /// A closed box of [`IMAGE`] on `ours` looks at `chain`.
 fn look(
-    ours: &Services,
+    ours: &Host,
     chain: &(Vec<u8>, Vec<u8>),
     hosts: &[TrustedHost],
     at: u64,
@@ -102,7 +104,7 @@ fn any_boot(host: &HostTpm) -> TrustedHost {
 #[test]
 fn two_boxes_of_one_image_know_each_other_and_no_other() {
     let ours = services(None);
-    let peer = |vm: VmIdentity| look(&ours, &endorse(&ours, &vm), &[], now());
+    let peer = |vm: GuestId| look(&ours, &endorse(&ours, &vm), &[], now());
     let twin = peer(vm(2, IMAGE, BoxKind::Closed)).unwrap();
     assert_eq!(twin.id, id(&ours, &vm(2, IMAGE, BoxKind::Closed)).0);
     assert_eq!((twin.id.svn, twin.id.signer), (4, Some(Digest([9; 32]))));
@@ -217,12 +219,14 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
     [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
 }
 
-fn with_vault(dir: &Path) -> Services {
+fn with_vault(dir: &Path) -> Host {
     let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
-    Services { vault: Ok(vault), ..services(None) }
+    let mut host = services(None);
+    host.services.vault = Ok(vault);
+    host
 }
 
-fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
+fn seal(services: &Host, vm: &GuestId, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
     match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
         Answer::Sealed(blob) => Ok(blob.into()),
         Answer::Refused(line) => Err(code(&line)),
@@ -230,11 +234,7 @@ fn seal(services: &Services, vm: &VmIdentity, to: &str, data: &[u8]) -> Result<V
     }
 }
 
-fn unseal(
-    services: &Services,
-    vm: &VmIdentity,
-    blob: &[u8],
-) -> Result<(Vec<u8>, Identity), String> {
+fn unseal(services: &Host, vm: &GuestId, blob: &[u8]) -> Result<(Vec<u8>, Identity), String> {
     match services.answer(vm, Request::Unseal(blob.to_vec().into())) {
         Answer::Unsealed(data, box_kind, image_id, signer, svn) => {
             Ok((data.into(), Identity { box_kind, image_id, signer, svn }))
@@ -244,7 +244,7 @@ fn unseal(
     }
 }
 
-fn counter(services: &Services, vm: &VmIdentity, name: &str, advance: bool) -> Result<u64, String> {
+fn counter(services: &Host, vm: &GuestId, name: &str, advance: bool) -> Result<u64, String> {
     match services.answer(vm, Request::Counter(name.into(), advance)) {
         Answer::Counter(value) => Ok(value),
         Answer::Refused(line) => Err(code(&line)),
@@ -261,9 +261,10 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let sealer = by.identity();
+    let GuestId { box_kind, image_id, signer, svn, .. } = by;
+    let sealer = Identity { box_kind, image_id, signer, svn };
     // To an image: another instance of it, and no other image, and no open box.
-    let blob = seal(&ours, &by, &format!("image:{}", by.record.image_id), b"data").unwrap();
+    let blob = seal(&ours, &by, &format!("image:{}", by.image_id), b"data").unwrap();
     let mut twin = vm(2, IMAGE, BoxKind::Closed);
     assert_eq!(unseal(&ours, &twin, &blob), Ok((b"data".to_vec(), sealer)));
     let mut other = vm(3, IMAGE + 1, BoxKind::Closed);
@@ -294,7 +295,7 @@ fn what_is_sealed_opens_for_whom_it_was_sealed_and_says_by_whom() {
 fn sealed_data_outlives_the_monitor_and_not_the_host() {
     let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let by = vm(1, IMAGE, BoxKind::Closed);
-    let to = format!("image:{}", by.record.image_id);
+    let to = format!("image:{}", by.image_id);
     let blob = seal(&with_vault(dir.path()), &by, &to, b"data").unwrap();
     assert!(unseal(&with_vault(dir.path()), &by, &blob).is_ok());
     let other_host = with_vault(elsewhere.path());
@@ -307,7 +308,7 @@ fn counters_are_the_appliances_and_move_once_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let ours = with_vault(dir.path());
     let one = vm(1, IMAGE, BoxKind::Closed);
-    let read = |vm: &VmIdentity| counter(&ours, vm, "a", false).unwrap();
+    let read = |vm: &GuestId| counter(&ours, vm, "a", false).unwrap();
     assert_eq!(read(&one), 0);
     let start = Instant::now();
     // From several connections at once.

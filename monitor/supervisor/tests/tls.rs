@@ -95,6 +95,10 @@ impl Scene {
         let monitor = Monitor::start_on_bare_dev_with(
             &[&["--tls-listen", &address], &files_of_tls[..]].concat(),
         );
+        // Its Unix socket, by which it is known to be up, is there a moment before.
+        while TcpStream::connect(&address).is_err() {
+            thread::sleep(Duration::from_millis(10));
+        }
         Self { monitor, address, server, clients, _files: files }
     }
 

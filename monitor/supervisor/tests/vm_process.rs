@@ -19,6 +19,7 @@ use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Statement as _, merkle};
 use coffer_formats::channel::Answer;
 use coffer_formats::claims::VmClaims;
+use coffer_formats::endorsement::GuestId;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
 use coffer_formats::launch::{BoxKind, LaunchRecord};
@@ -26,8 +27,6 @@ use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
 use coffer_monitor::console::Chunk;
-use coffer_monitor::ek_certificate::VtpmAuthority;
-use coffer_monitor::endorsement::Endorsements;
 use coffer_monitor::evidence::VmIdentity;
 use coffer_monitor::group::Group;
 use coffer_monitor::history::Kept;
@@ -37,12 +36,13 @@ use coffer_monitor::measurements;
 use coffer_monitor::memfile::MemFile;
 use coffer_monitor::metrics;
 use coffer_monitor::registry::{Entry, Registry};
-use coffer_monitor::services::Services;
 use coffer_monitor::state::StateDir;
 use coffer_monitor::vm::{LaunchClock, Vm};
 use coffer_monitor::vm_process::{Companions, Control, VmProcess};
 use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState};
 use coffer_monitor_wire::{FdRole, VmSpec};
+use coffer_services::ek_certificate::VtpmAuthority;
+use coffer_services::{Services, endorsement::Endorsements};
 use coffer_vtpm::{Swtpm, SwtpmConfig, Walls};
 use common::{MONITOR, TestTpm};
 use http_body_util::channel::Channel;
@@ -132,11 +132,21 @@ fn launch_watched(
         request: request(),
         measurements: measurements::describe(&log, &record_bytes),
     };
-    let identity = VmIdentity {
-        vak_name: vtpm.keys.ak.object_name(),
-        vek_name: vtpm.keys.ek.object_name(),
+    let guest = GuestId {
+        version: 1,
+        box_kind: record.box_kind,
+        image_id: record.image_id,
         signer: None,
         svn: 1,
+        launch_digest: LaunchRecord::digest(&record_bytes),
+        instance_id: id,
+        incarnation: record.incarnation,
+        hak_name: host_tpm.as_ref().map(HostTpm::ak_name),
+    };
+    let identity = VmIdentity {
+        guest,
+        vak_name: vtpm.keys.ak.object_name(),
+        vek_name: vtpm.keys.ek.object_name(),
         record,
         record_bytes,
         descriptor: b"descriptor".to_vec(),
@@ -192,7 +202,7 @@ fn launch_watched(
             let entered = registry.find("test").ok().map(|entry| entry.vm.info().state);
             assert_eq!(entered, Some(VmState::Launching), "it is told to run before it is known");
             assert_ne!(registry.launch_log_head(), Digest::ZERO);
-            let channels = Channels::new(services(host_tpm), control.clone());
+            let channels = Channels::new(host_tpm, services(), control.clone());
             process.start(&vm, &spec, &fds, companions, channels)
         })
     });
@@ -200,10 +210,9 @@ fn launch_watched(
     Launched { entry, result, registry, pid, vtpm_state, _state: state, dir }
 }
 
-fn services(host_tpm: Option<HostTpm>) -> Services {
-    let endorsements = Arc::new(Endorsements::new().unwrap());
+fn services() -> Services {
+    let endorsements = Arc::new(Endorsements::new(None).unwrap());
     Services {
-        host_tpm,
         vault: Err("this host keeps no sealed store".into()),
         endorsements,
         pace: Arc::default(),

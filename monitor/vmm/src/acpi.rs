@@ -40,15 +40,22 @@ pub struct Tables {
 
 /// Builds every table.
 pub fn build(map: &MemoryMap, devices: &AcpiDevices) -> Tables {
-    let mut area = Area { base: map.acpi(), bytes: Vec::new() };
-    let dsdt = area.append(&dsdt(devices));
-    let tables =
-        [area.append(&fadt(dsdt)), area.append(&madt(devices.vcpus)), area.append(&tpm2(map))];
+    let mut area = Vec::new();
+    // One after the other, each 16-byte aligned as the root pointer must be.
+    let mut append = |table: Vec<u8>| {
+        area.resize(area.len().next_multiple_of(16), 0);
+        let address = map.acpi() + area.len() as u64;
+        area.extend(table);
+        address
+    };
+    let dsdt = append(dsdt(devices));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
-    tables.into_iter().for_each(|address| xsdt.add_entry(address));
-    let xsdt = area.append(&bytes(&xsdt));
-    let rsdp = area.append(&bytes(&Rsdp::new(OEM, xsdt)));
-    Tables { bytes: area.bytes, rsdp }
+    for table in [fadt(dsdt), madt(devices.vcpus), tpm2(map)] {
+        xsdt.add_entry(append(table));
+    }
+    let xsdt = append(bytes(&xsdt));
+    let rsdp = append(bytes(&Rsdp::new(OEM, xsdt)));
+    Tables { bytes: area, rsdp }
 }
 
 fn dsdt(devices: &AcpiDevices) -> Vec<u8> {
@@ -60,10 +67,8 @@ fn dsdt(devices: &AcpiDevices) -> Vec<u8> {
     }
     // \_S5: the value the kernel writes to the sleep control register to power off.
     let zero = aml::ZERO;
-    sdt.append_slice(&bytes(&Name::new(
-        Path::new("_S5_"),
-        &Package::new(vec![&power::SLEEP_TYPE_S5, &zero, &zero, &zero]),
-    )));
+    let values = Package::new(vec![&power::SLEEP_TYPE_S5, &zero, &zero, &zero]);
+    sdt.append_slice(&bytes(&Name::new(Path::new("_S5_"), &values)));
     sdt.as_slice().to_vec()
 }
 
@@ -123,13 +128,8 @@ fn fadt(dsdt: u64) -> Vec<u8> {
 }
 
 fn port(offset: u16) -> GAS {
-    GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        u64::from(layout::POWER_PORT + offset),
-    )
+    let address = u64::from(layout::POWER_PORT + offset);
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, address)
 }
 
 fn madt(vcpus: u8) -> Vec<u8> {
@@ -161,21 +161,6 @@ fn bytes(aml: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     aml.to_aml_bytes(&mut bytes);
     bytes
-}
-
-/// Tables one after the other, each 16-byte aligned as the root pointer must be.
-struct Area {
-    base: u64,
-    bytes: Vec<u8>,
-}
-
-impl Area {
-    fn append(&mut self, table: &[u8]) -> u64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
-        let address = self.base + self.bytes.len() as u64;
-        self.bytes.extend_from_slice(table);
-        address
-    }
 }
 
 const OEM: [u8; 6] = *b"COFFER";

@@ -19,8 +19,6 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const SETUP_DATA: u64 = 0x1_0000;
 /// Kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
-/// Most bytes of a command line, with its NUL; Linux takes 2048 (`COMMAND_LINE_SIZE`).
-pub const CMDLINE_MAX: u64 = 0x1_0000;
 /// Where real mode begins after a reset: the last 16 bytes of the first megabyte.
 pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// First megabyte: RAM ends here, as on every PC (EBDA and video memory above).
@@ -109,11 +107,9 @@ impl MemoryMap {
     /// What to back with memory, in ascending order: RAM, and the TPM's buffer, which the kernel is not told of as RAM.
     pub fn ram(&self) -> Vec<RamRange> {
         let buffer = RamRange { start: TPM_BUFFER, size: TPM_BUFFER_SIZE };
-        let mut ranges = vec![RamRange { start: 0, size: self.low_end }, buffer];
-        if self.high_size > 0 {
-            ranges.push(RamRange { start: GAP_END, size: self.high_size });
-        }
-        ranges
+        let high = RamRange { start: GAP_END, size: self.high_size };
+        let ranges = [RamRange { start: 0, size: self.low_end }, buffer, high];
+        ranges.into_iter().filter(|range| range.size > 0).collect()
     }
 
     /// End of low RAM that kernel and initrd may use.
@@ -134,16 +130,14 @@ impl MemoryMap {
     /// What the kernel is told.
     pub fn e820(&self) -> Vec<E820Entry> {
         let entry = |start, end: u64, kind| E820Entry { start, size: end - start, kind };
-        let mut entries = vec![
+        let entries = [
             entry(0, LOW_RAM_END, E820Kind::Ram),
             entry(HIGH_RAM_START, self.usable_end(), E820Kind::Ram),
             entry(self.acpi(), self.event_log(), E820Kind::AcpiTables),
             entry(self.event_log(), self.low_end, E820Kind::AcpiNvs),
+            entry(GAP_END, GAP_END + self.high_size, E820Kind::Ram),
         ];
-        if self.high_size > 0 {
-            entries.push(entry(GAP_END, GAP_END + self.high_size, E820Kind::Ram));
-        }
-        entries
+        entries.into_iter().filter(|entry| entry.size > 0).collect()
     }
 
     /// Highest page-aligned place for `size` bytes that ends at or below both `limit` and usable low RAM.

@@ -30,13 +30,8 @@ pub enum PlanRefused {
     #[error("the vm spec asks for an impossible `{0}`")]
     Shape(&'static str),
     /// The list of roles and the descriptors that came differ in number.
-    #[error("the vm spec names {named} descriptors and {came} came")]
-    Count {
-        /// In the list.
-        named: usize,
-        /// With the message.
-        came: usize,
-    },
+    #[error("the vm spec names {0} descriptors and {1} came")]
+    Count(usize, usize),
     /// A role nobody filled.
     #[error("no descriptor came for `{0:?}`")]
     Missing(FdRole),
@@ -109,8 +104,7 @@ impl VmPlan {
             console: spec.console,
             input: fds.take(FdRole::Input).ok(),
         };
-        fds.none_left()?;
-        Ok(plan)
+        fds.0.first().map_or(Ok(plan), |(role, _)| Err(PlanRefused::Surplus(*role)))
     }
 }
 
@@ -128,10 +122,8 @@ fn check_shape(spec: &VmSpec) -> Result<(), PlanRefused> {
         // A NUL would end the command line the kernel sees before the one that was measured.
         ("cmdline", !spec.cmdline.contains('\0')),
     ];
-    match checks.into_iter().find(|(_, holds)| !holds) {
-        Some((what, _)) => Err(PlanRefused::Shape(what)),
-        None => Ok(()),
-    }
+    let failed = checks.into_iter().find(|(_, holds)| !holds);
+    failed.map_or(Ok(()), |(what, _)| Err(PlanRefused::Shape(what)))
 }
 
 /// Descriptors not yet taken.
@@ -140,7 +132,7 @@ struct Descriptors(Vec<(FdRole, OwnedFd)>);
 impl Descriptors {
     fn new(roles: &[FdRole], fds: Vec<OwnedFd>) -> Result<Self, PlanRefused> {
         if roles.len() != fds.len() {
-            return Err(PlanRefused::Count { named: roles.len(), came: fds.len() });
+            return Err(PlanRefused::Count(roles.len(), fds.len()));
         }
         Ok(Self(roles.iter().copied().zip(fds).collect()))
     }
@@ -148,10 +140,6 @@ impl Descriptors {
     fn take(&mut self, role: FdRole) -> Result<OwnedFd, PlanRefused> {
         let at = self.0.iter().position(|(r, _)| *r == role).ok_or(PlanRefused::Missing(role))?;
         Ok(self.0.swap_remove(at).1)
-    }
-
-    fn none_left(&self) -> Result<(), PlanRefused> {
-        self.0.first().map_or(Ok(()), |(role, _)| Err(PlanRefused::Surplus(*role)))
     }
 }
 
@@ -222,9 +210,6 @@ mod tests {
         let bare = |s: &mut VmSpec| (s.disks, _) = (encrypted(), s.fds.push(FdRole::Disk(0)));
         refuses(bare, PlanRefused::Missing(FdRole::Anchor(0)));
         refuses(|s| s.fds.push(FdRole::Anchor(0)), PlanRefused::Surplus(FdRole::Anchor(0)));
-        assert_eq!(
-            VmPlan::new(spec(), fds(3)).err(),
-            Some(PlanRefused::Count { named: 4, came: 3 })
-        );
+        assert_eq!(VmPlan::new(spec(), fds(3)).err(), Some(PlanRefused::Count(4, 3)));
     }
 }

@@ -39,12 +39,8 @@ pub fn run() -> anyhow::Result<()> {
         .context("cannot become undumpable")?;
     // Before the spec comes, while the supervisor still measures.
     jail::leave()?;
-    let control = Control::new(
-        std::io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("no control socket on standard input")?,
-    );
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let control = Control::new(socket.context("no control socket on standard input")?);
     let Some((spec, fds)) = control.receive_spec()? else { return Ok(()) };
     let reason = launch(&control, spec, fds, started);
     let failed = |error: anyhow::Error| {
@@ -82,13 +78,9 @@ fn launch(
 }
 
 fn finish(control: &Control, reason: EndReason) -> anyhow::Result<()> {
-    let failed = match &reason {
-        EndReason::Failed { detail } => Some(detail.clone()),
-        _ => None,
-    };
     // A supervisor that is gone cannot be told, and has no wish to be.
-    let told = control.send(&Event::Ended { reason }, &[]);
-    if let Some(detail) = failed {
+    let told = control.send(&Event::Ended { reason: reason.clone() }, &[]);
+    if let EndReason::Failed { detail } = reason {
         bail!(detail);
     }
     match told {

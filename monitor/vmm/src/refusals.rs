@@ -15,12 +15,9 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// The counters of a VM; a device has a handle on them. The default tells nobody.
 #[derive(Clone, Default)]
-pub struct Refusals(Arc<Inner>);
-
-#[derive(Default)]
-struct Inner {
-    sums: Mutex<Sums>,
-    bell: Option<Doorbell>,
+pub struct Refusals {
+    sums: Arc<Mutex<Sums>>,
+    bell: Option<Arc<Doorbell>>,
 }
 
 #[derive(Default)]
@@ -33,7 +30,7 @@ struct Sums {
 impl Refusals {
     /// Counters that ring `bell` when there is news.
     pub fn new(bell: Doorbell) -> Self {
-        Self(Arc::new(Inner { sums: Mutex::default(), bell: Some(bell) }))
+        Self { sums: Arc::default(), bell: Some(Arc::new(bell)) }
     }
 
     /// One more.
@@ -42,7 +39,7 @@ impl Refusals {
         let count = sums.counts.entry(refusal).or_default();
         *count = count.saturating_add(1);
         if !std::mem::replace(&mut sums.news, true)
-            && let Some(bell) = &self.0.bell
+            && let Some(bell) = &self.bell
         {
             bell.ring();
         }
@@ -61,11 +58,11 @@ impl Refusals {
 
     /// Rings when there is news.
     pub fn bell(&self) -> Option<&Doorbell> {
-        self.0.bell.as_ref()
+        self.bell.as_deref()
     }
 
     fn lock(&self) -> MutexGuard<'_, Sums> {
-        self.0.sums.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

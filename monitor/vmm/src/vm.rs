@@ -92,8 +92,8 @@ impl Vm {
         // No vCPU runs before every thread is confined.
         let confined = Arc::new(Barrier::new(vcpus.len() + 1));
         for vcpu in vcpus {
-            let (bus, stop, confined) = (bus.clone(), stop.clone(), confined.clone());
-            let gate = gate.clone();
+            let (bus, stop) = (bus.clone(), stop.clone());
+            let (confined, gate) = (confined.clone(), gate.clone());
             threads.push(VcpuThread::spawn(vcpu, move |vcpu| {
                 if let Err(error) = jail::confine(jail::Role::Vcpu) {
                     stop.now(EndReason::Failed { detail: error.to_string() });

@@ -53,11 +53,11 @@ impl Control {
     pub(crate) fn check(&mut self) -> Result<(), VtpmError> {
         let [capabilities] = self.ask(GET_CAPABILITY, &[])?;
         if capabilities & NEEDED != NEEDED {
-            return Err(VtpmError::Lacks { what: "a control command the vTPM needs" });
+            return Err(VtpmError::Lacks("a control command the vTPM needs"));
         }
         let [config] = self.ask(GET_CONFIG, &[])?;
         match CONFIG_KEYS.into_iter().find(|(key, _)| config & key != 0) {
-            Some((_, what)) => Err(VtpmError::UnexpectedKey { what }),
+            Some((_, what)) => Err(VtpmError::UnexpectedKey(what)),
             None => Ok(()),
         }
     }
@@ -69,7 +69,7 @@ impl Control {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [data];
         if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-            return Err(VtpmError::Malformed { what });
+            return Err(VtpmError::Malformed(what));
         }
         let body = code.to_be_bytes();
         rustix::net::sendmsg(
@@ -125,7 +125,7 @@ impl Control {
     fn answer<const N: usize>(&mut self, what: &'static str) -> Result<[u32; N], VtpmError> {
         let result = self.word(what)?;
         if result != 0 {
-            return Err(VtpmError::Control { what, result });
+            return Err(VtpmError::Control(what, result));
         }
         let mut words = [0; N];
         for word in &mut words {
@@ -142,5 +142,5 @@ impl Control {
 }
 
 fn broken(what: &'static str, source: io::Error) -> VtpmError {
-    VtpmError::Channel { channel: "control", what, source }
+    VtpmError::Channel("control", what, source)
 }

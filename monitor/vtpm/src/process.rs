@@ -84,8 +84,7 @@ impl Swtpm {
         if let Some(restored) = &config.restored {
             state.put(restored, &config.walls)?;
         }
-        let spawn_failed =
-            |source| VtpmError::Spawn { program: config.program.display().to_string(), source };
+        let spawn_failed = |e| VtpmError::Spawn(config.program.clone(), e);
         let (ours, theirs) = UnixStream::pair().map_err(spawn_failed)?;
         let (mut command, folder) = config.command();
         command
@@ -149,14 +148,13 @@ impl Process {
         let _ = self.child.wait();
         let errors = self.errors.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         let step = match reason(&String::from_utf8_lossy(&errors)) {
-            Some(said) => VtpmError::Said { step: Box::new(error), said },
+            Some(said) => VtpmError::Said(Box::new(error), said),
             None => error,
         };
         match self.state.free() {
-            Some(free) if free < STATE_ROOM => VtpmError::NoSpace {
-                path: self.state.0.display().to_string(),
-                step: Box::new(step),
-            },
+            Some(free) if free < STATE_ROOM => {
+                VtpmError::NoSpace(Box::new(step), self.state.0.clone())
+            }
             _ => step,
         }
     }
@@ -211,7 +209,7 @@ impl StateDir {
             Walls::Around { uid, .. } => chown(&path, Some(*uid), Some(*uid)),
             Walls::DangerouslyNone => Ok(()),
         });
-        put.map_err(|source| VtpmError::State { path: path.display().to_string(), source })
+        put.map_err(|e| VtpmError::State(path, e))
     }
 
     /// Bytes left where it lies.
@@ -225,7 +223,7 @@ impl StateDir {
         DirBuilder::new()
             .mode(0o700)
             .create(path)
-            .map_err(|source| VtpmError::State { path: path.display().to_string(), source })?;
+            .map_err(|e| VtpmError::State(path.to_owned(), e))?;
         Ok(Self(path.to_owned()))
     }
 }

@@ -203,7 +203,7 @@ impl Engine {
         self.run("Startup", &command::startup_clear())?;
         let allocate = command::pcr_allocate(&pcr::VM_BANKS);
         if !self.ask("PCR_Allocate", &allocate, response::pcr_allocate)? {
-            return Err(VtpmError::Lacks { what: "PCR banks SHA-256 and SHA-384 and no other" });
+            return Err(VtpmError::Lacks("PCR banks SHA-256 and SHA-384 and no other"));
         }
         self.control.stop()?;
         self.control.init()?;
@@ -216,7 +216,7 @@ impl Engine {
         let create = command::create_primary(Hierarchy::Endorsement, template);
         let (handle, public) = self.ask("CreatePrimary", &create, response::create_primary)?;
         self.run("FlushContext", &command::flush_context(handle))?;
-        MadeKey::new(template, public).map_err(|_| VtpmError::BadKey { what: key })
+        MadeKey::new(template, public).map_err(|_| VtpmError::BadKey(key))
     }
 
     /// The registers a VM quote covers hold, in every bank, what our own arithmetic says.
@@ -230,7 +230,7 @@ impl Engine {
                 let digests = of_pcr.flat_map(VmEvent::digests).filter(|d| d.hash() == bank);
                 let expected = digests.fold(bank.zero(), |value, d| value.extend(d.as_bytes()));
                 if !values.contains(&(*pcr, expected)) {
-                    return Err(VtpmError::PcrMismatch { pcr: *pcr, bank });
+                    return Err(VtpmError::PcrMismatch(*pcr, bank));
                 }
             }
         }
@@ -250,7 +250,7 @@ impl Engine {
     ) -> Result<T, VtpmError> {
         self.data.write_all(command).map_err(|e| broken(what, e))?;
         let answer = read_answer(&mut self.data).map_err(|e| broken(what, e))?;
-        read(&answer).map_err(|source| VtpmError::Tpm { what, source })
+        read(&answer).map_err(|source| VtpmError::Tpm(what, source))
     }
 }
 
@@ -269,5 +269,5 @@ fn read_answer(channel: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 fn broken(what: &'static str, source: io::Error) -> VtpmError {
-    VtpmError::Channel { channel: "data", what, source }
+    VtpmError::Channel("data", what, source)
 }

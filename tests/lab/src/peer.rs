@@ -216,12 +216,10 @@ impl ClientCertVerifier for Judge {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use coffer_attestation::launch::{BoxKind, LaunchRecord};
-    use coffer_attestation::{Digest, InstanceId, ObjectName};
+    use coffer_attestation::launch::BoxKind;
+    use coffer_attestation::{Digest, InstanceId};
     use coffer_exchange::channel::{Answer, Request};
-    use coffer_monitor::endorsement::Endorsements;
-    use coffer_monitor::evidence::VmIdentity;
-    use coffer_monitor::services::Services;
+    use coffer_services::{Services, endorsement::Endorsements};
     use p256::SecretKey;
     use p256::elliptic_curve::sec1::ToSec1Point as _;
     use p256::pkcs8::EncodePrivateKey as _;
@@ -230,9 +228,8 @@ mod tests {
 
     /// A host's monitor.
     fn monitor() -> Services {
-        let endorsements = Arc::new(Endorsements::new().unwrap());
+        let endorsements = Arc::new(Endorsements::new(None).unwrap());
         Services {
-            host_tpm: None,
             vault: Err("this host keeps no sealed store".into()),
             endorsements,
             pace: Arc::default(),
@@ -247,25 +244,16 @@ mod tests {
         box_kind: BoxKind,
         certified: u8,
     ) -> Arc<Identity> {
-        let record = LaunchRecord {
+        let vm = GuestId {
             version: 1,
             box_kind,
             image_id: Digest([image; 32]),
-            vcpus: 1,
-            memory_mib: 256,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            instance_id: InstanceId([n; 16]),
-            incarnation: 1,
-        };
-        let vm = VmIdentity {
-            record_bytes: record.encode(),
-            record,
-            descriptor: Vec::new(),
             signer: None,
             svn: 1,
-            vak_name: ObjectName([n; 34]),
-            vek_name: ObjectName([n; 34]),
+            launch_digest: Digest([n; 32]),
+            instance_id: InstanceId([n; 16]),
+            incarnation: 1,
+            hak_name: None,
         };
         let Answer::Id(own, ca) = monitor.answer(&vm, Request::GetId) else { panic!("no id") };
         let of = |n: u8| SecretKey::from_slice(&[n; 32]).unwrap();

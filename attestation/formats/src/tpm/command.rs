@@ -123,7 +123,7 @@ pub fn frame(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
 
 /// Tag, size, command code.
 const HEADER: usize = 10;
-const ST_NO_SESSIONS: u16 = 0x8001;
+pub(super) const ST_NO_SESSIONS: u16 = 0x8001;
 /// TPM_ST_SESSIONS.
 pub const ST_SESSIONS: u16 = 0x8002;
 /// TPM_RS_PW.

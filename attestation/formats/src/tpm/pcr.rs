@@ -72,12 +72,9 @@ impl Selections {
         })
     }
 
-    /// The only bank that registers are selected of, if there is one.
-    pub fn only_bank(&self) -> Option<HashAlg> {
-        match self.0.as_slice() {
-            [(bank, _)] => Some(*bank),
-            _ => None,
-        }
+    /// True if registers are selected of this bank and of no other.
+    pub fn is_only_of(&self, bank: HashAlg) -> bool {
+        matches!(self.0.as_slice(), [(only, _)] if *only == bank)
     }
 }
 
@@ -120,13 +117,13 @@ mod tests {
         let one = read(&GOOD).unwrap();
         let registers = |s: &Selections| s.registers().collect::<Vec<_>>();
         assert_eq!(registers(&one), [0, 4, 9, 11, 17].map(|pcr| (HashAlg::Sha256, pcr)));
-        assert_eq!(one.only_bank(), Some(HashAlg::Sha256));
+        assert!(one.is_only_of(HashAlg::Sha256) && !one.is_only_of(HashAlg::Sha384));
         let two = read(&[&[0, 0, 0, 2, 0, 0x0c, 3, 1, 0, 0x80], &GOOD[4..]].concat()).unwrap();
         assert_eq!(
             registers(&two)[..3],
             [(HashAlg::Sha384, 0), (HashAlg::Sha384, 23), (HashAlg::Sha256, 0)]
         );
-        assert_eq!(two.only_bank(), None);
+        assert!(!HashAlg::ALL.iter().any(|bank| two.is_only_of(*bank)));
     }
 
     #[test]

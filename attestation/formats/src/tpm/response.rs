@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use super::command::{ST_NO_SESSIONS, ST_SESSIONS};
 use super::hash::{Ha, HashAlg};
 use super::pcr::Selections;
 use super::wire::Reader;
@@ -43,7 +44,7 @@ pub fn pcr_read_in(bank: HashAlg, answer: &[u8]) -> Result<Vec<(u8, Ha)>, TpmErr
     let mut r = header(answer)?;
     let _update_counter = r.u32()?;
     let selections = Selections::read(&mut r)?;
-    if selections.only_bank() != Some(bank)
+    if !selections.is_only_of(bank)
         || usize::try_from(r.u32()?) != Ok(selections.registers().count())
     {
         return Err(TpmError::Malformed);
@@ -68,17 +69,13 @@ pub fn header(answer: &[u8]) -> Result<Reader<'_>, TpmError> {
     let tag = r.u16()?;
     let size = r.u32()?;
     let code = r.u32()?;
-    if usize::try_from(size) != Ok(answer.len()) {
-        return Err(TpmError::Malformed);
-    }
     // A TPM 2.0 that failed answers without sessions; 0x00c4 is a TPM 1.2 (Part 1, 18.3).
-    if !matches!(tag, ST_NO_SESSIONS | ST_SESSIONS) {
-        return Err(TpmError::Malformed);
+    let known = matches!(tag, ST_NO_SESSIONS | ST_SESSIONS);
+    match code {
+        _ if !known || usize::try_from(size) != Ok(answer.len()) => Err(TpmError::Malformed),
+        0 => Ok(r),
+        code => Err(TpmError::Code(code)),
     }
-    if code != 0 {
-        return Err(TpmError::Code(code));
-    }
-    Ok(r)
 }
 
 /// With sessions, the parameters are preceded by their size and followed by the session areas.
@@ -89,5 +86,3 @@ pub fn parameters(mut r: Reader<'_>) -> Result<Reader<'_>, TpmError> {
 
 /// Largest buffer a PC Client TPM answers with (TPM2_MAX_RESPONSE_SIZE is 4096).
 pub const BUFFER_MAX: usize = 4096;
-const ST_NO_SESSIONS: u16 = 0x8001;
-const ST_SESSIONS: u16 = 0x8002;

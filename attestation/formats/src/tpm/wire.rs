@@ -46,11 +46,6 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Eight bytes, big-endian.
-    pub fn u64(&mut self) -> Result<u64, Reject> {
-        self.array().map(u64::from_be_bytes)
-    }
-
     /// A TPM2B: two bytes of size, then that many bytes, at most `max`.
     pub fn tpm2b(&mut self, max: usize) -> Result<&'a [u8], Reject> {
         let size = usize::from(self.u16()?);
@@ -105,12 +100,6 @@ impl Writer {
     /// Four bytes, big-endian.
     #[must_use]
     pub fn u32(self, v: u32) -> Self {
-        self.bytes(&v.to_be_bytes())
-    }
-
-    /// Eight bytes, big-endian.
-    #[must_use]
-    pub fn u64(self, v: u64) -> Self {
         self.bytes(&v.to_be_bytes())
     }
 

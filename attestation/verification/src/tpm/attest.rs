@@ -144,7 +144,7 @@ impl Attest {
             qualified_signer: name(&mut r)?,
             extra_data: r.tpm2b(EXTRA_DATA_MAX)?.to_vec(),
             clock_info: clock_info(&mut r)?,
-            firmware_version: r.u64()?,
+            firmware_version: u64_of(&mut r)?,
             attested: Attested::read(kind, &mut r)?,
         };
         r.finish()?;
@@ -175,7 +175,7 @@ impl Attest {
     pub fn write(&self) -> Vec<u8> {
         let w = Writer::new().u32(MAGIC).u16(self.attested.tag());
         let w = w.tpm2b(&self.qualified_signer.to_bytes()).tpm2b(&self.extra_data);
-        let w = write_clock_info(w, &self.clock_info).u64(self.firmware_version);
+        let w = write_clock_info(w, &self.clock_info).bytes(&self.firmware_version.to_be_bytes());
         self.attested.write(w).finish()
     }
 }
@@ -194,12 +194,12 @@ impl Attested {
             tag::CERTIFY => Self::Certify { name: name(r)?, qualified_name: name(r)? },
             tag::CREATION => Self::Creation { object_name: name(r)?, creation_hash: digest(r)? },
             tag::TIME => Self::Time {
-                time: r.u64()?,
+                time: u64_of(r)?,
                 clock_info: clock_info(r)?,
-                firmware_version: r.u64()?,
+                firmware_version: u64_of(r)?,
             },
             tag::COMMAND_AUDIT => Self::CommandAudit {
-                counter: r.u64()?,
+                counter: u64_of(r)?,
                 digest_alg: r.u16()?,
                 audit_digest: digest(r)?,
                 command_digest: digest(r)?,
@@ -240,11 +240,14 @@ impl Attested {
                 w.tpm2b(&object_name.to_bytes()).tpm2b(creation_hash)
             }
             Self::Time { time, clock_info, firmware_version } => {
-                write_clock_info(w.u64(*time), clock_info).u64(*firmware_version)
+                write_clock_info(w.bytes(&time.to_be_bytes()), clock_info)
+                    .bytes(&firmware_version.to_be_bytes())
             }
-            Self::CommandAudit { counter, digest_alg, audit_digest, command_digest } => {
-                w.u64(*counter).u16(*digest_alg).tpm2b(audit_digest).tpm2b(command_digest)
-            }
+            Self::CommandAudit { counter, digest_alg, audit_digest, command_digest } => w
+                .bytes(&counter.to_be_bytes())
+                .u16(*digest_alg)
+                .tpm2b(audit_digest)
+                .tpm2b(command_digest),
             Self::SessionAudit { exclusive, session_digest } => {
                 w.u8((*exclusive).into()).tpm2b(session_digest)
             }
@@ -269,7 +272,7 @@ fn digest(r: &mut Reader<'_>) -> Result<Vec<u8>, Reject> {
 
 fn clock_info(r: &mut Reader<'_>) -> Result<ClockInfo, Reject> {
     Ok(ClockInfo {
-        clock: r.u64()?,
+        clock: u64_of(r)?,
         reset_count: r.u32()?,
         restart_count: r.u32()?,
         safe: yes_no(r)?,
@@ -285,8 +288,16 @@ fn yes_no(r: &mut Reader<'_>) -> Result<bool, Reject> {
     }
 }
 
+/// Eight bytes, big-endian.
+fn u64_of(r: &mut Reader<'_>) -> Result<u64, Reject> {
+    r.array().map(u64::from_be_bytes)
+}
+
 fn write_clock_info(w: Writer, info: &ClockInfo) -> Writer {
-    w.u64(info.clock).u32(info.reset_count).u32(info.restart_count).u8(info.safe.into())
+    w.bytes(&info.clock.to_be_bytes())
+        .u32(info.reset_count)
+        .u32(info.restart_count)
+        .u8(info.safe.into())
 }
 
 #[cfg(test)]

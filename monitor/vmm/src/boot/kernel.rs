@@ -5,12 +5,8 @@
 
 use thiserror::Error;
 
-use crate::boot::vmlinux;
-
 /// Bytes of the file that hold all headers.
 pub const HEAD_SIZE: usize = 0x290;
-/// First byte of the setup header in the zero page (Linux `Documentation/x86/boot.rst`).
-pub const HEADER_START: usize = 0x1F1;
 
 /// Why a kernel cannot be booted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -25,15 +21,8 @@ pub enum KernelRefused {
     #[error("the kernel header field `{0}` is impossible")]
     Field(&'static str),
     /// The guest is too small for it.
-    #[error(
-        "the kernel and initrd need {need_mib} MiB of guest memory below 3 GiB, the guest has {have_mib}"
-    )]
-    Memory {
-        /// Needed, MiB.
-        need_mib: u64,
-        /// There, MiB.
-        have_mib: u64,
-    },
+    #[error("the kernel and initrd need {0} MiB of guest memory below 3 GiB, the guest has {1}")]
+    Memory(u64, u64),
     /// The command line is longer than this kernel takes.
     #[error("the command line has {0} bytes, this kernel takes {1}")]
     Cmdline(usize, u32),
@@ -42,8 +31,6 @@ pub enum KernelRefused {
 /// What the head of a bootable kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// The setup header, as it goes into the zero page at [`HEADER_START`].
-    pub setup: Vec<u8>,
     /// What is loaded, in ascending order of addresses.
     pub pieces: Vec<Piece>,
     /// Offset and bytes of the table of places that depend on its address, if it has one.
@@ -54,10 +41,6 @@ pub struct Kernel {
     pub load: u64,
     /// Bytes of that.
     pub size: u64,
-    /// Last address the initrd may occupy.
-    pub initrd_max: u64,
-    /// Most bytes of command line, without NUL.
-    pub cmdline_max: u32,
 }
 
 /// Bytes of the file that go to one place in memory.
@@ -72,14 +55,6 @@ pub struct Piece {
 }
 
 impl Kernel {
-    /// Reads the head, the first [`HEAD_SIZE`] bytes of a file of `file_size` bytes.
-    pub fn parse(head: &[u8], file_size: u64) -> Result<Self, KernelRefused> {
-        if !head.starts_with(vmlinux::MAGIC) {
-            return Err(KernelRefused::NotAKernel);
-        }
-        vmlinux::parse(&Fields(head), file_size)
-    }
-
     /// End of the memory the kernel needs.
     pub fn end(&self) -> u64 {
         // Both were checked to stay below 2^33.
@@ -88,7 +63,7 @@ impl Kernel {
 }
 
 /// Little-endian fields at file offsets.
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], KernelRefused> {

@@ -19,6 +19,9 @@ use crate::boot::zero_page::{self, ZeroPage};
 use crate::devices::power;
 use crate::layout::{self, MemoryMap};
 
+/// What loading comes to.
+pub type Result<T> = std::result::Result<T, LoadError>;
+
 /// Why a guest could not be loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -63,32 +66,28 @@ pub fn load(
     map: &MemoryMap,
     payload: &Payload,
     devices: &AcpiDevices,
-) -> Result<LinuxEntry, LoadError> {
+) -> Result<LinuxEntry> {
     let kernel = load_kernel(ram, map, &payload.kernel)?;
     let (initrd, initrd_size) = load_initrd(ram, map, &kernel, &payload.initrd)?;
-    load_cmdline(ram, &kernel, &payload.cmdline)?;
+    load_cmdline(ram, &payload.cmdline)?;
     load_seed(ram)?;
     write(ram, layout::RESET_VECTOR, &power::RESET_CODE)?;
     load_event_log(ram, map, &payload.event_log)?;
     let rsdp = load_acpi(ram, map, devices)?;
-    let e820 = map.e820();
-    let page = ZeroPage { kernel: &kernel, initrd, initrd_size, e820: &e820, rsdp }.encode();
+    let (e820, relocated) = (map.e820(), kernel.relocations.is_some());
+    let page = ZeroPage { relocated, initrd, initrd_size, e820: &e820, rsdp }.encode();
     write(ram, layout::ZERO_PAGE, &page)?;
     Ok(LinuxEntry { rip: kernel.entry, zero_page: layout::ZERO_PAGE })
 }
 
-fn load_kernel(
-    ram: &GuestRam,
-    map: &MemoryMap,
-    (file, size): &(File, u64),
-) -> Result<Kernel, LoadError> {
+fn load_kernel(ram: &GuestRam, map: &MemoryMap, (file, size): &(File, u64)) -> Result<Kernel> {
     let read = |buffer: &mut [u8], offset| {
         file.read_exact_at(buffer, offset).map_err(|error| LoadError::Read("kernel", error))
     };
     check_size("kernel", file, *size)?;
     let mut head = [0u8; HEAD_SIZE];
     read(&mut head, 0)?;
-    let kernel = Kernel::parse(&head, *size)?;
+    let kernel = vmlinux::parse(&head, *size)?;
     check_memory(map, kernel.end())?;
     for piece in &kernel.pieces {
         copy("kernel", ram, file, piece)?;
@@ -110,11 +109,11 @@ fn load_initrd(
     map: &MemoryMap,
     kernel: &Kernel,
     (file, size): &(File, u64),
-) -> Result<(u32, u32), LoadError> {
+) -> Result<(u32, u32)> {
     let size = *size;
     check_size("initrd", file, size)?;
     let address =
-        map.place_high(size, kernel.initrd_max.saturating_add(1)).filter(|at| *at >= kernel.end());
+        map.place_high(size, u64::from(zero_page::INITRD_MAX) + 1).filter(|at| *at >= kernel.end());
     let Some(address) = address else {
         check_memory(map, kernel.end().saturating_add(size).saturating_add(PAGE))?;
         return Err(KernelRefused::Field("initrd_addr_max").into());
@@ -124,8 +123,8 @@ fn load_initrd(
     Ok((address as u32, size as u32))
 }
 
-fn load_cmdline(ram: &GuestRam, kernel: &Kernel, cmdline: &str) -> Result<(), LoadError> {
-    let most = kernel.cmdline_max.min(layout::CMDLINE_MAX as u32 - 1);
+fn load_cmdline(ram: &GuestRam, cmdline: &str) -> Result<()> {
+    let most = zero_page::CMDLINE_MAX;
     if cmdline.len() as u64 > u64::from(most) {
         return Err(KernelRefused::Cmdline(cmdline.len(), most).into());
     }
@@ -133,20 +132,20 @@ fn load_cmdline(ram: &GuestRam, kernel: &Kernel, cmdline: &str) -> Result<(), Lo
     write(ram, layout::CMDLINE + cmdline.len() as u64, &[0])
 }
 
-fn load_seed(ram: &GuestRam) -> Result<(), LoadError> {
+fn load_seed(ram: &GuestRam) -> Result<()> {
     let mut seed = [0u8; 32];
     getrandom(&mut seed, GetRandomFlags::empty())?;
     write(ram, layout::SETUP_DATA, &zero_page::seed_setup_data(&seed))
 }
 
-fn load_event_log(ram: &GuestRam, map: &MemoryMap, log: &[u8]) -> Result<(), LoadError> {
+fn load_event_log(ram: &GuestRam, map: &MemoryMap, log: &[u8]) -> Result<()> {
     if log.len() as u64 > layout::EVENT_LOG_SIZE {
         return Err(LoadError::EventLog(log.len()));
     }
     write(ram, map.event_log(), log)
 }
 
-fn load_acpi(ram: &GuestRam, map: &MemoryMap, devices: &AcpiDevices) -> Result<u64, LoadError> {
+fn load_acpi(ram: &GuestRam, map: &MemoryMap, devices: &AcpiDevices) -> Result<u64> {
     let tables = acpi::build(map, devices);
     if tables.bytes.len() as u64 > layout::ACPI_SIZE {
         return Err(LoadError::Acpi);
@@ -155,7 +154,7 @@ fn load_acpi(ram: &GuestRam, map: &MemoryMap, devices: &AcpiDevices) -> Result<u
     Ok(tables.rsdp)
 }
 
-fn check_size(what: &'static str, file: &File, stated: u64) -> Result<(), LoadError> {
+fn check_size(what: &'static str, file: &File, stated: u64) -> Result<()> {
     let actual = file.metadata().map_err(|error| LoadError::Read(what, error))?.len();
     if actual != stated {
         return Err(LoadError::Size(what, actual, stated));
@@ -163,20 +162,15 @@ fn check_size(what: &'static str, file: &File, stated: u64) -> Result<(), LoadEr
     Ok(())
 }
 
-fn check_memory(map: &MemoryMap, end: u64) -> Result<(), KernelRefused> {
+fn check_memory(map: &MemoryMap, end: u64) -> Result<()> {
     if end > map.usable_end() {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        return Err(KernelRefused::Memory { need_mib: mib(end), have_mib: mib(map.usable_end()) });
+        return Err(KernelRefused::Memory(mib(end), mib(map.usable_end())).into());
     }
     Ok(())
 }
 
-fn copy(
-    what: &'static str,
-    ram: &GuestRam,
-    mut file: &File,
-    piece: &Piece,
-) -> Result<(), LoadError> {
+fn copy(what: &'static str, ram: &GuestRam, mut file: &File, piece: &Piece) -> Result<()> {
     file.seek(SeekFrom::Start(piece.offset)).map_err(|error| LoadError::Read(what, error))?;
     let (address, size) = (GuestAddress(piece.address), piece.size);
     // Sizes were checked against guest memory, which fits this process.
@@ -184,7 +178,7 @@ fn copy(
     Ok(())
 }
 
-fn write(ram: &GuestRam, address: u64, bytes: &[u8]) -> Result<(), LoadError> {
+fn write(ram: &GuestRam, address: u64, bytes: &[u8]) -> Result<()> {
     Ok(ram.view().write_slice(bytes, GuestAddress(address))?)
 }
 
@@ -202,7 +196,7 @@ mod tests {
     }
 
     /// Loads 5000 zeros as a kernel that is said to have `size` bytes.
-    fn loaded(size: u64) -> Result<LinuxEntry, LoadError> {
+    fn loaded(size: u64) -> Result<LinuxEntry> {
         let map = MemoryMap::new(64);
         let ram = GuestRam::allocate(&map.ram()).unwrap();
         let payload = Payload {

@@ -6,8 +6,7 @@
 
 use vm_memory::{VolatileMemory as _, VolatileSlice};
 
-use crate::boot::kernel::{Fields, HEADER_START, Kernel, KernelRefused, Piece};
-use crate::boot::zero_page;
+use crate::boot::kernel::{Fields, Kernel, KernelRefused, Piece};
 use crate::layout;
 
 /// ELF, 64 bits, little-endian, version 1.
@@ -30,9 +29,15 @@ const KERNEL_MAP_SIZE: u64 = 1 << 30;
 /// `CONFIG_PHYSICAL_ALIGN`: what a kernel's address is a multiple of.
 const ALIGNMENT: u64 = 2 << 20;
 
-/// Reads the ELF header and its segments.
-pub(super) fn parse(field: &Fields<'_>, file_size: u64) -> Result<Kernel, KernelRefused> {
+/// Reads the ELF header and its segments from the first [`kernel::HEAD_SIZE`] bytes of a file of `file_size` bytes.
+///
+/// [`kernel::HEAD_SIZE`]: crate::boot::kernel::HEAD_SIZE
+pub fn parse(head: &[u8], file_size: u64) -> Result<Kernel, KernelRefused> {
     let impossible = |name| Err(KernelRefused::Field(name));
+    if !head.starts_with(MAGIC) {
+        return Err(KernelRefused::NotAKernel);
+    }
+    let field = Fields(head);
     let segments = field.u16(0x38)?;
     if field.u32(0x10)? != EXECUTABLE_X86_64 {
         return Err(KernelRefused::NotAKernel);
@@ -44,12 +49,8 @@ pub(super) fn parse(field: &Fields<'_>, file_size: u64) -> Result<Kernel, Kernel
     let (mut load, mut end) = (None, layout::HIGH_RAM_START);
     for at in (HEADER as usize..).step_by(PROGRAM_HEADER.into()).take(segments.into()) {
         let kind = field.u32(at)?;
-        let [offset, address, size, memory] = [
-            field.u64(at + 0x08)?,
-            field.u64(at + 0x18)?,
-            field.u64(at + 0x20)?,
-            field.u64(at + 0x28)?,
-        ];
+        let (offset, address) = (field.u64(at + 0x08)?, field.u64(at + 0x18)?);
+        let (size, memory) = (field.u64(at + 0x20)?, field.u64(at + 0x28)?);
         if offset.checked_add(size).is_none_or(|end| end > file_size) {
             return Err(KernelRefused::Truncated);
         }
@@ -74,35 +75,7 @@ pub(super) fn parse(field: &Fields<'_>, file_size: u64) -> Result<Kernel, Kernel
     if !(load..end).contains(&entry) {
         return impossible("e_entry");
     }
-    Ok(Kernel {
-        setup: setup_header(relocations.is_some()),
-        pieces,
-        relocations,
-        entry,
-        load,
-        size: end - load,
-        initrd_max: INITRD_MAX.into(),
-        cmdline_max: CMDLINE_MAX,
-    })
-}
-
-const INITRD_MAX: u32 = 0x7FFF_FFFF;
-const CMDLINE_MAX: u32 = 2047;
-
-/// What a bzImage's header would say, protocol 2.15: an ELF file has none, and Linux reads it all the same.
-fn setup_header(relocated: bool) -> Vec<u8> {
-    const LOADED_HIGH: u8 = 1;
-    /// The address was chosen at random: Linux then draws those of its other areas as well.
-    const KASLR: u8 = 2;
-    let mut header = vec![0; 0x26C - HEADER_START];
-    let mut put = |at: usize, bytes: &[u8]| zero_page::put(&mut header, at - HEADER_START, bytes);
-    put(0x1FE, &[0x55, 0xAA]);
-    put(0x202, b"HdrS");
-    put(0x206, &0x020F_u16.to_le_bytes());
-    put(0x211, &[LOADED_HIGH | if relocated { KASLR } else { 0 }]);
-    put(0x22C, &INITRD_MAX.to_le_bytes());
-    put(0x238, &CMDLINE_MAX.to_le_bytes());
-    header
+    Ok(Kernel { pieces, relocations, entry, load, size: end - load })
 }
 
 /// Moves the kernel in `memory` to a virtual address that `random` chooses.
@@ -184,19 +157,18 @@ mod tests {
 
     #[test]
     fn reads_segments_and_table() {
-        let kernel = Kernel::parse(&good(), FILE).unwrap();
+        let kernel = parse(&good(), FILE).unwrap();
         let first = Piece { offset: 0x1000, address: LOAD, size: 0x800 };
         assert_eq!(kernel.pieces.first(), Some(&first));
         assert_eq!((kernel.entry, kernel.load, kernel.size), (LOAD, LOAD, 0x4000));
         assert_eq!(kernel.relocations, Some((0x3000, 20)));
-        assert_eq!(kernel.setup[0x211 - HEADER_START], 3);
     }
 
     #[track_caller]
     fn refuses(at: usize, bytes: &[u8], expected: KernelRefused) {
         let mut head = good();
         head[at..at + bytes.len()].copy_from_slice(bytes);
-        assert_eq!(Kernel::parse(&head, FILE), Err(expected));
+        assert_eq!(parse(&head, FILE), Err(expected));
     }
 
     #[test]
@@ -227,13 +199,13 @@ mod tests {
         let mut bzimage = vec![0; HEAD_SIZE];
         bzimage[0x1FE..0x200].copy_from_slice(&[0x55, 0xAA]);
         bzimage[0x202..0x206].copy_from_slice(b"HdrS");
-        assert_eq!(Kernel::parse(&bzimage, FILE), Err(KernelRefused::NotAKernel));
+        assert_eq!(parse(&bzimage, FILE), Err(KernelRefused::NotAKernel));
     }
 
     #[test]
     fn refuses_a_file_that_ends_early() {
-        assert_eq!(Kernel::parse(&good()[..200], FILE), Err(KernelRefused::Truncated));
-        assert_eq!(Kernel::parse(&good(), 0x3010), Err(KernelRefused::Truncated));
+        assert_eq!(parse(&good()[..200], FILE), Err(KernelRefused::Truncated));
+        assert_eq!(parse(&good(), 0x3010), Err(KernelRefused::Truncated));
     }
 
     fn table(words: &[u32]) -> Vec<u8> {
@@ -242,7 +214,7 @@ mod tests {
 
     /// Relocates memory whose bytes are all zero, and gives what is at some places.
     fn relocated(words: &[u32], random: u32) -> Result<(u64, u32, u32), KernelRefused> {
-        let kernel = Kernel::parse(&good(), FILE).unwrap();
+        let kernel = parse(&good(), FILE).unwrap();
         let mut bytes = vec![0; kernel.size as usize];
         let memory = VolatileSlice::from(bytes.as_mut_slice());
         relocate(&memory, &kernel, &table(words), random)?;
@@ -289,7 +261,7 @@ mod tests {
             for (at, byte) in changes {
                 head[at] = byte;
             }
-            if let Ok(kernel) = Kernel::parse(&head, size) {
+            if let Ok(kernel) = parse(&head, size) {
                 let mut end = layout::HIGH_RAM_START;
                 for piece in &kernel.pieces {
                     prop_assert!(piece.address >= end && piece.offset + piece.size <= size);

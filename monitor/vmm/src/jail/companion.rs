@@ -21,8 +21,7 @@ use rustix::mount::{
     mount_remount, move_mount, open_tree,
 };
 
-use super::rights::{self, Reach};
-use super::{JailError, UIDS, forbid_cores, root, system};
+use super::{JailError, UIDS, forbid_cores, rights, root, system};
 
 /// The word that asks for this.
 pub const WORD: &str = "confine";
@@ -42,7 +41,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     chown(Path::new(state), Some(user), Some(group)).context("cannot give the state its owner")?;
     enter_system(Path::new(state))?;
     rights::take_uid(uid)?;
-    rights::reach_only(Reach::SystemAndState)?;
+    rights::reach_only(&["/"], &["/state"])?;
     Err(Command::new(program).args(rest).exec()).context("cannot start the program")
 }
 

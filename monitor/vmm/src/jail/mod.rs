@@ -63,7 +63,7 @@ fn forbid_cores() -> Result<(), JailError> {
 /// Takes the uid, no new privileges, and Landlock without a path.
 pub fn drop_rights(uid: u32) -> Result<(), JailError> {
     rights::take_uid(uid)?;
-    rights::reach_only(rights::Reach::Nothing)
+    rights::reach_only(&[], &[])
 }
 
 /// Asks the kernel to run nothing beside a thread of this process on its core but another of this process (core

@@ -10,15 +10,6 @@ use rustix::process::DumpableBehavior;
 
 use super::{JailError, UIDS, system};
 
-/// What a process may still name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// No file.
-    Nothing,
-    /// All in its root directory to read and to start, and `/state` to write.
-    SystemAndState,
-}
-
 /// Gives up root for a uid that is this VM's alone.
 pub fn take_uid(uid: u32) -> Result<(), JailError> {
     if !UIDS.contains(&uid) {
@@ -35,17 +26,18 @@ pub fn take_uid(uid: u32) -> Result<(), JailError> {
         .map_err(system("become undumpable"))
 }
 
-/// Handles every access there is and allows what `reach` says. What Linux 5.19 knows has to be there; what came later
+/// Handles every access there is and allows, of files, to read and to start what is below `readable`, and all that is
+/// below `writable`. What Linux 5.19 knows has to be there; what came later
 /// (addresses with 6.7, sockets and signals out of the jail with 6.12) is taken where the kernel has it, and stands
 /// behind the namespaces and the list of system calls.
-pub fn reach_only(reach: Reach) -> Result<(), JailError> {
-    match restrict(reach).map_err(|error| JailError::Landlock(error.to_string()))? {
+pub fn reach_only(readable: &[&str], writable: &[&str]) -> Result<(), JailError> {
+    match restrict(readable, writable).map_err(|error| JailError::Landlock(error.to_string()))? {
         RulesetStatus::NotEnforced => Err(JailError::Landlock("no rule was taken".into())),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }
 
-fn restrict(reach: Reach) -> anyhow::Result<RulesetStatus> {
+fn restrict(readable: &[&str], writable: &[&str]) -> anyhow::Result<RulesetStatus> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V2))?
@@ -54,14 +46,10 @@ fn restrict(reach: Reach) -> anyhow::Result<RulesetStatus> {
         .handle_access(AccessNet::from_all(ABI::V4))?
         .scope(Scope::from_all(ABI::V6))?
         .create()?;
-    let below = |path: &str, access| PathFd::new(path).map(|at| PathBeneath::new(at, access));
-    let rules = match reach {
-        Reach::Nothing => Vec::new(),
-        Reach::SystemAndState => vec![
-            below("/", AccessFs::from_read(ABI::V2))?,
-            below("/state", AccessFs::from_all(ABI::V2))?,
-        ],
-    };
-    let rules = rules.into_iter().map(Ok::<_, landlock::RulesetError>);
+    let read = readable.iter().map(|path| (path, AccessFs::from_read(ABI::V2)));
+    let all = writable.iter().map(|path| (path, AccessFs::from_all(ABI::V2)));
+    let rules = read
+        .chain(all)
+        .map(|(path, access)| Ok::<_, anyhow::Error>(PathBeneath::new(PathFd::new(path)?, access)));
     Ok(ruleset.add_rules(rules)?.restrict_self()?.ruleset)
 }

@@ -99,38 +99,39 @@ pub fn confine(role: Role) -> Result<(), JailError> {
 }
 
 fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
-    let own: &[c::c_long] = match role {
-        Role::Vcpu => VCPU,
-        Role::Tpm => TPM,
-        Role::Devices => DEVICES,
-    };
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().chain(own).map(|call| (*call, Vec::new())).collect();
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
     let is = |index, value| {
         SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
     };
-    let argument = |index, value| SeccompRule::new(vec![is(index, value)?]);
-    match role {
+    // Any of these values, in that argument.
+    let any = |index, values: &[u64]| {
+        let rules = values.iter().map(|value| SeccompRule::new(vec![is(index, *value)?]));
+        rules.collect::<Result<Vec<_>, _>>()
+    };
+    let own = match role {
         Role::Vcpu => {
-            let calls = vec![argument(1, KVM_RUN)?, argument(1, KVM_KVMCLOCK_CTRL)?];
-            rules.insert(c::SYS_ioctl, calls);
+            rules.insert(c::SYS_ioctl, any(1, &[KVM_RUN, KVM_KVMCLOCK_CTRL])?);
+            VCPU
         }
-        Role::Tpm => {}
+        Role::Tpm => TPM,
         Role::Devices => {
-            rules.insert(c::SYS_ioctl, vec![argument(1, c::FIONBIO)?]);
+            rules.insert(c::SYS_ioctl, any(1, &[c::FIONBIO])?);
             let stream = (c::SOCK_STREAM | c::SOCK_CLOEXEC) as u64;
             let pair = SeccompRule::new(vec![is(0, c::AF_UNIX as u64)?, is(1, stream)?])?;
             rules.insert(c::SYS_socketpair, vec![pair]);
             let commands = [c::F_GETFD, c::F_GETFL, c::F_SETFL, c::F_DUPFD_CLOEXEC];
-            let allowed = commands.map(|command| argument(1, command as u64));
-            rules.insert(c::SYS_fcntl, allowed.into_iter().collect::<Result<_, _>>()?);
+            rules.insert(c::SYS_fcntl, any(1, &commands.map(|command| command as u64))?);
+            DEVICES
         }
+    };
+    for call in COMMON.iter().chain(own) {
+        rules.entry(*call).or_default();
     }
     // Signals for threads of this process alone: vCPUs are called out of the guest by one.
-    rules.insert(c::SYS_tgkill, vec![argument(0, u64::from(std::process::id()))?]);
+    rules.insert(c::SYS_tgkill, any(0, &[u64::from(std::process::id())])?);
     // No page becomes code.
-    let data = |protection: i32| argument(2, protection as u64);
-    let data = vec![data(c::PROT_NONE)?, data(c::PROT_READ)?, data(c::PROT_READ | c::PROT_WRITE)?];
+    let protections = [c::PROT_NONE, c::PROT_READ, c::PROT_READ | c::PROT_WRITE];
+    let data = any(2, &protections.map(|protection| protection as u64))?;
     rules.insert(c::SYS_mprotect, data.clone());
     rules.insert(c::SYS_mmap, data);
     let end = SeccompAction::KillProcess;

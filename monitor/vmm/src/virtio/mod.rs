@@ -44,25 +44,15 @@ pub fn attach(
     }
     devices.push(Box::new(vsock::Vsock::new(guest_cid, Box::new(control.clone()))?));
     devices.push(Box::new(rng::Rng));
-    devices
-        .into_iter()
-        .zip(0u32..)
-        .map(|(device, index)| plug(machine, device, index, refusals).map(Arc::new))
-        .collect()
-}
-
-fn plug(
-    machine: &Machine,
-    device: Box<dyn VirtioDevice>,
-    index: u32,
-    refusals: &Refusals,
-) -> anyhow::Result<VirtioMmio> {
-    let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
-    let kicks = (0u32..)
-        .zip(device.queue_sizes())
-        .map(|(queue, _)| machine.notify_on_write(base + mmio::QUEUE_NOTIFY, queue))
-        .collect::<Result<Vec<_>, _>>()?;
-    let line = machine.interrupt_line(layout::VIRTIO_FIRST_GSI + index)?;
-    let (memory, refusals) = (machine.ram().clone(), refusals.clone());
-    VirtioMmio::new(device, Slot { memory, line, kicks, refusals })
+    let plug = |(device, index): (Box<dyn VirtioDevice>, u32)| {
+        let base = layout::VIRTIO_BASE + u64::from(index) * layout::VIRTIO_WINDOW;
+        let kicks = (0u32..)
+            .zip(device.queue_sizes())
+            .map(|(queue, _)| machine.notify_on_write(base + mmio::QUEUE_NOTIFY, queue))
+            .collect::<Result<Vec<_>, _>>()?;
+        let line = machine.interrupt_line(layout::VIRTIO_FIRST_GSI + index)?;
+        let (memory, refusals) = (machine.ram().clone(), refusals.clone());
+        VirtioMmio::new(device, Slot { memory, line, kicks, refusals }).map(Arc::new)
+    };
+    devices.into_iter().zip(0u32..).map(plug).collect()
 }

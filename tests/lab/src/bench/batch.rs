@@ -21,7 +21,7 @@ use coffer_attestation::quote::{QuoteKey, ReceivedQuote};
 use coffer_attestation::tpm::pcr::HOST_SELECTION;
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Digest, InstanceId, Reject, binding, merkle};
-use coffer_host_tpm::{Batched, HostTpm, Timing};
+use coffer_host_tpm::{Batched, HostTpm, Timing, Waiting};
 
 use super::{Budget, median};
 use crate::process::Running;
@@ -49,7 +49,7 @@ pub fn run(rounds: u32) -> Result<()> {
     let serial: Vec<f64> = (0..SERIAL)
         .map(|n| {
             let (start, leaf) = (Instant::now(), leaf(n));
-            let share = host.attest(vm(n), leaf)?;
+            let share = host.request(vm(n), leaf).and_then(Waiting::finish)?;
             let took = start.elapsed().as_secs_f64();
             check(&ak, &leaf, &share)?;
             Ok(took)
@@ -113,7 +113,7 @@ fn all_at_once(host: &HostTpm, ak: &Public, busy: bool) -> Result<Round> {
                 let gate = &gate;
                 scope.spawn(move || {
                     gate.wait();
-                    let share = host.attest(vm(n), leaf(n));
+                    let share = host.request(vm(n), leaf(n)).and_then(Waiting::finish);
                     (n, share, Instant::now())
                 })
             })

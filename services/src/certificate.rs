@@ -8,8 +8,6 @@ use coffer_formats::endorsement::P256_SPKI;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
 use time::{Duration, OffsetDateTime, macros::format_description};
 
-use crate::uid;
-
 /// A CA: its key, and its name.
 pub struct Authority {
     key: KeyPair,
@@ -18,8 +16,8 @@ pub struct Authority {
 
 impl Authority {
     /// Makes a key. The name holds its digest, so that certificates of several hosts find their issuer.
-    pub fn new(what: &str) -> Result<Self, rcgen::Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    pub fn new(what: &str) -> Result<Self, String> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| e.to_string())?;
         let name = name(&format!("{what} {}", Digest::of(&[key.der_bytes()])));
         Ok(Self { key, name })
     }
@@ -52,7 +50,8 @@ impl Authority {
         until: &[u8],
         extensions: &[Vec<u8>],
     ) -> Result<Vec<u8>, String> {
-        let serial = uid::instance_id().map_err(|e| e.to_string())?.0;
+        let mut serial = [0; 16];
+        getrandom::fill(&mut serial).map_err(|e| e.to_string())?;
         let tbs = sequence(&[
             // Version 3; a serial number that is positive whatever its bits.
             &[0xa0, 3, 2, 1, 2],

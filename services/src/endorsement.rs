@@ -1,57 +1,53 @@
 //! ENDORSE: certificates for keys of guests (SPEC 6.9.2, 6.9.3).
 //!
-//! It trusts the supervisor for who asks; of the guest it takes a point, and puts it where a key goes.
+//! It trusts the monitor for who asks, and for what ties the CA to the host's TPM; of the guest it takes a point, and puts it where a key goes.
+
+use std::sync::{Mutex, PoisonError};
 
 use coffer_formats::endorsement::{GUEST_ID_OID, GuestId, HOST_LINK_OID, HostLink};
 use coffer_formats::{Digest, binding, cbor};
-use coffer_host_tpm::HostTpm;
 use time::Duration;
 
 use crate::certificate::{
     Authority, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE, KEY_USAGE, SUBJECT_ALT_NAME, der, extension,
     name, sequence,
 };
-use crate::guarded::Guarded;
+
+/// Has the host's TPM say of a leaf that it is its monitor's ([`binding::endorse_leaf`]).
+pub type Link = Box<dyn Fn(Digest) -> Result<HostLink, String> + Send + Sync>;
 
 /// The monitor's endorsement CA.
 pub struct Endorsements {
     authority: Authority,
-    certificate: Guarded<Option<Vec<u8>>>,
+    link: Option<Link>,
+    certificate: Mutex<Option<Vec<u8>>>,
 }
 
 impl Endorsements {
-    /// Makes the key.
-    pub fn new() -> Result<Self, rcgen::Error> {
+    /// Makes the key; without a link on a host without a TPM.
+    pub fn new(link: Option<Link>) -> Result<Self, String> {
         let authority = Authority::new("Coffer endorsements")?;
-        Ok(Self { authority, certificate: Guarded::default() })
+        Ok(Self { authority, link, certificate: Mutex::default() })
     }
 
     /// The CA's certificate, DER. Made when it is first asked for: a quote takes a while.
-    pub fn certificate(&self, tpm: Option<&HostTpm>) -> Result<Vec<u8>, String> {
-        // Guests that ask together wait for one quote.
-        let mut made = self.certificate.lock();
+    pub fn certificate(&self) -> Result<Vec<u8>, String> {
+        // Guests that ask together wait for one quote. It is there whole or not at all, whoever panicked.
+        let mut made = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
         match &*made {
             Some(certificate) => Ok(certificate.clone()),
-            None => Ok(made.insert(self.certify_self(tpm)?).clone()),
+            None => Ok(made.insert(self.certify_self()?).clone()),
         }
     }
 
-    fn certify_self(&self, tpm: Option<&HostTpm>) -> Result<Vec<u8>, String> {
+    fn certify_self(&self) -> Result<Vec<u8>, String> {
         let mut extensions = vec![
             // CA, pathLenConstraint 0; keyCertSign.
             extension(BASIC_CONSTRAINTS, true, &sequence(&[&[1, 1, 0xff], &[2, 1, 0]])),
             extension(KEY_USAGE, true, &[3, 2, 2, 4]),
         ];
-        if let Some(tpm) = tpm {
-            let leaf = binding::endorse_leaf(&self.authority.spki());
-            let share = tpm.attest_alone(leaf).map_err(|e| e.to_string())?;
-            let link = HostLink {
-                version: 1,
-                hak_public: tpm.ak_public().to_vec(),
-                attest: share.quote.attest.clone(),
-                signature: share.quote.signature.clone(),
-                host_claims: Digest::of(&[&share.host_claims]),
-            };
+        if let Some(link) = &self.link {
+            let link = link(binding::endorse_leaf(&self.authority.spki()))?;
             extensions.push(extension(HOST_LINK_OID, false, &cbor::encode(&link)));
         }
         self.authority.certify_self(&extensions)

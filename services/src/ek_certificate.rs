@@ -17,7 +17,7 @@ pub struct VtpmAuthority(Authority);
 
 impl VtpmAuthority {
     /// Makes a key and a name.
-    pub fn new() -> Result<Self, rcgen::Error> {
+    pub fn new() -> Result<Self, String> {
         Authority::new("Coffer monitor vTPM CA").map(Self)
     }
 
