@@ -122,7 +122,7 @@ fn a_volume_goes_to_the_host_that_the_verifier_permits() {
     assert_ne!(restored["id"], id.trim());
     there.refuses(place, &["disk", "restore", "db.backup", "again"], "(permit-used)");
 
-    // However much more there is to send than was read, the refusal arrives.
+    // However much more is sent than was read, the refusal arrives.
     let long = OpenOptions::new().append(true).open(place.path("db.backup")).expect("open");
     let length = long.metadata().expect("a length").len();
     long.set_len(length + (256 << 20)).expect("lengthen");
