@@ -96,7 +96,7 @@ fn live() -> anyhow::Result<()> {
     coffer_pid1::become_console()?;
     // passt pivots its root away, which the initramfs' rootfs does not allow.
     coffer_pid1::move_root_to_tmpfs(Path::new("/new-root"), &KEEP)?;
-    for directory in ["/tmp", "/run/coffer", IMAGES] {
+    for directory in ["/tmp", "/run/coffer", IMAGES, VAULT] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make `{directory}`"))?;
     }
     let config = read_config()?;

@@ -74,6 +74,8 @@ impl LabHost {
             extras.vault_disk = letter.map(|letter| format!("/dev/vd{letter}"));
             raw_disks.push(vault.clone());
         }
+        // One from the boot before, if there was one.
+        let _ = std::fs::remove_file(&initrd);
         initrd::write(&initrd, &extras)?;
         let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT]
             .iter()
