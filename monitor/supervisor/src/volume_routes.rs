@@ -74,7 +74,7 @@ async fn backup(
     let work = ask(app, move |vault| vault.backup_portions(&name, &permit, send));
     let work = tokio::spawn(work);
     let Some(first) = from.recv().await else {
-        return work.await.unwrap_or_else(|_| Ok(())).and(Err(ApiError::internal("no backup")));
+        return work.await.unwrap_or(Ok(())).and(Err(ApiError::internal("no backup")));
     };
     let portions = unfold((Some(first), from, Some(work)), async |(first, mut from, work)| {
         let portion = if first.is_some() { first } else { from.recv().await };

@@ -10,7 +10,6 @@ mod key;
 mod lifecycle;
 mod management;
 mod open;
-mod peers;
 mod refusals;
 mod tools;
 mod vcpus;
