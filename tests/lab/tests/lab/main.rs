@@ -10,6 +10,7 @@ mod key;
 mod lifecycle;
 mod management;
 mod open;
+mod peers;
 mod refusals;
 mod tools;
 mod vcpus;

@@ -44,7 +44,7 @@ impl World {
         scene.put_secret()?;
         extra_images(&scene)?;
         let config = LabConfig {
-            publish: crate::consolidation::PORTS.to_vec(),
+            publish: [&crate::consolidation::PORTS[..], &crate::peers::PORTS].concat(),
             raw_disks: crate::open::prepare(&scene)?,
             ..scene.config(None)
         };
@@ -110,6 +110,7 @@ fn extra_images(scene: &Scene) -> Result<()> {
     appliance::build(&crate::tools::recipe(), &tools, &scene.images.join("tools"))?;
     appliance::build(&crate::egress::recipe(), &tools, &scene.images.join("egress"))?;
     appliance::build(&crate::egress::fenced_recipe(), &tools, &scene.images.join("fenced"))?;
+    crate::peers::images(&scene.workdir.folder("peers")?, &scene.images)?;
     appliance::build(&crate::vcpus::recipe(), &tools, &scene.images.join("vcpus"))?;
 
     crate::management::build_images(&scene.images, &tools, &site_root, &pin)?;
