@@ -38,6 +38,16 @@ say left "$((count + 1))"
 trap 'exit 0' TERM
 while :; do sleep 1; done
 "#;
+/// Counts on a disk that nothing is promised of, as it is.
+const PLAIN: &str = r#"#!/bin/busybox sh
+b=/bin/busybox
+count=$($b head -c 8 /dev/vdb | $b tr -d ' \000')
+$b echo "KEEPER found ${count:-0}"
+$b printf '%8s' $((count + 1)) | $b dd of=/dev/vdb conv=notrunc,fsync 2> /dev/null
+$b echo "KEEPER left $((count + 1))"
+trap 'exit 0' TERM
+while :; do $b sleep 1; done
+"#;
 /// Moves a counter in its vTPM, and tells where that is then.
 const COUNTER: &str = r#"#!/bin/busybox sh
 export PATH=/bin:/usr/bin TPM2TOOLS_TCTI=device:/dev/tpmrm0
@@ -81,6 +91,7 @@ impl Stage {
             }
         }
         let counter = counter(&workdir, &images)?;
+        plain(&workdir, &images)?;
         let disk = workdir.path().join("vault.raw");
         let mut mkfs = Command::new("/usr/sbin/mkfs.ext4");
         let said = process::run(mkfs.arg("-q").arg(&disk).arg("512M"), Duration::from_secs(60))?;
@@ -107,6 +118,29 @@ impl Stage {
         copy_file(&self.disk, &copy)?;
         Ok(copy)
     }
+}
+
+/// Puts the file of a volume back as it was on another copy of the storage.
+fn put_back(id: &str, from: &Path, to: &Path) -> Result<()> {
+    let (name, file) = (format!("{id}.disk"), to.with_extension("file"));
+    for disk in [from, to] {
+        // A host that was switched off leaves its journal to be read; that is no error (e2fsck(8): 1 is "corrected").
+        let mut fsck = Command::new("/usr/sbin/e2fsck");
+        let said = process::run(fsck.arg("-fy").arg(disk), Duration::from_secs(60))?;
+        ensure!(matches!(said.code, Some(0 | 1)), "e2fsck failed: {}{}", said.out, said.err);
+    }
+    let debugfs = |commands: String, disk: &Path| -> Result<()> {
+        let script = to.with_extension("debugfs");
+        std::fs::write(&script, commands)?;
+        let mut debugfs = Command::new("/usr/sbin/debugfs");
+        debugfs.arg("-w").arg("-f").arg(&script).arg(disk);
+        let said = process::run(&mut debugfs, Duration::from_secs(60))?;
+        ensure!(said.ok && !said.err.contains("File not found"), "debugfs: {}", said.err);
+        Ok(())
+    };
+    debugfs(format!("dump /vault/volumes/{name} {}\n", file.display()), from)?;
+    let write = format!("cd /vault/volumes\nrm {name}\nwrite {} {name}\n", file.display());
+    debugfs(write, to)
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
@@ -151,6 +185,14 @@ fn counter(workdir: &Workdir, images: &Path) -> Result<String> {
     Ok(appliance::build(&recipe, &root, &images.join("counter"))?.id)
 }
 
+fn plain(workdir: &Workdir, images: &Path) -> Result<()> {
+    let root = workdir.folder("plain.root")?;
+    appliance::copy_tree(&workspace::rootfs("tools")?, &root)?;
+    program(&root, "usr/bin/plain", PLAIN)?;
+    let recipe = json!({ "name": "plain", "workload": { "argv": ["/usr/bin/plain"] } });
+    appliance::build(&recipe, &root, &images.join("plain")).map(drop)
+}
+
 /// What a VM's workload said, once it said a line that begins so.
 fn said(host: &LabHost, name: &str, last: &str) -> Vec<String> {
     wait::until(&format!("`{last}` of {name}"), LIMIT, || {
@@ -180,6 +222,16 @@ fn keep(host: &LabHost, image: &str) -> (u32, Vec<String>) {
     let lines = said(host, "keeper", "left ");
     let found = lines.iter().find_map(|line| line.strip_prefix("found ")).unwrap();
     (found.parse().unwrap(), lines)
+}
+
+/// The same in an open box, on a volume without a promise.
+#[track_caller]
+fn keep_plain(host: &LabHost) -> u32 {
+    let launched = launch(host, "plain", "plain", &["--open", "--volume", "data=plain"]);
+    assert!(launched.ok, "{launched:?}");
+    let lines = said(host, "plain", "left ");
+    stop(host, "plain");
+    lines.iter().find_map(|line| line.strip_prefix("found ")).unwrap().parse().unwrap()
 }
 
 /// Starts the counter; where it is.
@@ -223,6 +275,8 @@ fn what_is_kept_survives_reboots_and_upgrades_and_nothing_older_or_elsewhere_ope
     volume(&host, &["kept", "--size", "64M", "--for", &format!("signer:{}", stage.signer)]);
     let image = format!("image:{}", stage.counter);
     volume(&host, &["registers", "--kind", "vtpm", "--for", &image]);
+    volume(&host, &["plain", "--kind", "raw", "--size", "16M", "--for", "open"]);
+    assert_eq!(keep_plain(&host), 0);
     let (found, first) = keep(&host, "keeper-1");
     assert_eq!(found, 0, "{first:?}");
     let second = launch(&host, "keeper-1", "second", &["--volume", "data=kept"]);
@@ -275,5 +329,23 @@ fn what_is_kept_survives_reboots_and_upgrades_and_nothing_older_or_elsewhere_ope
     let host = stage.boot("host", &tpm, &stage.disk).unwrap();
     assert_eq!(keep(&host, "keeper-2").0, 3);
     assert_eq!(count(&host), at + 3);
+    stop(&host, "keeper");
+    stop(&host, "counter");
+    assert_eq!(keep_plain(&host), 1);
+    let id = |name: &str| -> String {
+        let said = host.coffer().unwrap().run(["volume", "inspect", "--json"], |c| c.arg(name));
+        said.unwrap().json().unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let [kept, plain] = [id("kept"), id("plain")];
+    host.power_off().unwrap();
+
+    // Files of volumes put back, beside a vault that is the newest: what was promised nothing of is what it was before, and
+    // nobody notices; what is encrypted is refused.
+    for id in [&kept, &plain] {
+        put_back(id, &before, &stage.disk).unwrap();
+    }
+    let host = stage.boot("host", &tpm, &stage.disk).unwrap();
+    assert_eq!(keep_plain(&host), 1);
+    refused(&launch(&host, "keeper-2", "keeper", &["--volume", "data=kept"]), "old copy");
     host.power_off().unwrap();
 }
