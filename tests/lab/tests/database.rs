@@ -1,6 +1,6 @@
 //! Debian's PostgreSQL as a sealed appliance, with its cluster on an encrypted volume: what was committed is there after a
 //! stop, a reboot of the host and an upgrade of the image by its signer; the older image has lost it for good (SPEC 3.10, 11.15).
-#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use std::path::Path;
 use std::process::Command;
