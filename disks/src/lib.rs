@@ -46,7 +46,7 @@ pub use keys::{DiskId, DiskKey};
 pub use ledger::{Ledger, LedgerCounter};
 pub use remote::{RemoteAnchor, serve};
 pub use shape::{BLOCKS_MAX, SPARE_MIN, Shape};
-pub use store::{FileStore, MemoryStore, Store};
+pub use store::{FileStore, MemoryStore, Store, try_lock};
 pub use walk::Report;
 
 /// Bytes of a block.

@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use crate::error::DiskError;
 
@@ -41,6 +42,19 @@ impl<S: Store + ?Sized> Store for Box<S> {
     }
 }
 
+/// Locks a file, or says that somebody has it. A child that is being started holds what its parent has given up until it is
+/// a program of its own: that is waited for.
+pub fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let mut tries = 20;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries > 0 => tries -= 1,
+            other => return other,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A file or a block device, locked against others as long as it is open.
 #[derive(Debug)]
 pub struct FileStore(File);
@@ -48,7 +62,7 @@ pub struct FileStore(File);
 impl FileStore {
     /// Takes an open file and locks it.
     pub fn new(file: File) -> Result<Self, DiskError> {
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(DiskError::Busy),
             Err(TryLockError::Error(error)) => Err(DiskError::storage("locking")(error)),

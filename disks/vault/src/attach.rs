@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use coffer_disk::{
     Anchor, BLOCK, Disk, DiskError, DiskId, DiskKey, FileStore, LedgerCounter, Store,
-    SystemEntropy, serve,
+    SystemEntropy, serve, try_lock,
 };
 use coffer_formats::Digest;
 use zeroize::Zeroizing;
@@ -191,7 +191,7 @@ pub(crate) fn open_file(
         let (name, needed) = (name.to_owned(), record.stored);
         return Err(VaultError::VolumeShort { name, needed, found });
     }
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => Ok(file),
         // A VM that outlived its attachment, or something that is no vault.
         Err(TryLockError::WouldBlock) => Err(VaultError::VolumeInUse(name.to_owned())),

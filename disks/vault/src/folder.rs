@@ -46,7 +46,7 @@ impl Folder {
         builder.recursive(true).mode(0o700);
         builder.create(path.join(VOLUMES)).map_err(failed)?;
         let lock = File::open(path).map_err(failed)?;
-        match lock.try_lock() {
+        match coffer_disk::try_lock(&lock) {
             Ok(()) => Ok(Self { path: path.to_owned(), lock, steps }),
             Err(TryLockError::WouldBlock) => Err(VaultError::Busy),
             Err(TryLockError::Error(error)) => Err(failed(error)),
