@@ -9,22 +9,21 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::{fs::MetadataExt, net::UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
+use coffer_formats::Digest;
 use coffer_vault::{VTPM_STATE_MAX, VtpmState};
 use coffer_vtpm::STATE_FILE;
 use rustix::fs::{Mode, OFlags};
-
-/// What tells one writing of the file from another: inode, size, time.
-type Stamp = (u64, u64, i64, i64);
 
 /// The state in the vault, and the file it comes from.
 struct VtpmKeeper {
     state: VtpmState,
     file: PathBuf,
-    kept: Option<Stamp>,
+    /// What is in the vault. Its bytes are compared: two writings in one tick of the clock can have one inode and one time.
+    kept: Option<Digest>,
     stream: UnixStream,
 }
 
@@ -55,13 +54,12 @@ impl VtpmKeeper {
     fn keep(&mut self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&self.file, flags, Mode::empty())?);
-        let is = file.metadata()?;
-        let stamp = (is.ino(), is.size(), is.mtime(), is.mtime_nsec());
-        if self.kept != Some(stamp) {
-            let mut state = zeroize::Zeroizing::new(Vec::with_capacity(VTPM_STATE_MAX + 1));
-            file.take(VTPM_STATE_MAX as u64 + 1).read_to_end(&mut state)?;
+        let mut state = zeroize::Zeroizing::new(Vec::with_capacity(VTPM_STATE_MAX + 1));
+        file.take(VTPM_STATE_MAX as u64 + 1).read_to_end(&mut state)?;
+        let found = Digest::of(&[&state]);
+        if self.kept != Some(found) {
             self.state.store(&state).map_err(io::Error::other)?;
-            self.kept = Some(stamp);
+            self.kept = Some(found);
         }
         Ok(())
     }
