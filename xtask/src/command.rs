@@ -55,6 +55,35 @@ pub fn quiet(step: &Step, command: &mut Command) -> Result<Vec<String>> {
     Ok(tail.into())
 }
 
+/// Runs a program, shows the latest line of its standard error in the step and the last ones if it fails; its standard
+/// output.
+pub fn quiet_output(step: &Step, command: &mut Command) -> Result<String> {
+    let name = name_of(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let output = std::thread::spawn(move || out.map(std::io::read_to_string).transpose());
+    let mut tail = VecDeque::new();
+    for line in BufReader::new(err.context("no standard error")?).lines().map_while(Result::ok) {
+        step.note(&line);
+        if tail.len() == TAIL {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{name}`"))?;
+    if !status.success() {
+        tail.iter().for_each(|line| eprintln!("      {line}"));
+        bail!("`{name}` failed ({status})");
+    }
+    let read = output.join().ok().context("the reader of its output panicked")?;
+    read.with_context(|| format!("cannot read what `{name}` prints"))?.context("no standard output")
+}
+
 /// Runs a program with its output passed through to ours.
 pub fn loud(command: &mut Command) -> Result<()> {
     let name = name_of(command);

@@ -100,3 +100,64 @@ fn disk(name: &str, attached: Attached, ahead: bool) -> Result<(GivenDisk, Hold)
     let launched = LaunchDisk { name: name.into(), kind, root_hash, size: volume.bytes };
     Ok((GivenDisk { launched, spec, file, anchor }, hold))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn descriptor(vtpm: &str, kind: &str) -> Descriptor {
+        let blob = json!({ "digest": format!("sha256:{}", "0".repeat(64)), "size": 1 });
+        let range = json!({ "min": 1, "max": 1 });
+        serde_json::from_value(json!({
+            "version": 1, "name": "a", "box": "closed", "svn": 1, "architecture": "x86_64",
+            "kernel": blob, "initrd": blob, "cmdline": blob,
+            "disks": [{ "kind": "raw", "name": "root" }, { "kind": kind, "name": "data" }],
+            "shape": { "vcpus": range, "memory_mib": range },
+            "console": "none", "vtpm": vtpm, "network": { "mode": "none" },
+            "verifier": null, "secrets": [], "not_after": null,
+        }))
+        .unwrap()
+    }
+
+    fn request(box_kind: &str, disk: Option<&str>, vtpm: Option<&str>) -> CreateVm {
+        let volumes = disk.map(|name| json!({ "name": name, "volume": "v" }));
+        let volumes: Vec<Value> = volumes.into_iter().collect();
+        let request = json!({ "image": "a", "box": box_kind, "volumes": volumes, "vtpm": vtpm });
+        serde_json::from_value(request).unwrap()
+    }
+
+    fn refused(descriptor: &Descriptor, request: &CreateVm) -> Option<String> {
+        check_places(descriptor, request).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_closed_box_has_a_volume_where_its_image_leaves_a_place_and_nowhere_else() {
+        let image = descriptor("fresh", "encrypted");
+        let says = |request: CreateVm| refused(&image, &request).unwrap_or_default();
+        assert_eq!(says(request("closed", Some("data"), None)), "");
+        assert_eq!(says(request("closed", None, None)), "");
+        for other in ["root", "other"] {
+            let said = says(request("closed", Some(other), None));
+            assert!(said.contains(&format!("leaves no place for a volume `{other}`")), "{said}");
+            assert_eq!(says(request("open", Some(other), None)), "");
+        }
+        // What is brought as a raw disk is no place for a volume.
+        let raw = descriptor("fresh", "raw");
+        assert!(refused(&raw, &request("closed", Some("data"), None)).is_some());
+    }
+
+    #[test]
+    fn a_vtpm_lasts_if_the_image_says_so_and_then_only_with_its_volume() {
+        let (fresh, lasts) = (descriptor("fresh", "raw"), descriptor("persistent", "raw"));
+        let closed = |vtpm| request("closed", None, vtpm);
+        assert_eq!(refused(&fresh, &closed(None)), None);
+        assert_eq!(refused(&lasts, &closed(Some("v"))), None);
+        let said = refused(&fresh, &closed(Some("v"))).unwrap_or_default();
+        assert!(said.contains("asks for a fresh vTPM"), "{said}");
+        let said = refused(&lasts, &closed(None)).unwrap_or_default();
+        assert!(said.contains("needs a vTPM that lasts"), "{said}");
+        assert_eq!(refused(&fresh, &request("open", None, Some("v"))), None);
+    }
+}

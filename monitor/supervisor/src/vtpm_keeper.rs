@@ -83,3 +83,114 @@ impl Drop for KeeperThread {
         let _ = self.1.take().map(JoinHandle::join);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use coffer_formats::launch::BoxKind;
+    use coffer_vault::{AttachedDisk, Hold, Identity, NewKind, NewVolume, Owner, Root, Vault};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A vault with the volume of a vTPM, and a folder as swtpm's.
+    struct Scene {
+        vault: Vault,
+        folder: TempDir,
+        _home: TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (home, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let vault = Vault::open(home.path(), Root::DangerouslySoftware).unwrap();
+            let new = NewVolume {
+                name: "tpm".into(),
+                kind: NewKind::Vtpm,
+                owner: Owner::Open,
+                verifier_key: None,
+            };
+            vault.create_volume(&new).unwrap();
+            let scene = Self { vault, folder, _home: home };
+            scene.write(b"made");
+            scene
+        }
+
+        fn file(&self) -> PathBuf {
+            self.folder.path().join(STATE_FILE)
+        }
+
+        fn write(&self, state: &[u8]) {
+            std::fs::write(self.file(), state).unwrap();
+        }
+
+        fn attach(&self) -> (VtpmState, Hold) {
+            let user =
+                Identity { box_kind: BoxKind::Open, image_id: Digest::ZERO, signer: None, svn: 0 };
+            let attached = self.vault.attach("tpm", &user).unwrap();
+            let AttachedDisk::Vtpm(state) = attached.disk else { panic!("no vTPM's") };
+            (state, attached.hold)
+        }
+
+        fn start(&self) -> io::Result<(UnixStream, KeeperThread)> {
+            start(self.attach().0, self.folder.path()).map(|(end, thread)| (end.into(), thread))
+        }
+
+        fn kept(&self) -> Vec<u8> {
+            self.attach().0.load().unwrap().unwrap().to_vec()
+        }
+    }
+
+    /// One word there and back; none if nobody answers.
+    fn ask(vm: &mut UnixStream) -> Option<()> {
+        vm.write_all(b"k").ok()?;
+        vm.read_exact(&mut [0]).ok()
+    }
+
+    #[test]
+    fn what_is_written_is_in_the_vault_before_the_answer() {
+        let scene = Scene::new();
+        for states in [&[&b"first"[..]][..], &[b"other", b"third"], &[b"first"]] {
+            let (mut vm, thread) = scene.start().unwrap();
+            for state in states {
+                scene.write(state);
+                ask(&mut vm).unwrap();
+            }
+            // The volume is taken for as long as the keeper is there.
+            drop((vm, thread));
+            assert_eq!(Some(&&scene.kept()[..]), states.last());
+        }
+    }
+
+    #[test]
+    fn what_is_no_state_ends_the_conversation_and_what_was_kept_stays() {
+        let scene = Scene::new();
+        let elsewhere = scene.folder.path().join("elsewhere");
+        std::fs::write(&elsewhere, b"of another").unwrap();
+        let large = vec![7; VTPM_STATE_MAX + 1];
+        let changes: [&dyn Fn(); 3] =
+            [&|| scene.write(&large), &|| std::fs::remove_file(scene.file()).unwrap(), &|| {
+                std::fs::remove_file(scene.file()).unwrap();
+                symlink(&elsewhere, scene.file()).unwrap();
+            }];
+        for change in changes {
+            let (mut vm, thread) = scene.start().unwrap();
+            change();
+            assert_eq!(ask(&mut vm), None);
+            drop((vm, thread));
+            assert_eq!(scene.kept(), b"made");
+            let _ = std::fs::remove_file(scene.file());
+            scene.write(b"made");
+        }
+    }
+
+    #[test]
+    fn a_launch_without_a_state_is_none() {
+        let scene = Scene::new();
+        std::fs::remove_file(scene.file()).unwrap();
+        assert!(scene.start().is_err());
+        scene.write(b"made");
+        assert!(scene.start().is_ok());
+    }
+}

@@ -1,6 +1,7 @@
 //! The demo's appliance: Debian's nginx with a TLS key that only the verifier has. And what an attacker with the
 //! image store in hand would make of it.
 
+use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -191,6 +192,8 @@ impl Image {
         let manifest = self.put(&manifest)?;
         index["manifests"][0]["digest"] = format!("sha256:{}", manifest.0).into();
         index["manifests"][0]["size"] = manifest.1.into();
+        // It may be a hard link.
+        std::fs::remove_file(&index_path)?;
         std::fs::write(index_path, index.to_string())?;
         Ok(Self { layout: self.layout.clone(), id: config.0.to_hex() })
     }
@@ -220,17 +223,48 @@ impl Image {
             Part::Initrd => (copy.blob_of(descriptor.initrd.digest), descriptor.initrd.size / 2),
             Part::Cmdline => (copy.blob_of(descriptor.cmdline.digest), 0),
             Part::RootFs => {
-                let Some(Disk::Integrity { blob, .. }) = descriptor.disks.first() else {
-                    bail!("the image has no disk");
-                };
-                let path = copy.blob_of(blob.digest);
+                let (path, _) = copy.root()?;
                 let program = workspace::rootfs("nginx")?.join("usr/sbin/nginx");
-                let offset = find_in(&path, &std::fs::read(program)?)?;
+                // Inside the padding of e_ident: the program itself would run all the same.
+                let offset = find_in(&path, &std::fs::read(program)?)? + 12;
                 (path, offset)
             }
         };
         flip(&blob, offset)?;
         Ok(copy)
+    }
+
+    /// A copy with one bit flipped in a file of its root file system: in the byte at `offset` behind where `start` is.
+    pub fn tampered_file(&self, start: &[u8], offset: u64, layout: &Path) -> Result<Self> {
+        link_tree(&self.layout, layout)?;
+        let copy = Self { layout: layout.to_path_buf(), id: self.id.clone() };
+        let (blob, _) = copy.root()?;
+        flip(&blob, find_in(&blob, start)? + offset)?;
+        Ok(copy)
+    }
+
+    /// The blob of its root file system, and how many bytes of it the guest sees: the tree lies behind.
+    pub fn root(&self) -> Result<(PathBuf, u64)> {
+        match self.descriptor()?.disks.first() {
+            Some(Disk::Integrity { blob, data_size, .. }) => {
+                Ok((self.blob_of(blob.digest), *data_size))
+            }
+            _ => bail!("the image has no root file system"),
+        }
+    }
+
+    /// The same image for a root file system that is brought as a raw disk: of what the guest reads nothing is verified. And
+    /// that disk.
+    pub fn unverified(&self, layout: &Path, disk: &Path) -> Result<Self> {
+        let (blob, size) = self.root()?;
+        std::io::copy(&mut File::open(&blob)?.take(size), &mut File::create(disk)?)?;
+        link_tree(&self.layout, layout)?;
+        let copy = Self { layout: layout.to_path_buf(), id: self.id.clone() };
+        std::fs::remove_file(copy.root()?.0)?;
+        copy.redescribed(|image| {
+            image["box"] = "open".into();
+            image["disks"][0] = serde_json::json!({ "kind": "raw", "name": "root" });
+        })
     }
 }
 
@@ -239,14 +273,13 @@ fn read_json(path: &Path) -> Result<serde_json::Value> {
     serde_json::from_slice(&bytes).with_context(|| format!("`{}` is no JSON", path.display()))
 }
 
-/// Where a program starts inside a disk image, by its first 64 bytes: the part no start of it can do without.
-fn find_in(disk: &Path, program: &[u8]) -> Result<u64> {
+/// Where a file starts inside a disk image, by its first 64 bytes: the part no start of a program can do without.
+fn find_in(disk: &Path, file: &[u8]) -> Result<u64> {
     let disk = std::fs::read(disk)?;
-    let head = program.get(..64).context("the program is too short")?;
+    let head = file.get(..64).context("the file is too short")?;
     let at =
-        disk.windows(64).position(|w| w == head).context("the program is not in the disk image")?;
-    // Inside the padding of e_ident: the program itself would run all the same.
-    Ok(at as u64 + 12)
+        disk.windows(64).position(|w| w == head).context("the file is not in the disk image")?;
+    Ok(at as u64)
 }
 
 /// Flips one bit in a file that may be a hard link: the other names keep what they had.

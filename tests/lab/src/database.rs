@@ -23,8 +23,20 @@ const MOUNT: &str = "/var/lib/postgresql";
 /// The workload.
 const PROGRAM: &str = "/usr/lib/coffer-database";
 
+/// Times pgbench says what it reached.
+pub const BENCH_ROUNDS: usize = 3;
+
 /// Makes the root file system from the cache's `database` packages.
 pub fn rootfs(into: &Path) -> Result<()> {
+    rootfs_with(into, include_str!("database.sh"))
+}
+
+/// The same, to be measured.
+pub fn bench_rootfs(into: &Path) -> Result<()> {
+    rootfs_with(into, include_str!("database-bench.sh"))
+}
+
+fn rootfs_with(into: &Path, workload: &str) -> Result<()> {
     copy_tree(&workspace::rootfs("database")?, into)?;
     let put =
         |path: &str, text: &str| std::fs::write(into.join(path.trim_start_matches('/')), text);
@@ -37,7 +49,7 @@ pub fn rootfs(into: &Path) -> Result<()> {
         "root:x:0:0::/root:/bin/sh\npostgres:x:100:100::/var/lib/postgresql:/bin/sh\n",
     )?;
     put("/etc/group", "root:x:0:\npostgres:x:100:\n")?;
-    put(PROGRAM, include_str!("database.sh"))?;
+    put(PROGRAM, workload)?;
     let program = into.join(PROGRAM.trim_start_matches('/'));
     std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
@@ -56,6 +68,17 @@ pub fn recipe(pin: &serde_json::Value, svn: u32) -> serde_json::Value {
         },
         "verifier": pin,
         "secrets": [{ "id": PASSWORD_ID, "file": "database-password", "mode": "0400" }],
+        "volumes": [{ "name": VOLUME, "path": MOUNT }],
+    })
+}
+
+/// The recipe of what is measured: it has no secret and speaks to nobody.
+pub fn bench_recipe() -> serde_json::Value {
+    serde_json::json!({
+        "name": "database-bench",
+        "workload": { "argv": [PROGRAM], "tmpfs": ["/tmp"] },
+        "shape": { "vcpus": { "min": 1, "max": 4 }, "memory_mib": { "min": 512, "max": 4096 } },
+        "network": { "mode": "none" },
         "volumes": [{ "name": VOLUME, "path": MOUNT }],
     })
 }

@@ -23,6 +23,18 @@ pub const API_PORT: u16 = 7070;
 const MODULES: [&str; 8] =
     ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd", "tun"];
 
+/// What dm-crypt over dm-integrity needs for AES-GCM, and `cryptsetup` for its key slots.
+const CRYPT_MODULES: [&str; 8] = [
+    "aesni_intel",
+    "gcm",
+    "ghash_generic",
+    "ctr",
+    "xts",
+    "algif_skcipher",
+    "dm_integrity",
+    "dm_crypt",
+];
+
 /// What goes into an initrd beyond the ordinary.
 #[derive(Default, Clone)]
 pub struct Extras {
@@ -32,6 +44,8 @@ pub struct Extras {
     pub marker: Option<String>,
     /// QEMU and its agent, for the launch benchmark.
     pub qemu: bool,
+    /// dm-crypt, dm-integrity and what sets them up, for the disk benchmark.
+    pub crypt: bool,
     /// The device with the file system for the vault.
     pub vault_disk: Option<String>,
 }
@@ -40,7 +54,9 @@ pub struct Extras {
 pub fn write(out: &Path, extras: &Extras) -> Result<()> {
     let modules = ModuleTree::open(&workspace::kernel_modules()?)?;
     let storage = extras.vault_disk.is_some().then_some("ext4");
-    let wanted: Vec<&str> = MODULES.into_iter().chain(storage).collect();
+    let crypt: &[&str] = if extras.crypt { &CRYPT_MODULES } else { &[] };
+    let wanted: Vec<&str> =
+        MODULES.into_iter().chain(storage).chain(crypt.iter().copied()).collect();
     let modules = modules.closure(&wanted)?;
     let names: Vec<&str> = modules.iter().map(|m| m.file_name.as_str()).collect();
     let mut initrd = HostInitrd::new()
@@ -69,6 +85,9 @@ pub fn write(out: &Path, extras: &Extras) -> Result<()> {
     }
     if extras.qemu {
         initrd = with_qemu(initrd);
+    }
+    if extras.crypt {
+        initrd = initrd.binary("/usr/sbin/cryptsetup", "/usr/sbin/cryptsetup");
     }
     initrd.write(out).context("cannot make the lab host's initrd")?;
     Ok(())

@@ -6,13 +6,16 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{api, vtpm, weigh};
+use super::api::{self, Until};
+use super::{disk, vtpm, weigh};
 
 /// Port of the agent on a lab host.
 pub const PORT: u16 = 7072;
@@ -31,12 +34,20 @@ pub enum Ask {
     DropCaches,
     /// Ask the monitor for a VM.
     Run {
-        /// Image in the store.
-        image: String,
-        /// Name for the VM.
-        name: String,
-        /// Memory, MiB.
-        memory_mib: u32,
+        /// Body of the request.
+        request: Value,
+        /// How far it is timed.
+        until: Until,
+    },
+    /// Time reading a file or a disk, each block of 4096 bytes hashed, and nothing else.
+    Hash {
+        /// Which, on the host.
+        path: String,
+    },
+    /// Make a disk an AES-GCM one of LUKS2, dm-crypt over dm-integrity, and open it.
+    Crypt {
+        /// The disk.
+        device: String,
     },
     /// Weigh the processes of a name: JSON of `PID: KiB` in `words`.
     Weigh {
@@ -105,10 +116,15 @@ fn answer(stream: &TcpStream) -> io::Result<()> {
 fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
     match ask {
         Ask::DropCaches => std::fs::write("/proc/sys/vm/drop_caches", "3").map(|()| None),
-        Ask::Run { image, name, memory_mib } => {
-            let took = api::launch(image, name, *memory_mib, LIMIT)?;
+        Ask::Run { request, until } => {
+            let took = api::launch(request, *until, LIMIT)?;
             Ok(Some((took.as_secs_f64() * 1000.0, String::new())))
         }
+        Ask::Hash { path } => {
+            let took = disk::read_and_hash(Path::new(path))?;
+            Ok(Some((took.as_secs_f64() * 1000.0, String::new())))
+        }
+        Ask::Crypt { device } => disk::crypt(device).map(|opened| Some((0.0, opened))),
         Ask::Weigh { process, guest_mib } => {
             let weights = weigh::all(process, guest_mib << 10)?;
             Ok(Some((0.0, serde_json::to_string(&weights)?)))

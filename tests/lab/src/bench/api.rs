@@ -8,6 +8,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::initrd;
@@ -18,20 +19,39 @@ pub const PAUSE: Duration = Duration::from_millis(20);
 /// Longest answer taken.
 const BODY_MAX: u64 = 1 << 20;
 
-/// Asks for a VM; returns the time from before the connection until the API first showed that its init runs.
-pub fn launch(image: &str, name: &str, memory_mib: u32, limit: Duration) -> io::Result<Duration> {
-    let request = serde_json::json!({
-        "image": image, "name": name, "box": "closed", "memory_mib": memory_mib,
-    });
+/// How far a launch is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Until {
+    /// Its init runs.
+    Init,
+    /// Its workload runs.
+    Workload,
+}
+
+impl Until {
+    /// States in which it is there, and those on the way.
+    fn states(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Self::Init => (&["started", "attested", "running"], &["launching", "booting"]),
+            Self::Workload => (&["running"], &["launching", "booting", "started", "attested"]),
+        }
+    }
+}
+
+/// Asks for a VM; returns the time from before the connection until the API first showed that it is there.
+pub fn launch(request: &Value, until: Until, limit: Duration) -> io::Result<Duration> {
+    let (there, on_the_way) = until.states();
+    let name = request["name"].as_str().unwrap_or_default();
     let started = Instant::now();
     let mut connection = Connection::open(limit)?;
     let mut vm = connection.ask("POST", "/v1/vms", &request.to_string())?;
     loop {
         let took = started.elapsed();
         match vm["state"].as_str() {
-            Some("started" | "attested" | "running") => return Ok(took),
-            Some("launching" | "booting") if took < limit => {}
-            _ => return Err(io::Error::other(format!("the VM did not reach its init: {vm}"))),
+            Some(state) if there.contains(&state) => return Ok(took),
+            Some(state) if on_the_way.contains(&state) && took < limit => {}
+            _ => return Err(io::Error::other(format!("the VM did not come so far: {vm}"))),
         }
         std::thread::sleep(PAUSE);
         vm = connection.ask("GET", &format!("/v1/vms/{name}"), "")?;

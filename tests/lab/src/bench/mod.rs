@@ -7,6 +7,7 @@ pub mod agent;
 mod api;
 mod batch;
 mod density;
+mod disk;
 pub mod verify;
 mod vtpm;
 pub mod vtpm_guest;
@@ -46,15 +47,9 @@ pub fn run(name: &str, rounds: u32) -> Result<()> {
         "batch" => batch::run(rounds),
         "density" => density::run(),
         "vtpm" => vtpm::run(rounds),
-        "disk" => disk(),
+        "disk" => disk::run(rounds),
         _ => bail!("there is no benchmark `{name}`"),
     }
-}
-
-/// The disks beside their cryptography alone, in this process.
-fn disk() -> Result<()> {
-    print!("{}", coffer_disk::bench::run().context("the disk in memory fails")?);
-    Ok(())
 }
 
 /// What either clock covers, for whoever reads the figure.
@@ -151,8 +146,10 @@ fn pair(host: &LabHost, image: &Image, round: u32, first: bool) -> Result<Pair> 
     };
     ready()?;
     let name = format!("round-{round}-{}", if first { "first" } else { "later" });
-    let run =
-        agent::Ask::Run { image: image_name(round), name: name.clone(), memory_mib: MEMORY_MIB };
+    let request = serde_json::json!({
+        "image": image_name(round), "name": name, "box": "closed", "memory_mib": MEMORY_MIB,
+    });
+    let run = agent::Ask::Run { request, until: api::Until::Init };
     let told = ask(host, &run)
         .with_context(|| format!("the lab host's console ends:\n{}", host.console_tail()))?;
     let coffer = told.ms.context("the launch was not timed")?;

@@ -11,6 +11,7 @@ mod lifecycle;
 mod management;
 mod open;
 mod peers;
+mod printer;
 mod refusals;
 mod tools;
 mod vcpus;

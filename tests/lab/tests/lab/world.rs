@@ -45,7 +45,8 @@ impl World {
         extra_images(&scene)?;
         let config = LabConfig {
             publish: [&crate::consolidation::PORTS[..], &crate::peers::PORTS].concat(),
-            raw_disks: crate::open::prepare(&scene)?,
+            raw_disks: [crate::open::prepare(&scene)?, vec![crate::printer::prepare(&scene)?]]
+                .concat(),
             ..scene.config(None)
         };
         let host = scene.boot_host_with("host", config)?;
@@ -85,14 +86,19 @@ impl World {
 
     /// The same of one that may take longer.
     pub fn finished_log_within(&self, name: &str, last: &str, limit: Duration) -> String {
-        wait::until("the end of the VM", limit, || {
-            let vm = self.host.inspect(name)?;
-            Ok((vm["vm"]["state"] == "stopped" || vm["vm"]["state"] == "failed").then_some(()))
-        })
-        .unwrap();
+        let end = self.ended_within(name, limit);
         let log = self.host.logs(name).unwrap().replace('\r', "");
-        assert!(log.contains(last), "`{name}` did not finish:\n{log}");
+        assert!(log.contains(last), "{log}\n`{name}` did not finish: {end}");
         log
+    }
+
+    /// What the monitor says of a VM that has ended.
+    pub fn ended_within(&self, name: &str, limit: Duration) -> Value {
+        wait::until("the end of the VM", limit, || {
+            let vm = self.host.inspect(name)?["vm"].clone();
+            Ok((vm["state"] == "stopped" || vm["state"] == "failed").then_some(vm))
+        })
+        .unwrap()
     }
 
     /// The reason it ended for.

@@ -1,7 +1,7 @@
 //! The machine around the devices: its console, every port, addresses that nothing answers.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -12,8 +12,10 @@ use crate::report;
 const COM1: u16 = 0x3F8;
 /// Written without a newline; KVM leaves the guest for each byte, which takes a millisecond in the lab.
 const FLOOD: usize = 8_000;
-/// What the console still has to print is printed after so long.
+/// What the last registers of the console still hold is printed after so long.
 const CALM: Duration = Duration::from_secs(1);
+/// Longest the driver's own buffer takes, on a machine that is slow and busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Pages in which nothing is: behind the devices, between TPM and APICs, at the end of the gap.
 const NOWHERE: [u64; 5] = [0xD000_8000, 0xD0FF_F000, 0xE000_0000, 0xFED5_0000, 0xFFFF_F000];
 
@@ -21,8 +23,17 @@ const NOWHERE: [u64; 5] = [0xD000_8000, 0xD0FF_F000, 0xE000_0000, 0xFED5_0000, 0
 pub fn flood_serial(ports: Ports) {
     ports.write_all(COM1, &vec![b'~'; FLOOD]);
     ports.write_all(COM1, b"\n");
-    thread::sleep(CALM);
+    calm();
     report("serial", "flood", FLOOD);
+}
+
+/// Until what was said is printed. The console is written by interrupts: how long that takes is the machine's affair.
+pub fn calm() {
+    let begun = Instant::now();
+    while raw::unprinted() > 0 && begun.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(50));
+    }
+    thread::sleep(CALM);
 }
 
 /// Runs for ever before everything else on its CPU, and is never made to pause. Interrupts come and find nothing to run.
@@ -51,7 +62,7 @@ pub fn power_off(ports: Ports) {
 /// Registers of the console in any width, and back to what the kernel's driver had.
 pub fn serial_registers(ports: Ports) {
     // What was said is on its way through these very registers.
-    thread::sleep(CALM);
+    calm();
     let saved = [1, 3, 4].map(|register| (register, ports.read(COM1 + register, 1)));
     let mut noise = Noise::new(5);
     let tries = 200;
@@ -70,7 +81,7 @@ pub fn serial_registers(ports: Ports) {
         ports.write(COM1 + register, 1, value);
     }
     // The noise was printed, and what came back as input is echoed.
-    thread::sleep(CALM);
+    calm();
     println!();
     report("serial", "registers", tries);
 }

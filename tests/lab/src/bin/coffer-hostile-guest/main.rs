@@ -13,8 +13,6 @@ mod tpm;
 mod transport;
 mod virtio;
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
 
@@ -35,8 +33,7 @@ fn main() -> Result<()> {
         println!("HOSTILE broke off: {error:#}");
     }
     println!("HOSTILE end");
-    // The console is written by interrupts.
-    std::thread::sleep(Duration::from_millis(500));
+    machine::calm();
     // What is left of this guest has no disk and no channel to be asked over.
     machine::power_off(ports);
     Ok(())

@@ -229,3 +229,11 @@ impl Ports {
         }
     }
 }
+
+/// Bytes the console's driver still has to print; none where it cannot say.
+pub fn unprinted() -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, and this one is alive.
+    let told = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCOUTQ, &raw mut bytes) };
+    if told == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
