@@ -71,8 +71,11 @@ impl World {
         }
         let what = self.next();
         if what & 0x80 != 0 {
-            self.chip.extend(usize::from(what >> 3 & 15));
-            self.note();
+            // One changes after another: of two portions each may be of another time.
+            for register in [what >> 3, self.next()] {
+                self.chip.extend(usize::from(register & 15));
+                self.note();
+            }
         }
         let more = usize::from(what >> 3 & 3) + 1;
         self.attacked |= what % 8 > 2;
