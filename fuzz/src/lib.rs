@@ -4,6 +4,10 @@
 //! something true and lets the fuzzer edit it.
 
 pub mod bus;
+pub mod chip;
+pub mod guests;
+pub mod kdf;
+pub mod map;
 
 /// Most edits of one input: a forgery that needs more than these is many steps from what is true.
 const EDITS_MAX: usize = 8;

@@ -136,19 +136,23 @@ fn execute(
 /// structure of a TPM has its largest size and some; a target that edits takes eight edits of four bytes.
 fn longest(target: &str) -> u32 {
     match target {
-        "appraise" | "canary" | "enrolment" | "quote" | "verity" | "volume" => 64,
-        "ecdsa_p256" | "superblock" => 96,
+        "appraise" | "backup" | "canary" | "enrolment" | "key_file" | "quote" | "sealed_data"
+        | "sealed_key" | "vault_records" | "verity" | "volume" => 64,
+        "ecdsa_p256" | "superblock" | "tpm_bus" => 96,
         // Programs of 24 steps, of which most take four bytes.
         device if device.starts_with("device_") => 96,
-        "pcr_selection" => 128,
+        "pcr_selection" | "volume_record" => 128,
+        "permit" => 256,
+        // 40 messages of nine bytes.
+        "counters" => 384,
         "attest" => 512,
         "signature" => 640,
-        "event_bodies" | "response" | "statements" => 1024,
+        "event_bodies" | "peer" | "response" | "statements" => 1024,
         // A public area has 1024 at most, and a proof 32 digests.
         "credential" | "inclusion" | "public" => 1200,
         // Recorded certificates, lists and JSON have 300 to 1100.
         "appliance" | "authenticode" | "certificate" | "chain" | "crl" | "descriptor"
-        | "evidence" | "ima" | "layout" | "messages" => 2048,
+        | "evidence" | "ima" | "known_vm" | "layout" | "messages" | "vault_requests" => 2048,
         "explain" => 2100,
         // Recorded logs have 1 to 5 KiB, but for one.
         "event_log" => 6144,

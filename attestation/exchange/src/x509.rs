@@ -158,7 +158,10 @@ impl<'a> Der<'a> {
     fn time(&mut self) -> Result<u64, Reject> {
         match self.0.first() {
             // RFC 5280, 4.1.2.5.1: from 50 on it is the last century, in which there was no monitor.
-            Some(&UTC_TIME) => seconds(2000, self.take(UTC_TIME)?),
+            Some(&UTC_TIME) => match self.take(UTC_TIME)? {
+                text @ [b'0'..=b'4', ..] => seconds(2000, text),
+                _ => Err(Reject::Malformed),
+            },
             _ => {
                 let text = self.take(GENERALIZED_TIME)?;
                 let (century, rest) = text.split_at_checked(2).ok_or(Reject::Malformed)?;
@@ -248,6 +251,13 @@ mod tests {
             assert_eq!(utc(bad), Err(Reject::Malformed), "{bad}");
         }
         assert_eq!(seconds(1900, b"691231235959Z"), Err(Reject::Malformed));
+    }
+
+    #[test]
+    fn no_year_of_another_century_is_read_as_one_of_this() {
+        let utc = |text: &[u8]| Der(&[&[UTC_TIME, 13], text].concat()).time();
+        assert_eq!(utc(b"491231235959Z"), Ok(2_524_607_999));
+        assert_eq!(utc(b"500101000000Z"), Err(Reject::Malformed));
     }
 
     proptest::proptest! {

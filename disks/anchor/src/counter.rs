@@ -117,6 +117,17 @@ impl NvAnchor {
         Ok(anchor)
     }
 
+    /// The counter in a session that was started before.
+    #[cfg(fuzzing)]
+    pub(crate) fn within(
+        tpm: Tpm,
+        index: CounterIndex,
+        auth: CounterAuth,
+        session: Session,
+    ) -> Self {
+        Self { tpm, index, auth, session: Some(session), seen: 0 }
+    }
+
     /// Takes the counter that is there, if it is this disk's.
     pub fn open(tpm: Tpm, index: CounterIndex, auth: CounterAuth) -> Result<Self, CounterError> {
         let mut anchor = Self { tpm, index, auth, session: None, seen: 0 };

@@ -15,6 +15,8 @@
 mod blob;
 mod counter;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod kdf;
 mod link;
 mod registers;

@@ -85,7 +85,7 @@ impl SealedKey {
         })
     }
 
-    fn load(
+    pub(crate) fn load(
         &self,
         tpm: &mut Tpm,
         session: &mut Session,
@@ -114,7 +114,7 @@ impl SealedKey {
     }
 
     /// TPM2_PolicyPCR needs no HMAC: of another policy the TPM takes no unsealing.
-    fn ask(
+    pub(crate) fn ask(
         &self,
         tpm: &mut Tpm,
         session: &mut Session,
@@ -155,7 +155,7 @@ impl SealedKey {
 }
 
 /// TPM2_Create.
-fn create(
+pub(crate) fn create(
     tpm: &mut Tpm,
     session: &mut Session,
     storage: &Storage,
@@ -194,7 +194,7 @@ fn create(
 
 /// TPM2_PCR_Read in portions, under the session's HMAC: a bus that lies here would have the key sealed to a host of its
 /// choice.
-fn read(
+pub(crate) fn read(
     tpm: &mut Tpm,
     session: &mut Session,
     registers: &Registers,

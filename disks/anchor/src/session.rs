@@ -86,6 +86,12 @@ impl Session {
         Ok(Self { handle, key, nonce })
     }
 
+    /// One that was started before, under a key that is known.
+    #[cfg(fuzzing)]
+    pub(crate) fn dangerously_known(handle: u32, key: [u8; 32], nonce: [u8; 32]) -> Self {
+        Self { handle, key: Key::new(key), nonce }
+    }
+
     pub(crate) fn handle(&self) -> u32 {
         self.handle
     }

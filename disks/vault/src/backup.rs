@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};
-use coffer_disk::{BLOCK, DiskError};
+use coffer_disk::{BLOCK, BlockDevice, DiskError};
 use coffer_formats::cbor;
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
@@ -20,7 +20,7 @@ use hpke::{Deserializable as _, HpkeError, Kem, OpModeR, OpModeS, Serializable a
 use minicbor::{Decode, Encode};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::attach::{VolumeDisk, open_volume, settle};
+use crate::attach::{open_volume, settle};
 use crate::error::VaultError;
 use crate::identity::Owner;
 use crate::keys::{Transport, random};
@@ -46,13 +46,13 @@ const CHUNK_OVERHEAD: usize = 8 + 16;
 /// The volume, for the recipient's eyes.
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Description {
+pub(crate) struct Description {
     #[n(0)]
     version: u32,
     #[cbor(n(1), with = "minicbor::bytes")]
-    stream_key: [u8; 32],
+    pub stream_key: [u8; 32],
     #[n(2)]
-    bytes: u64,
+    pub bytes: u64,
     #[cbor(n(3), with = "minicbor::bytes")]
     owner: [u8; 33],
     #[n(4)]
@@ -171,8 +171,25 @@ impl Vault {
         Ok(parts.concat())
     }
 
+    /// A head as the sender writes it, of a description with this stream key.
+    #[cfg(fuzzing)]
+    pub(crate) fn head(
+        &self,
+        permit: &Permit,
+        signed: &[u8],
+        stream_key: [u8; 32],
+        bytes: u64,
+        verifier: [u8; 65],
+    ) -> Result<Vec<u8>, VaultError> {
+        let owner = Owner::Open.canonical();
+        let version = VERSION;
+        let description =
+            Description { version, stream_key, bytes, owner, svn: 0, floor: 0, verifier };
+        self.wrap(permit, signed, &cbor::encode(&description))
+    }
+
     /// Reads everything before the chunks: whole, for us, from whom the permit says, permitted by the verifier within.
-    fn unwrap(&self, input: &mut dyn Read) -> Result<(Permit, Description), VaultError> {
+    pub(crate) fn unwrap(&self, input: &mut dyn Read) -> Result<(Permit, Description), VaultError> {
         if *take::<8>(input)? != *MAGIC || number(input)? != VERSION {
             return Err(VaultError::BackupCorrupt);
         }
@@ -223,9 +240,9 @@ fn permit_record(permit: &Permit) -> String {
 }
 
 /// Chunks, in the order they were written, all of them.
-struct Stream {
-    cipher: Aes256Gcm,
-    number: u64,
+pub(crate) struct Stream {
+    pub cipher: Aes256Gcm,
+    pub number: u64,
 }
 
 impl Stream {
@@ -246,10 +263,10 @@ impl Stream {
     }
 
     /// Writes what is there to a disk of zeros, up to the chunk that says it is the last.
-    fn fill(
+    pub(crate) fn fill(
         mut self,
         input: &mut dyn Read,
-        disk: &mut VolumeDisk,
+        disk: &mut dyn BlockDevice,
         blocks: u64,
         name: &str,
     ) -> Result<(), VaultError> {
@@ -262,7 +279,7 @@ impl Stream {
             let (first, data) = plain.split_first_chunk::<8>().ok_or(VaultError::BackupCorrupt)?;
             let failed = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
             if last {
-                let whole = u64::from_le_bytes(*first) == blocks;
+                let whole = u64::from_le_bytes(*first) == blocks && ended(input)?;
                 return match whole {
                     true => disk.flush().map_err(failed),
                     false => Err(VaultError::BackupCorrupt),
@@ -306,6 +323,12 @@ fn portion(input: &mut dyn Read, limit: usize) -> Result<Vec<u8>, VaultError> {
     let mut bytes = vec![0; length];
     input.read_exact(&mut bytes).map_err(torn)?;
     Ok(bytes)
+}
+
+/// Whether nothing follows.
+fn ended(input: &mut dyn Read) -> Result<bool, VaultError> {
+    let read = input.take(1).read_to_end(&mut Vec::new());
+    read.map(|more| more == 0).map_err(torn)
 }
 
 fn torn(error: io::Error) -> VaultError {

@@ -20,12 +20,19 @@ const VERSION: u8 = 1;
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Counters {
+pub(crate) struct Counters {
     #[n(0)]
     version: u8,
     /// By name, ascending.
     #[n(1)]
-    values: BTreeMap<String, u64>,
+    pub values: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let counters = cbor::decode(bytes, RECORD_MAX).ok();
+        counters.filter(|counters: &Self| counters.version == VERSION)
+    }
 }
 
 impl Vault {
@@ -39,10 +46,9 @@ impl Vault {
         let _one = self.0.counting.lock().map_err(|_| panicked())?;
         let mut counters = match self.0.records.get(&record)? {
             None => Counters { version: VERSION, values: BTreeMap::new() },
-            Some(bytes) => cbor::decode(&bytes, RECORD_MAX)
-                .ok()
-                .filter(|counters: &Counters| counters.version == VERSION)
-                .ok_or_else(|| VaultError::Record(record.clone()))?,
+            Some(bytes) => {
+                Counters::decode(&bytes).ok_or_else(|| VaultError::Record(record.clone()))?
+            }
         };
         let value = counters.values.get(name).copied().unwrap_or(0);
         if !advance {

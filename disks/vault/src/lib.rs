@@ -15,6 +15,8 @@ mod backup;
 mod counters;
 mod error;
 mod folder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guests;
 mod identity;
 mod key_file;

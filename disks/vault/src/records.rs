@@ -181,12 +181,16 @@ fn free(taken: &[bool], count: usize) -> Option<Vec<u64>> {
 }
 
 impl Index {
-    fn load(disk: &mut VaultDisk) -> Result<Self, VaultError> {
-        let mut index = Self {
+    fn empty() -> Self {
+        Self {
             entries: BTreeMap::new(),
             slots: vec![false; SLOTS as usize],
             extents: vec![false; EXTENT_COUNT as usize],
-        };
+        }
+    }
+
+    fn load(disk: &mut VaultDisk) -> Result<Self, VaultError> {
+        let mut index = Self::empty();
         let mut blocks = Zeroizing::new(vec![0; READ_AT_ONCE as usize * BLOCK]);
         for first in (0..SLOTS).step_by(READ_AT_ONCE as usize) {
             disk.read(DIRECTORY + first, &mut blocks)?;
@@ -194,16 +198,22 @@ impl Index {
                 if block.iter().all(|byte| *byte == 0) {
                     continue;
                 }
-                let refused = || VaultError::Record(format!("in slot {slot}"));
-                let (name, entry) = Entry::decode(slot, block).ok_or_else(refused)?;
-                let taken = entry.extents.iter().any(|extent| is(&index.extents, *extent as usize));
-                if taken || index.entries.contains_key(&name) {
-                    return Err(refused());
-                }
-                index.adopt(&name, entry);
+                index.enter(slot, block)?;
             }
         }
         Ok(index)
+    }
+
+    /// Takes what a directory block says, if nothing before it says otherwise.
+    fn enter(&mut self, slot: u64, block: &[u8]) -> Result<(), VaultError> {
+        let refused = || VaultError::Record(format!("in slot {slot}"));
+        let (name, entry) = Entry::decode(slot, block).ok_or_else(refused)?;
+        let taken = entry.extents.iter().any(|extent| is(&self.extents, *extent as usize));
+        if taken || self.entries.contains_key(&name) {
+            return Err(refused());
+        }
+        self.adopt(&name, entry);
+        Ok(())
     }
 
     fn adopt(&mut self, name: &str, entry: Entry) {
@@ -276,4 +286,13 @@ impl Entry {
         let same = entry.encode(name, data).as_slice() == block;
         (same && !name.is_empty()).then(|| (name.to_owned(), entry))
     }
+}
+
+/// What a directory of these blocks says, slot after slot: name, bytes, extents; none if it is refused.
+#[cfg(fuzzing)]
+pub(crate) fn directory(blocks: &[&[u8]]) -> Option<Vec<(String, usize, Vec<u32>)>> {
+    let mut index = Index::empty();
+    (0..).zip(blocks).try_for_each(|(slot, block)| index.enter(slot, block)).ok()?;
+    let told = index.entries.into_iter().map(|(name, entry)| (name, entry.length, entry.extents));
+    Some(told.collect())
 }

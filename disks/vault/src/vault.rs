@@ -86,6 +86,25 @@ impl Vault {
         Ok(vault)
     }
 
+    /// One in memory, under a key and an id that are known; of `folder` it takes the lock alone.
+    #[cfg(fuzzing)]
+    pub(crate) fn dangerously_known(
+        folder: &Path,
+        mut key: [u8; 32],
+        id: [u8; 16],
+    ) -> Result<Self, VaultError> {
+        let (folder, keys) = (Folder::open(folder, Arc::new(|| Ok(())))?, Keys::new(&mut key));
+        let store: Box<dyn Store + Send> =
+            Box::new(coffer_disk::MemoryStore::zeroed(shape().storage()?));
+        let anchor: Box<dyn coffer_disk::Anchor + Send> =
+            Box::new(coffer_disk::DangerousMemoryAnchor::default());
+        let disk = Disk::create(store, anchor, &keys.disk(), shape(), &mut SystemEntropy)?;
+        let ledger = Ledger::new(disk);
+        let (records, root) = (Records::new(ledger.clone())?, Root::DangerouslySoftware);
+        let (users, counting) = (Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Shared { folder, keys, ledger, records, counting, id, root, users })))
+    }
+
     /// Names the vault: random, drawn when it was made.
     pub fn id(&self) -> [u8; 16] {
         self.0.id

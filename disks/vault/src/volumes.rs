@@ -316,7 +316,7 @@ pub(crate) fn sized(bytes: u64) -> Result<u64, VaultError> {
     fits.then_some(blocks).ok_or(VaultError::BadSize(bytes))
 }
 
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&name.len())
         && name.bytes().next().is_some_and(good)

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use crate::workspace::Workspace;
 
 /// Where recorded inputs are: a folder of folders.
-const RECORDED: [&str; 3] = [
+const RECORDED: [&str; 4] = [
+    "fuzz/originals",
     "tests/conformance/corpus/originals",
     "attestation/verification/tests/vectors",
     "attestation/verification/tests/vectors/eventlogs",
@@ -16,7 +17,7 @@ const RECORDED: [&str; 3] = [
 
 /// Which targets read a file: how the folder's name begins, the file's, the targets, and the byte by which a target
 /// tells kinds of input apart.
-const KINDS: [(&str, &str, &[&str], &[u8]); 18] = [
+const KINDS: [(&str, &str, &[&str], &[u8]); 22] = [
     ("", "quote.msg", &["attest"], &[]),
     ("", "quote.sig", &["signature"], &[]),
     ("", "ak.pub", &["public", "credential"], &[]),
@@ -35,10 +36,16 @@ const KINDS: [(&str, &str, &[&str], &[u8]); 18] = [
     ("encoding-launch-record", "input.bin", &["statements"], &[2]),
     ("encoding-runtime-data", "input.bin", &["statements"], &[3]),
     ("release-", "release.bin", &["statements"], &[5]),
+    ("originals", "peer-leaf.der", &["peer"], &[PEER_LEAF]),
+    ("originals", "peer-ca.der", &["peer"], &[PEER_LEAF]),
+    ("originals", "peer-linked-leaf.der", &["peer"], &[PEER_LEAF]),
+    ("originals", "peer-linked-ca.der", &["peer"], &[PEER_LEAF]),
 ];
 
 /// To `explain`: in the log's best bank.
 const ANY_BANK: u8 = 4;
+/// To `peer`: the rest is a leaf.
+const PEER_LEAF: u8 = 1;
 
 /// JSON messages have a kind each, which the target finds out itself.
 const MESSAGES: [&str; 2] = ["encoding-enroll-start", "encoding-host-reference"];

@@ -188,6 +188,8 @@ fn a_backup_is_whole_and_the_senders_and_for_its_recipient() {
         let mut cut = &backup[..length];
         assert_eq!(refused(scene.there.restore("w", &mut cut)), "backup-corrupt", "{length}");
     }
+    let longer = [&backup[..], &[0]].concat();
+    assert_eq!(refused(scene.there.restore("w", &mut &longer[..])), "backup-corrupt");
     // A permit of the verifier, and a third party that writes the backup: it has not the sender's key.
     let folder = tempfile::tempdir().unwrap();
     let third = software(folder.path()).unwrap();
