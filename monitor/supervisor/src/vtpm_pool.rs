@@ -114,19 +114,16 @@ impl Drop for VtpmPool {
 
 impl Shared {
     fn take(&self) -> Option<Ready> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.wait_while(|inner| inner.making && inner.ready.is_empty());
         inner.taken = Some(Instant::now());
         inner.failed = false;
-        drop(inner);
-        self.inner.notify();
-        let mut inner = self.inner.wait_while(|inner| inner.making && inner.ready.is_empty());
         // One whose swtpm has ended meanwhile is removed here.
-        while let Some(mut ready) = inner.ready.pop_front() {
-            if !ready.vtpm.has_ended() {
-                return Some(ready);
-            }
-        }
-        None
+        let mut living = std::iter::from_fn(|| inner.ready.pop_front());
+        let ready = living.find_map(|mut ready| (!ready.vtpm.has_ended()).then_some(ready));
+        drop(inner);
+        // Only now is there room: whoever looked before would go back to sleep.
+        self.inner.notify();
+        ready
     }
 
     fn fill(&self) {

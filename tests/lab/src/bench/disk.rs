@@ -43,7 +43,9 @@ const NAME: &str = "bench";
 
 /// Measures.
 pub fn run(rounds: u32) -> Result<()> {
-    print!("{}", coffer_disk::bench::run().context("the disk in memory fails")?);
+    if std::env::var_os("SKIP").is_none() {
+        print!("{}", coffer_disk::bench::run().context("the disk in memory fails")?);
+    }
     let boot = boot(rounds.max(1))?;
     let database = databases()?;
     boot.report();
@@ -125,7 +127,8 @@ fn boot(rounds: u32) -> Result<Boot> {
 fn timed(host: &LabHost, request: &Value) -> Result<f64> {
     wait::until("the vTPMs made ahead", Duration::from_secs(120), || {
         Ok((host.info()?["ready_vtpms"] == super::READY_VTPMS).then_some(()))
-    })?;
+    })
+    .with_context(|| format!("the lab host's console ends:\n{}", host.console_tail()))?;
     ask(host, &agent::Ask::DropCaches)?;
     let run = agent::Ask::Run { request: request.clone(), until: Until::Workload };
     let told = ask(host, &run)?;
