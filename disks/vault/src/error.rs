@@ -131,6 +131,9 @@ pub enum VaultError {
     /// The volume names no verifier, so nobody can permit it.
     #[error("the volume names no verifier that could permit a backup")]
     NoPermit,
+    /// The host's configuration names no verifier, so nobody can permit it.
+    #[error("this host names no verifier that could permit it")]
+    NoVerifier,
     /// The permit is not the verifier's, or for something else.
     #[error("the permit {0}")]
     BadPermit(&'static str),
@@ -201,6 +204,7 @@ impl VaultError {
             Self::SealedCorrupt => "sealed-corrupt",
             Self::NoFleet => "no-fleet",
             Self::NoPermit => "no-permit",
+            Self::NoVerifier => "no-verifier",
             Self::BadPermit(_) => "bad-permit",
             Self::PermitUsed => "permit-used",
             Self::BackupForeign => "backup-foreign",
@@ -223,6 +227,7 @@ impl VaultError {
             | Self::SvnTooLow { .. }
             | Self::OtherVerifier
             | Self::NoPermit
+            | Self::NoVerifier
             | Self::BadPermit(_)
             | Self::PermitUsed => 403,
             Self::BadName(_)
@@ -273,7 +278,12 @@ impl VaultError {
             Self::SealedCorrupt => "bring it back as it was sealed",
             Self::NoFleet => "seal it to this host",
             Self::NoPermit => "a volume gets its verifier's key when it is made",
-            Self::BadPermit(_) => "ask the verifier for a permit for this volume and host",
+            Self::NoVerifier => {
+                "start the monitor with --vault-verifier; a sealed host's host.json has it"
+            }
+            Self::BadPermit(_) => {
+                "ask the verifier for a permit for this volume, or vault, and host"
+            }
             Self::PermitUsed => "ask the verifier for another permit",
             Self::BackupForeign => "make the backup with a permit for this host's transport key",
             Self::BackupCorrupt => "make the backup anew",

@@ -24,6 +24,7 @@ mod manage;
 mod permit;
 mod records;
 mod requests;
+mod reseal;
 mod root;
 mod sealed;
 #[cfg(test)]
@@ -39,7 +40,7 @@ pub use error::VaultError;
 pub use identity::{Identity, Owner};
 pub use manage::{Refusal, Verb, manage};
 pub use permit::{PERMIT_LABEL, PERMIT_MAX, Permit, SignedPermit};
-pub use requests::{CreateVolume, GrowVolume, VaultInfo, VolumeReport, point};
+pub use requests::{CreateVolume, GrowVolume, VaultInfo, VolumeReport, point, release_key};
 pub use root::{Connect, Root};
 pub use sealed::{SEALED_MAX, SEALED_OVERHEAD, Unsealed};
 pub use vault::Vault;

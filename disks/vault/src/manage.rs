@@ -19,6 +19,8 @@ use crate::volume::VolumeInfo;
 pub enum Verb {
     /// The vault: a [`VaultInfo`](crate::VaultInfo).
     Vault,
+    /// The vault, sealed to its next host too, by a verifier's permit: a [`VaultInfo`](crate::VaultInfo).
+    Reseal,
     /// All volumes: a list of [`VolumeInfo`].
     List,
     /// A new one, of a [`CreateVolume`]: its [`VolumeInfo`].
@@ -57,6 +59,11 @@ pub fn manage(
 ) -> Result<(u16, Vec<u8>), Refusal> {
     match verb {
         Verb::Vault => told(200, &vault?.info()),
+        Verb::Reseal => {
+            let vault = vault?;
+            vault.reseal(body)?;
+            told(200, &vault.info())
+        }
         Verb::List => told(200, &vault?.volumes()?),
         Verb::Create => {
             let asked: CreateVolume = parse(body)?;

@@ -4,6 +4,7 @@ mod attacks;
 mod backups;
 mod guests;
 mod making;
+mod reseal;
 mod support;
 #[path = "../../../anchor/tests/swtpm/mod.rs"]
 mod swtpm;
