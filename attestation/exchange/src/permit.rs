@@ -14,6 +14,9 @@ pub const PERMIT_LABEL: &[u8] = b"coffer/volume-permit/v1\0";
 /// Prefix of every signed permit to reseal a vault.
 pub const RESEAL_LABEL: &[u8] = b"coffer/reseal-permit/v1\0";
 
+/// Prefix of every signed grant of a fleet's key.
+pub const GRANT_LABEL: &[u8] = b"coffer/fleet-grant/v1\0";
+
 /// What a verifier signs, that a volume may go to another host.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -62,6 +65,36 @@ pub struct ResealPermit {
     pub expiry: u64,
 }
 
+/// What a verifier signs, that a host may join a fleet: the key in it only that host's vault opens.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct FleetGrant {
+    /// Format version, 1.
+    #[n(0)]
+    pub version: u8,
+    /// The fleet, by its id.
+    #[n(1)]
+    pub fleet: InstanceId,
+    /// The vault, by its id.
+    #[n(2)]
+    pub vault: InstanceId,
+    /// Its transport key, an uncompressed point.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub recipient: [u8; 65],
+    /// HPKE encapsulated key.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub encapsulated: [u8; 65],
+    /// The fleet's key, encrypted to the transport key.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub sealed: [u8; 48],
+    /// Its name in the log.
+    #[n(6)]
+    pub serial: InstanceId,
+    /// Good until then, in Unix seconds.
+    #[n(7)]
+    pub expiry: u64,
+}
+
 #[derive(Encode)]
 struct Signed<'a> {
     #[cbor(n(0), with = "minicbor::bytes")]
@@ -81,6 +114,13 @@ impl ResealPermit {
     /// As [`VolumePermit::signed`].
     pub fn signed(&self, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
         signed(RESEAL_LABEL, &cbor::encode(self), sign)
+    }
+}
+
+impl FleetGrant {
+    /// As [`VolumePermit::signed`].
+    pub fn signed(&self, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        signed(GRANT_LABEL, &cbor::encode(self), sign)
     }
 }
 

@@ -127,6 +127,10 @@ pub enum VaultError {
     #[error("this host belongs to no fleet")]
     NoFleet,
 
+    /// There is, and it is another.
+    #[error("this host belongs to another fleet")]
+    OtherFleet,
+
     // --- backup
     /// The volume names no verifier, so nobody can permit it.
     #[error("the volume names no verifier that could permit a backup")]
@@ -171,6 +175,9 @@ pub enum VaultError {
     /// A key that is no point of the curve.
     #[error("the verifier's key is no point of P-256")]
     BadKey,
+    /// A transport key that is no point of the curve.
+    #[error("the transport key is no point of P-256")]
+    BadTransportKey,
 }
 
 impl VaultError {
@@ -203,6 +210,7 @@ impl VaultError {
             Self::SealedForeign => "sealed-foreign",
             Self::SealedCorrupt => "sealed-corrupt",
             Self::NoFleet => "no-fleet",
+            Self::OtherFleet => "other-fleet",
             Self::NoPermit => "no-permit",
             Self::NoVerifier => "no-verifier",
             Self::BadPermit(_) => "bad-permit",
@@ -214,7 +222,7 @@ impl VaultError {
             Self::BadSize(_) => "bad-size",
             Self::TooLarge { .. } => "too-large",
             Self::TooManyCounters(_) => "too-many-counters",
-            Self::BadKey => "bad-key",
+            Self::BadKey | Self::BadTransportKey => "bad-key",
         }
     }
 
@@ -222,7 +230,7 @@ impl VaultError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NoSuchVolume(_) => 404,
-            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy => 409,
+            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy | Self::OtherFleet => 409,
             Self::NotOwner
             | Self::SvnTooLow { .. }
             | Self::OtherVerifier
@@ -234,6 +242,7 @@ impl VaultError {
             | Self::BadOwner
             | Self::BadSize(_)
             | Self::BadKey
+            | Self::BadTransportKey
             | Self::WrongKind { .. }
             | Self::TooLarge { .. } => 400,
             Self::Full => 507,
@@ -276,7 +285,8 @@ impl VaultError {
             Self::OtherVerifier => "make the volume with the image's verifier key",
             Self::SealedForeign => "unseal it on the host that sealed it",
             Self::SealedCorrupt => "bring it back as it was sealed",
-            Self::NoFleet => "seal it to this host",
+            Self::NoFleet => "let the host join the fleet with `coffer host join`",
+            Self::OtherFleet => "use a host of that fleet; a host stays in its own",
             Self::NoPermit => "a volume gets its verifier's key when it is made",
             Self::NoVerifier => {
                 "start the monitor with --vault-verifier; a sealed host's host.json has it"
@@ -292,7 +302,7 @@ impl VaultError {
             Self::BadSize(_) => "give a multiple of 4096, up to 1 TiB",
             Self::TooLarge { .. } => "store less in one piece",
             Self::TooManyCounters(_) => "use the counters there are",
-            Self::BadKey => "give the 65 bytes of an uncompressed point",
+            Self::BadKey | Self::BadTransportKey => "give the 65 bytes of an uncompressed point",
         }
     }
 

@@ -1,4 +1,4 @@
-//! The host's one sealed store (SPEC 11.14 to 11.17): volumes, states of vTPMs, counters, and data that guests seal.
+//! The host's one sealed store (SPEC 11.14 to 11.19): volumes, states of vTPMs, counters, and data that guests seal.
 //!
 //! ```text
 //!  host TPM --+- key, sealed to PCRs --> root key --HKDF--> keys of volumes, of sealed data, of transport
@@ -14,6 +14,7 @@ mod attach;
 mod backup;
 mod counters;
 mod error;
+mod fleet;
 mod folder;
 pub mod guests;
 mod identity;
@@ -37,6 +38,7 @@ mod volumes;
 pub use attach::{Hold, VTPM_STATE_MAX, VtpmState};
 pub use counters::COUNTERS_MAX;
 pub use error::VaultError;
+pub use fleet::{FLEET_KEY_FILE, FleetKey, WrappedFleetKey};
 pub use identity::{Identity, Owner};
 pub use manage::{Refusal, Verb, manage};
 pub use permit::{PERMIT_LABEL, PERMIT_MAX, Permit, SignedPermit};

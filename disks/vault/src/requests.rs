@@ -61,6 +61,9 @@ pub struct VaultInfo {
     /// The same of the host that it was resealed for and that did not boot yet.
     #[serde(default)]
     pub resealed_to: Option<Digest>,
+    /// Its fleet, by its id, 16 bytes in hex.
+    #[serde(default)]
+    pub fleet: Option<String>,
 }
 
 /// What reading and verifying all of a volume found.
@@ -123,16 +126,17 @@ impl Vault {
     }
 
     /// What is told of the vault.
-    pub fn info(&self) -> VaultInfo {
+    pub fn info(&self) -> Result<VaultInfo, VaultError> {
         let sealing = self.0.sealing.as_ref();
-        VaultInfo {
+        Ok(VaultInfo {
             id: hex::encode(self.id()),
             transport_key: hex::encode(self.transport_key()),
             verifier_key: self.0.verifier.map(hex::encode),
             registers: sealing.map(|it| it.registers.numbers().to_vec()).unwrap_or_default(),
             sealed_to: sealing.map(|it| it.policy),
             resealed_to: self.next(),
-        }
+            fleet: self.fleet()?.map(|key| key.id().to_hex()),
+        })
     }
 
     /// Reads and verifies all of a volume that nobody uses.

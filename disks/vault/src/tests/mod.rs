@@ -2,6 +2,7 @@
 
 mod attacks;
 mod backups;
+mod fleets;
 mod guests;
 mod making;
 mod reseal;

@@ -24,7 +24,7 @@ fn leave(vault: &Vault, upgraded: bool, serial: u8) -> ResealPermit {
     ResealPermit {
         version: 1,
         vault: InstanceId(vault.id()),
-        from: vault.info().sealed_to.unwrap(),
+        from: vault.info().unwrap().sealed_to.unwrap(),
         to: values(upgraded),
         serial: InstanceId([serial; 16]),
         expiry: u64::MAX,
@@ -39,7 +39,7 @@ fn signed_by(verifier: u8, permit: &ResealPermit) -> Vec<u8> {
 fn an_upgraded_host_opens_its_vault_by_its_verifiers_leave_only() {
     let site = Site::new();
     let vault = site.open().unwrap();
-    let (id, at_first) = (vault.id(), vault.info());
+    let (id, at_first) = (vault.id(), vault.info().unwrap());
     assert_eq!((at_first.registers.as_slice(), at_first.resealed_to), (&[0, 7, 11][..], None));
     let blob = vault.seal(&closed(1), &image(1), false, b"before").unwrap();
     vault.counter(&closed(1), "n", true).unwrap();
@@ -51,12 +51,12 @@ fn an_upgraded_host_opens_its_vault_by_its_verifiers_leave_only() {
     let vault = site.open().unwrap();
     let permit = signed_by(1, &leave(&vault, true, 1));
     vault.reseal(&permit).unwrap();
-    let resealed = vault.info();
+    let resealed = vault.info().unwrap();
     assert_eq!(resealed.sealed_to, at_first.sealed_to);
     assert!(resealed.resealed_to.is_some() && resealed.resealed_to != at_first.sealed_to);
     // Asked again, it is done already.
     vault.reseal(&permit).unwrap();
-    assert_eq!(vault.info(), resealed);
+    assert_eq!(vault.info().unwrap(), resealed);
     drop(vault);
     // As before it still boots; and as it was resealed for.
     assert_eq!(site.open().unwrap().id(), id);
@@ -66,7 +66,7 @@ fn an_upgraded_host_opens_its_vault_by_its_verifiers_leave_only() {
         assert_eq!(vault.id(), id);
         assert_eq!(&**vault.unseal(&closed(1), &blob).unwrap().data, b"before");
         assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 1);
-        let info = vault.info();
+        let info = vault.info().unwrap();
         assert_eq!((info.sealed_to, info.resealed_to), (resealed.resealed_to, None));
     }
     // What it is now is what it was resealed for; the way back is to be permitted too.
@@ -83,7 +83,7 @@ fn leave_is_the_verifiers_and_for_this_vault_and_from_where_it_is() {
         let error = vault.reseal(permit).unwrap_err();
         let said = (error.code(), error.to_string().contains(expected));
         assert_eq!(said, (code, true), "{error}");
-        assert_eq!(vault.info().resealed_to, None, "{error}");
+        assert_eq!(vault.info().unwrap().resealed_to, None, "{error}");
     };
     let bad = |permit: ResealPermit, why: &str| check(&signed_by(1, &permit), "bad-permit", why);
     let third = Site::new();
@@ -159,9 +159,9 @@ fn leave_of_an_earlier_upgrade_leads_nowhere() {
     // Back by leave: what was used stays used.
     let vault = site.open().unwrap();
     assert_eq!(refused(vault.reseal(&there)), "permit-used");
-    assert_eq!(vault.info().resealed_to, None);
+    assert_eq!(vault.info().unwrap().resealed_to, None);
     vault.reseal(&signed_by(1, &leave(&vault, true, 3))).unwrap();
-    assert!(vault.info().resealed_to.is_some());
+    assert!(vault.info().unwrap().resealed_to.is_some());
 }
 
 /// Every step of resealing is the last one once. The host as it was opens the vault always; as it is to be once it was
@@ -181,7 +181,7 @@ fn resealing_may_be_cut_off_anywhere() {
         drop(vault);
         site.boot(false);
         assert_eq!(site.open().unwrap().id(), id, "after {cuts} steps");
-        let resealed = site.open().unwrap().info().resealed_to.is_some();
+        let resealed = site.open().unwrap().info().unwrap().resealed_to.is_some();
         site.boot(true);
         match site.open() {
             Ok(vault) => {
@@ -222,10 +222,32 @@ fn the_first_boot_after_resealing_may_be_cut_off_anywhere() {
             .for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
         let whole = site.open_with(fuse(cuts).0).is_ok();
         let vault = site.open().unwrap_or_else(|error| panic!("after {cuts} steps: {error}"));
-        assert_eq!((vault.id(), vault.info().resealed_to), (id, None), "after {cuts} steps");
+        assert_eq!(
+            (vault.id(), vault.info().unwrap().resealed_to),
+            (id, None),
+            "after {cuts} steps"
+        );
         if whole {
             assert!(cuts > 4);
             return;
         }
     }
+}
+
+/// As the management API has it: bytes in, the vault in JSON out, and the same when asked again.
+#[test]
+fn who_manages_the_host_only_carries_the_permit() {
+    let site = Site::new();
+    let vault = site.open().unwrap();
+    let ask = |body: &[u8]| {
+        let nothing = |_: &str| unreachable!("no data is opened");
+        manage(Ok(vault.clone()), Verb::Reseal, "", body, nothing)
+    };
+    assert_eq!(ask(b"").unwrap_err().to_string(), "the permit does not parse");
+    assert_eq!(ask(&[b'x'; 70_000]).unwrap_err().to_string(), "the permit does not parse");
+    let permit = signed_by(1, &leave(&vault, true, 1));
+    let (status, said) = ask(&permit).unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_slice::<VaultInfo>(&said).unwrap(), vault.info().unwrap());
+    assert_eq!(ask(&permit).unwrap(), (200, said));
 }
