@@ -289,7 +289,7 @@ impl VaultError {
             Self::OtherFleet => "use a host of that fleet; a host stays in its own",
             Self::NoPermit => "a volume gets its verifier's key when it is made",
             Self::NoVerifier => {
-                "start the monitor with --vault-verifier; a sealed host's host.json has it"
+                "name one with --vault-verifier, on a sealed host `vault_verifier` in its host.json"
             }
             Self::BadPermit(_) => {
                 "ask the verifier for a permit for this volume, or vault, and host"
