@@ -291,7 +291,7 @@ fn leave_to_reseal_is_taken_of_the_configured_verifier_alone() {
         };
         permit.signed(|bytes| Signer::<Signature>::sign(&key(n), bytes).to_bytes().to_vec())
     };
-    assert_eq!(monitor.refusal("POST", path, signed_by(1, &id)), (403, "no-verifier".into()));
+    assert_eq!(monitor.refusal_of("POST", path, &signed_by(1, &id)), (403, "no-verifier".into()));
     assert!(monitor.end());
     let monitor = Monitor::start(&[&flags[..], &["--vault-verifier", &point]].concat());
     let info = monitor.json::<VaultInfo>("GET", "/v1/vault", "");
@@ -302,10 +302,10 @@ fn leave_to_reseal_is_taken_of_the_configured_verifier_alone() {
         (signed_by(1, &"00".repeat(16)), (403, "bad-permit")),
         (signed_by(1, &id), (422, "vault-no-tpm")),
     ] {
-        let (status, code) = monitor.refusal("POST", path, body);
+        let (status, code) = monitor.refusal_of("POST", path, &body);
         assert_eq!((status, code.as_str()), expected);
     }
-    let (status, _) = monitor.call("POST", path, vec![0; (64 << 10) + 1]);
+    let (status, _) = monitor.send("POST", path, &[0; (64 << 10) + 1]);
     assert_eq!(status, 413);
     let bad = serve(dir.path(), &[&flags[..], &["--vault-verifier", "04"]].concat()).output();
     assert_eq!(bad.unwrap().status.code(), Some(2));
