@@ -3,7 +3,7 @@
 //! As the courier of an enrolment this program is trusted with nothing: what it carries is bound to the
 //! TPM by the credential and to the verifier by the session. A lie of it ends in a refusal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use coffer_attestation::host_reference::HostReference;
 use coffer_attestation::protocol::{
@@ -11,10 +11,13 @@ use coffer_attestation::protocol::{
 };
 use coffer_attestation::{Digest, Reject, event_log, predict};
 use coffer_monitor_wire::api::HostInfo;
-use coffer_vault::VaultInfo;
+use coffer_vault::{PERMIT_MAX, VaultInfo};
 use coffer_verifier::api::{NewToken, Token};
 
-use crate::args::{EnrollArgs, HostCommand, HostInfoArgs, HostTransportKeyArgs, ReferenceArgs};
+use crate::args::{
+    EnrollArgs, HostCommand, HostInfoArgs, HostTransportKeyArgs, HostVaultArgs, MonitorArgs,
+    ReferenceArgs,
+};
 use crate::error::Error;
 use crate::monitor_client::Monitor;
 use crate::output::{self, Step};
@@ -33,6 +36,11 @@ pub fn run(command: HostCommand) -> Result<(), Error> {
         HostCommand::Reference(args) => reference(&args),
         HostCommand::Info(args) => info(&args),
         HostCommand::TransportKey(args) => transport_key(&args),
+        HostCommand::Vault(args) => vault(&args),
+        HostCommand::Reseal(args) => {
+            present(&args.monitor, "/v1/vault/reseal", &args.permit, args.json)
+        }
+        HostCommand::Join(args) => present(&args.monitor, "/v1/vault/join", &args.grant, args.json),
     }
 }
 
@@ -211,4 +219,36 @@ fn transport_key(args: &HostTransportKeyArgs) -> Result<(), Error> {
         true => output::json(&vault),
         false => output::pairs(&[("id", vault.id), ("transport key", vault.transport_key)]),
     }
+}
+
+fn vault(args: &HostVaultArgs) -> Result<(), Error> {
+    let vault: VaultInfo = vm::block_on(Monitor::new(&args.monitor)?.get("/v1/vault"))?;
+    show_vault(vault, args.json)
+}
+
+/// Hands a verifier's leave to the vault, which judges it.
+fn present(args: &MonitorArgs, path: &str, leave: &Path, json: bool) -> Result<(), Error> {
+    let leave = files::read(leave, PERMIT_MAX as u64, "a verifier's leave")?;
+    let monitor = Monitor::new(args)?;
+    show_vault(vm::block_on(monitor.post_bytes(path, leave))?, json)
+}
+
+fn show_vault(vault: VaultInfo, json: bool) -> Result<(), Error> {
+    if json {
+        return output::json(&vault);
+    }
+    let or_none = |digest: Option<Digest>| digest.map_or_else(|| "-".into(), |d| d.to_hex());
+    let registers: Vec<_> = vault.registers.iter().map(u8::to_string).collect();
+    output::pairs(&[
+        ("id", vault.id),
+        ("transport key", vault.transport_key),
+        ("verifier key", vault.verifier_key.unwrap_or_else(|| "-".into())),
+        (
+            "registers",
+            if registers.is_empty() { "none: no TPM".into() } else { registers.join(" ") },
+        ),
+        ("sealed to", or_none(vault.sealed_to)),
+        ("resealed to", or_none(vault.resealed_to)),
+        ("fleet", vault.fleet.unwrap_or_else(|| "-".into())),
+    ])
 }

@@ -16,6 +16,7 @@ mod error;
 mod eventlog;
 mod evidence;
 mod files;
+mod fleet;
 mod host;
 mod image;
 mod key_file;

@@ -134,6 +134,16 @@ impl Monitor {
         self.json(response).await
     }
 
+    /// `POST` of a few bytes, answered in JSON.
+    pub async fn post_bytes<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, Error> {
+        let response = self.send(Method::POST, path, body.into()).await?;
+        self.json(response).await
+    }
+
     /// `DELETE`, answered with nothing.
     pub async fn delete(&self, path: &str) -> Result<(), Error> {
         self.send(Method::DELETE, path, Bytes::new()).await.map(drop)

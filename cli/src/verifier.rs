@@ -15,7 +15,7 @@ use crate::args::{
 };
 use crate::error::Error;
 use crate::verifier_client::Verifier;
-use crate::{files, host, output, permit, serve, when};
+use crate::{files, fleet, host, output, permit, serve, when};
 
 /// A reference value is a few digests.
 const REFERENCE_MAX: u64 = 64 << 10;
@@ -30,6 +30,7 @@ pub fn run(command: VerifierCommand) -> Result<(), Error> {
         VerifierCommand::Pin(args) => pin(&args),
         VerifierCommand::Token(args) => token(&args),
         VerifierCommand::Permit(args) => permit::run(&args),
+        VerifierCommand::Fleet(command) => fleet::run(&command),
         VerifierCommand::TrustHost(args) => trust_host(&args),
         VerifierCommand::Hosts(args) => hosts(&args),
         VerifierCommand::Decisions(args) => decisions(&args),

@@ -141,7 +141,7 @@ impl From<Failure> for Refusal {
             _ => (failure.code().to_owned(), failure.to_string()),
         };
         let status = match code.as_str() {
-            "not-owner" | "svn-too-low" | "sealed-foreign" | "no-fleet" => 403,
+            "not-owner" | "svn-too-low" | "sealed-foreign" | "no-fleet" | "other-fleet" => 403,
             "too-large" | "limit-exceeded" => 413,
             "sealed-corrupt" | "too-many-counters" => 409,
             code if code.starts_with("bad-") => 400,

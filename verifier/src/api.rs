@@ -10,7 +10,9 @@
 //! | `GET /v1/admin/secrets` | | [`Secrets`] (never a value) |
 //! | `DELETE /v1/admin/secrets/{id...}` | | 204 |
 //! | `POST /v1/admin/tokens` | [`NewToken`] | [`Token`] |
-//! | `POST /v1/admin/volume-permits` | [`NewVolumePermit`] | [`VolumePermitted`] |
+//! | `POST /v1/admin/volume-permits` | [`NewVolumePermit`] | [`Permitted`] |
+//! | `POST /v1/admin/reseal-permits` | [`NewResealPermit`] | [`Permitted`] |
+//! | `POST /v1/admin/fleet-grants` | [`NewFleetGrant`] | [`Permitted`] |
 //! | `GET /v1/admin/hosts` | | [`Hosts`] |
 //! | `DELETE /v1/admin/hosts/{name}` | | 204 |
 //! | `PUT /v1/admin/host-references/{name}` | `HostReference` | 204 |
@@ -128,13 +130,55 @@ pub struct NewVolumePermit {
     pub ttl_s: u32,
 }
 
-/// Leave to take a volume to another host, once.
+/// Asks for leave to seal a host's vault to the host as an upgrade will make it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VolumePermitted {
-    /// The signed permit (SPEC 11.17.1), hex.
+pub struct NewResealPermit {
+    /// Id of the vault.
+    pub vault: InstanceId,
+    /// Policy digest that it is sealed under now.
+    pub from: Digest,
+    /// The registers that it is sealed to, ascending, as they will be.
+    pub to: Vec<Register>,
+    /// Seconds until it expires, at most 30 days.
+    pub ttl_s: u32,
+}
+
+/// A register of the SHA-256 bank.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// Its number.
+    pub pcr: u8,
+    /// Its value.
+    pub value: Digest,
+}
+
+/// Asks for leave to join a fleet, with the fleet's key in it that only the host's vault opens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewFleetGrant {
+    /// Id of the fleet.
+    pub fleet: InstanceId,
+    /// Id of the vault.
+    pub vault: InstanceId,
+    /// Its transport key, an uncompressed point of P-256 in hex.
+    pub to: String,
+    /// HPKE encapsulated key, 65 bytes in hex.
+    pub encapsulated: String,
+    /// The fleet's key, encrypted to the transport key: 48 bytes in hex.
+    pub sealed: String,
+    /// Seconds until it expires, at most 30 days.
+    pub ttl_s: u32,
+}
+
+/// Leave that the verifier signed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permitted {
+    /// The signed permit or grant (SPEC 11.17.1, 11.18.1, 11.19.2), hex.
     pub permit: String,
-    /// Its serial, as the log and the host that restores have it.
+    /// Its serial, as the log and the host that uses it have it.
     pub serial: InstanceId,
     /// Unix seconds.
     pub expires_at: u64,

@@ -1,11 +1,14 @@
-//! Leave to take volumes to other hosts: for the operator alone, signed with the release key, and never without its row in
-//! the log (SPEC 7.5.1, 11.17.1).
+//! Leave to take volumes to other hosts, to reseal vaults and to join fleets: for the operator alone, signed with the release key, and never without its row in
+//! the log (SPEC 7.5.1 to 7.5.3).
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod testkit;
 
-use coffer_attestation::permit::{PERMIT_LABEL, VolumePermit};
-use coffer_attestation::{InstanceId, Reject};
+use coffer_attestation::evidence::PcrValue;
+use coffer_attestation::permit::{
+    FleetGrant, GRANT_LABEL, PERMIT_LABEL, RESEAL_LABEL, ResealPermit, VolumePermit,
+};
+use coffer_attestation::{Digest, InstanceId, Reject};
 use coffer_verifier::api;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
@@ -27,8 +30,8 @@ const PATH: &str = "/v1/admin/volume-permits";
 #[test]
 fn a_permit_is_the_release_keys_and_stands_in_the_log() {
     let service = Service::start(&["default"], |_| {});
-    let first = service.admin_post(PATH, &request()).ok::<api::VolumePermitted>();
-    let second = service.admin_post(PATH, &request()).ok::<api::VolumePermitted>();
+    let first = service.admin_post(PATH, &request()).ok::<api::Permitted>();
+    let second = service.admin_post(PATH, &request()).ok::<api::Permitted>();
     assert_ne!(first.serial, second.serial, "each is good for one restoring");
 
     let permit = VolumePermit {
@@ -65,7 +68,7 @@ fn a_permit_that_cannot_be_logged_is_not_given() {
     ]);
     service.admin_post(PATH, &request()).refused(Reject::LogUnavailable);
     service.sql(&["DROP TRIGGER full_disk"]);
-    service.admin_post(PATH, &request()).ok::<api::VolumePermitted>();
+    service.admin_post(PATH, &request()).ok::<api::Permitted>();
 }
 
 #[test]
@@ -83,7 +86,135 @@ fn a_permit_is_the_operators_to_ask_for_and_has_to_make_sense() {
         assert_eq!(service.admin_post(PATH, &bad).error().code, "bad-request", "{bad:?}");
     }
     let rows = service.get("/v1/admin/log").ok::<api::LogState>().rows;
-    service.admin_post(PATH, &good).ok::<api::VolumePermitted>();
+    service.admin_post(PATH, &good).ok::<api::Permitted>();
     let after = service.get("/v1/admin/log").ok::<api::LogState>().rows;
     assert_eq!((rows, after), (1, 2), "what is refused leaves no row");
+}
+
+const RESEAL: &str = "/v1/admin/reseal-permits";
+
+fn reseal() -> api::NewResealPermit {
+    let to = [0, 7].map(|pcr| api::Register { pcr, value: Digest([pcr; 32]) }).to_vec();
+    api::NewResealPermit { vault: VOLUME, from: Digest([1; 32]), to, ttl_s: 60 }
+}
+
+#[test]
+fn a_permit_to_reseal_is_the_release_keys_and_stands_in_the_log() {
+    let service = Service::start(&["default"], |_| {});
+    let permitted = service.admin_post(RESEAL, &reseal()).ok::<api::Permitted>();
+    let permit = ResealPermit {
+        version: 1,
+        vault: VOLUME,
+        from: Digest([1; 32]),
+        to: [0, 7].map(|index| PcrValue { index, digest: Digest([index; 32]) }).to_vec(),
+        serial: permitted.serial,
+        expiry: permitted.expires_at,
+    };
+    let bytes = hex::decode(&permitted.permit).unwrap();
+    let (_, signature) = bytes.split_at(bytes.len() - 64);
+    let rebuilt = permit.signed(|said| {
+        let info = service.get("/v1/info").ok::<api::Info>();
+        let key = VerifyingKey::from_sec1_bytes(&hex::decode(info.release_key).unwrap()).unwrap();
+        assert!(said.starts_with(RESEAL_LABEL));
+        key.verify(said, &Signature::from_slice(signature).unwrap()).unwrap();
+        signature.to_vec()
+    });
+    assert_eq!(rebuilt, bytes);
+    let rows = service.get("/v1/admin/decisions").ok::<api::Decisions>().decisions;
+    let said = &rows[0].explanation;
+    let to = format!("7={}", Digest([7; 32]));
+    for part in [permitted.serial.to_hex(), VOLUME.to_hex(), Digest([1; 32]).to_hex(), to] {
+        assert!(said.contains(&part), "{said}");
+    }
+}
+
+#[test]
+fn a_permit_to_reseal_is_the_operators_to_ask_for_and_has_to_make_sense() {
+    let service = Service::start(&["default"], |_| {});
+    assert_eq!(service.post(RESEAL, &reseal()).error().code, "unauthorized");
+    let registers = |pcrs: &[u8]| {
+        let register = |pcr: &u8| api::Register { pcr: *pcr, value: Digest([*pcr; 32]) };
+        pcrs.iter().map(register).collect::<Vec<_>>()
+    };
+    for pcrs in [&[][..], &[7, 0], &[0, 0], &[0, 24]] {
+        let bad = api::NewResealPermit { to: registers(pcrs), ..reseal() };
+        assert_eq!(service.admin_post(RESEAL, &bad).error().code, "bad-request", "{pcrs:?}");
+    }
+    for ttl_s in [0, 30 * 24 * 3600 + 1] {
+        let bad = api::NewResealPermit { ttl_s, ..reseal() };
+        assert_eq!(service.admin_post(RESEAL, &bad).error().code, "bad-request", "{ttl_s}");
+    }
+    service.sql(&[
+        "CREATE TRIGGER full_disk BEFORE INSERT ON decisions BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    ]);
+    service.admin_post(RESEAL, &reseal()).refused(Reject::LogUnavailable);
+    service.sql(&["DROP TRIGGER full_disk"]);
+    let good = api::NewResealPermit { to: registers(&[0, 2, 23]), ..reseal() };
+    service.admin_post(RESEAL, &good).ok::<api::Permitted>();
+}
+
+const GRANT: &str = "/v1/admin/fleet-grants";
+
+fn grant() -> api::NewFleetGrant {
+    api::NewFleetGrant {
+        fleet: InstanceId([6; 16]),
+        vault: VOLUME,
+        to: host(1),
+        encapsulated: "04".repeat(65),
+        sealed: "05".repeat(48),
+        ttl_s: 60,
+    }
+}
+
+#[test]
+fn a_grant_is_the_release_keys_and_stands_in_the_log() {
+    let service = Service::start(&["default"], |_| {});
+    let permitted = service.admin_post(GRANT, &grant()).ok::<api::Permitted>();
+    let granted = FleetGrant {
+        version: 1,
+        fleet: InstanceId([6; 16]),
+        vault: VOLUME,
+        recipient: hex::decode(host(1)).unwrap().try_into().unwrap(),
+        encapsulated: [4; 65],
+        sealed: [5; 48],
+        serial: permitted.serial,
+        expiry: permitted.expires_at,
+    };
+    let bytes = hex::decode(&permitted.permit).unwrap();
+    let (_, signature) = bytes.split_at(bytes.len() - 64);
+    let rebuilt = granted.signed(|said| {
+        let info = service.get("/v1/info").ok::<api::Info>();
+        let key = VerifyingKey::from_sec1_bytes(&hex::decode(info.release_key).unwrap()).unwrap();
+        assert!(said.starts_with(GRANT_LABEL));
+        key.verify(said, &Signature::from_slice(signature).unwrap()).unwrap();
+        signature.to_vec()
+    });
+    assert_eq!(rebuilt, bytes);
+    let rows = service.get("/v1/admin/decisions").ok::<api::Decisions>().decisions;
+    let said = &rows[0].explanation;
+    for part in [permitted.serial.to_hex(), "06".repeat(16), VOLUME.to_hex(), host(1)] {
+        assert!(said.contains(&part), "{said}");
+    }
+}
+
+#[test]
+fn a_grant_is_the_operators_to_ask_for_and_has_to_make_sense() {
+    let service = Service::start(&["default"], |_| {});
+    assert_eq!(service.post(GRANT, &grant()).error().code, "unauthorized");
+    for bad in [
+        api::NewFleetGrant { to: "04".into(), ..grant() },
+        api::NewFleetGrant { encapsulated: "04".repeat(64), ..grant() },
+        api::NewFleetGrant { sealed: "05".repeat(49), ..grant() },
+        api::NewFleetGrant { sealed: "zz".repeat(48), ..grant() },
+        api::NewFleetGrant { ttl_s: 0, ..grant() },
+        api::NewFleetGrant { ttl_s: 30 * 24 * 3600 + 1, ..grant() },
+    ] {
+        assert_eq!(service.admin_post(GRANT, &bad).error().code, "bad-request", "{bad:?}");
+    }
+    service.sql(&[
+        "CREATE TRIGGER full_disk BEFORE INSERT ON decisions BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    ]);
+    service.admin_post(GRANT, &grant()).refused(Reject::LogUnavailable);
+    service.sql(&["DROP TRIGGER full_disk"]);
+    service.admin_post(GRANT, &grant()).ok::<api::Permitted>();
 }

@@ -1,4 +1,4 @@
-//! `coffer host`: enrolment and reference values of this host.
+//! `coffer host`: enrolment and reference values of this host, and its vault.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,12 @@ pub enum HostCommand {
     Info(HostInfoArgs),
     /// Print the key that backups of volumes for this host are sealed to
     TransportKey(HostTransportKeyArgs),
+    /// Show the vault: its id, and what its key is sealed to
+    Vault(HostVaultArgs),
+    /// Seal the vault also to the host as an upgrade will make it
+    Reseal(HostResealArgs),
+    /// Let the host join a fleet, whose hosts open what is sealed for it
+    Join(HostJoinArgs),
 }
 
 /// `coffer host enroll`.
@@ -143,6 +149,65 @@ pub struct HostTransportKeyArgs {
     /// The monitor
     #[command(flatten)]
     pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer host vault`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host vault
+  coffer host vault --json > here.json
+
+`coffer verifier permit` takes the file with the JSON.")]
+pub struct HostVaultArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer host reseal`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host vault --json > here.json
+  coffer verifier permit --vault here.json --to upgraded.json --out rack7.permit
+  coffer host reseal --permit rack7.permit
+
+The permit is the verifier's that the host's configuration names. As it boots now the host opens its
+vault still, until the upgraded one did.")]
+pub struct HostResealArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Leave of the verifier, as `coffer verifier permit --vault` wrote it
+    #[arg(long, value_name = "FILE")]
+    pub permit: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer host join`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier fleet grant --key racks.fleet --vault here.json --out rack7.grant
+  coffer host join --grant rack7.grant
+
+The grant is the verifier's that the host's configuration names. A host stays in the fleet that it joined.")]
+pub struct HostJoinArgs {
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Leave of the verifier, as `coffer verifier fleet grant` wrote it
+    #[arg(long, value_name = "FILE")]
+    pub grant: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -17,8 +17,11 @@ pub enum VerifierCommand {
     Pin(VerifierPinArgs),
     /// Make a one-time token to enrol a host
     Token(VerifierTokenArgs),
-    /// Sign leave to take a volume from one host to another
+    /// Sign leave to take a volume to another host, or to seal a host's vault to its next build
     Permit(VerifierPermitArgs),
+    /// Make the key of a fleet, and let hosts join it
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// Accept a host build, as `coffer host reference` predicted it
     TrustHost(TrustHostArgs),
     /// List enrolled hosts
@@ -98,20 +101,77 @@ pub struct VerifierTokenArgs {
 Examples:
   coffer verifier permit --volume 5f1c... --from here.json --to there.json --out db.permit
   coffer verifier permit --volume 5f1c... --from 04a1... --to 04b2... --expires-in 2d -o permit
+  coffer eventlog replay --json upgraded.bin > upgraded.json
+  coffer verifier permit --vault here.json --to upgraded.json --out rack7.permit
 
-`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key.
-Only volumes made with this verifier's key take its word. A permit is good for one restoring, and
-stands in the log of decisions.")]
+`coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key,
+`coffer host vault --json` its vault. The log is that of one good boot of the upgraded build on the
+same firmware. Only volumes made with this verifier's key, and hosts configured with it, take its
+word. A permit is good once, and stands in the log of decisions.")]
 pub struct VerifierPermitArgs {
     /// Id of the volume
-    #[arg(long, value_name = "ID")]
-    pub volume: String,
-    /// Transport key of the host that has it
-    #[arg(long, value_name = "HEX|FILE")]
-    pub from: String,
-    /// Transport key of the host that it goes to
+    #[arg(long, value_name = "ID", requires = "from", required_unless_present = "vault")]
+    pub volume: Option<String>,
+    /// The vault, as `coffer host vault --json` prints it, that the upgraded host is to open
+    #[arg(long, value_name = "FILE", conflicts_with = "volume")]
+    pub vault: Option<PathBuf>,
+    /// Transport key of the host that has the volume
+    #[arg(long, value_name = "HEX|FILE", conflicts_with = "vault")]
+    pub from: Option<String>,
+    /// Transport key of the host that it goes to; with --vault, registers of the upgraded host
     #[arg(long, value_name = "HEX|FILE")]
     pub to: String,
+    /// How long it is good, such as 30m, 1h or 2d; 30 days at most
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub expires_in: String,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// The verifier
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `coffer verifier fleet`.
+#[derive(Debug, Subcommand)]
+pub enum FleetCommand {
+    /// Make the key of a new fleet
+    Create(FleetCreateArgs),
+    /// Sign leave for a host to join, with the fleet's key in it
+    Grant(FleetGrantArgs),
+}
+
+/// `coffer verifier fleet create`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer verifier fleet create --key racks.fleet
+
+The fleet's id goes to standard output. The file is yours alone, and as secret as all that is sealed
+for the fleet: keep it off the hosts. Without it no other host joins.")]
+pub struct FleetCreateArgs {
+    /// File to make
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+}
+
+/// `coffer verifier fleet grant`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer host vault --json > here.json
+  coffer verifier fleet grant --key racks.fleet --vault here.json --out rack7.grant
+  coffer host join --grant rack7.grant
+
+Only that host's vault opens the key in it; the verifier never has it. The grant stands in the log of
+decisions. A host stays in the fleet that it joined.")]
+pub struct FleetGrantArgs {
+    /// The fleet's key
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The host's vault, as `coffer host vault --json` prints it
+    #[arg(long, value_name = "FILE")]
+    pub vault: PathBuf,
     /// How long it is good, such as 30m, 1h or 2d; 30 days at most
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub expires_in: String,

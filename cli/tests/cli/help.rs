@@ -18,6 +18,9 @@ const COMMANDS: &[&str] = &[
     "host reference",
     "host info",
     "host transport-key",
+    "host vault",
+    "host reseal",
+    "host join",
     "run",
     "ps",
     "logs",
@@ -50,6 +53,9 @@ const COMMANDS: &[&str] = &[
     "verifier pin",
     "verifier token",
     "verifier permit",
+    "verifier fleet",
+    "verifier fleet create",
+    "verifier fleet grant",
     "verifier trust-host",
     "verifier hosts",
     "verifier decisions",
@@ -93,7 +99,17 @@ fn help_is_as_it_was() {
 #[test]
 fn every_leaf_command_shows_examples() {
     let groups = [
-        "", "image", "host", "volume", "disk", "verifier", "secret", "quote", "eventlog", "ek",
+        "",
+        "image",
+        "host",
+        "volume",
+        "disk",
+        "verifier",
+        "verifier fleet",
+        "secret",
+        "quote",
+        "eventlog",
+        "ek",
         "evidence",
     ];
     for command in COMMANDS.iter().filter(|c| !groups.contains(c)) {

@@ -188,7 +188,16 @@ fn values_of_volumes_fit_their_schemas() {
     }
     fits("GrowVolume", &GrowVolume { bytes: 8192 });
     fits("VolumeReport", &VolumeReport { data: 1, nodes: 2, damaged: 1, places: vec!["1".into()] });
-    fits("VaultInfo", &VaultInfo { id: "00".into(), transport_key: "04".into() });
+    let vault = VaultInfo {
+        id: "00".into(),
+        transport_key: "04".into(),
+        verifier_key: Some("04".into()),
+        registers: vec![0, 7],
+        sealed_to: Some(Digest::ZERO),
+        resealed_to: None,
+        fleet: Some("00".into()),
+    };
+    fits("VaultInfo", &vault);
 }
 
 #[test]

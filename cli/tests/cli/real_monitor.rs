@@ -56,6 +56,16 @@ impl Monitor {
         Self::up(folder, serve)
     }
 
+    /// The same, of a host that takes leave of the verifier with this release key.
+    pub fn start_with_vault_under(verifier: &str) -> Self {
+        let folder = Place::new();
+        let vault = folder.path("vault");
+        let vault = vault.to_str().expect("UTF-8");
+        let vault = ["--vault", vault, "--dangerously-software-vault"];
+        let serve = Self::serve(&folder, &[&vault[..], &["--vault-verifier", verifier]].concat());
+        Self::up(folder, serve)
+    }
+
     /// On a machine that has neither KVM nor a TPM, whatever this one has.
     pub fn start_on_bare_dev() -> Self {
         let folder = Place::new();

@@ -2,6 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
+
+use coffer_attestation::Digest;
+use coffer_attestation::event_log::{EventType, LogBuilder, SEPARATOR};
+use serde_json::json;
 
 use crate::real_monitor::Monitor;
 use crate::support::{Place, succeeds};
@@ -12,6 +17,13 @@ struct Host(Monitor);
 impl Host {
     fn new() -> Self {
         Self(Monitor::start_with_vault())
+    }
+
+    /// One that takes the verifier's leave.
+    fn under(served: &Served) -> Self {
+        let pin = succeeds(&mut served.admin(&["verifier", "pin"]));
+        let pin: serde_json::Value = serde_json::from_str(&pin).expect("JSON");
+        Self(Monitor::start_with_vault_under(pin["release_key"].as_str().expect("a key")))
     }
 
     fn coffer(&self, place: &Place, args: &[&str]) -> assert_cmd::Command {
@@ -127,6 +139,93 @@ fn a_volume_goes_to_the_host_that_the_verifier_permits() {
     let length = long.metadata().expect("a length").len();
     long.set_len(length + (256 << 20)).expect("lengthen");
     there.refuses(place, &["disk", "restore", "db.backup", "db"], "(volume-exists)");
+}
+
+/// What these hosts lack is a TPM: so far leave leads.
+#[test]
+fn leave_to_reseal_goes_from_the_verifier_to_the_vault_it_names() {
+    let served = Served::start();
+    let (host, other, plain) = (Host::under(&served), Host::under(&served), Host::new());
+    let place = &served.place;
+    let mut vault = host.json(place, &["host", "vault"]);
+    assert_eq!((&vault["sealed_to"], &vault["registers"]), (&json!(null), &json!([])));
+    assert!(host.says(place, &["host", "vault"]).contains("registers:     none: no TPM"));
+    let separator = Digest::of(&[SEPARATOR]);
+    let log = (0..8).fold(LogBuilder::new(), |log, pcr| {
+        log.event(pcr, EventType::SEPARATOR, separator, SEPARATOR)
+    });
+    place.write("log.bin", log.finish());
+    let replayed = succeeds(place.coffer().args(["eventlog", "replay", "--json", "log.bin"]));
+    place.write("to.json", replayed);
+    let args = ["verifier", "permit", "--to", "to.json", "--out", "permit", "--vault"];
+    let permit = |vault: &serde_json::Value| {
+        place.write("here.json", vault.to_string());
+        served.admin(&[&args[..], &["here.json"]].concat())
+    };
+    served.refused(&mut permit(&vault)).says(1, "it is not sealed to registers", "needs no permit");
+    vault["sealed_to"] = json!("11".repeat(32));
+    vault["registers"] = json!([0, 9]);
+    served.refused(&mut permit(&vault)).says(1, "register 9", "eventlog replay");
+    vault["registers"] = json!([0, 7]);
+    let serial = succeeds(&mut permit(&vault));
+    let log = succeeds(&mut served.admin(&["verifier", "decisions"]));
+    assert!(log.contains(serial.trim()), "{log}");
+
+    let reseal = ["host", "reseal", "--permit", "permit"];
+    host.refuses(place, &reseal, "(vault-no-tpm)");
+    other.refuses(place, &reseal, "the permit is for another vault (bad-permit)");
+    plain.refuses(place, &reseal, "(no-verifier)");
+    let mut bytes = std::fs::read(place.path("permit")).expect("a permit");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    place.write("permit", bytes);
+    host.refuses(place, &reseal, "(bad-permit)");
+}
+
+#[test]
+fn a_fleets_key_goes_from_the_operator_to_the_hosts_it_is_granted_to() {
+    let served = Served::start();
+    let (here, there, plain) = (Host::under(&served), Host::under(&served), Host::new());
+    let place = &served.place;
+    let create = |key: &str| {
+        let mut command = place.coffer();
+        command.args(["verifier", "fleet", "create", "--key", key]);
+        command
+    };
+    let [fleet, another] = ["fleet", "another"].map(|key| succeeds(&mut create(key)));
+    assert_ne!(fleet, another);
+    let mode = std::fs::metadata(place.path("fleet")).expect("a key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    served.refused(&mut create("fleet")).says(1, "cannot create", "");
+    for (host, name) in [(&here, "here.json"), (&there, "there.json"), (&plain, "plain.json")] {
+        place.write(name, host.says(place, &["host", "vault", "--json"]));
+    }
+    let args = ["verifier", "fleet", "grant"];
+    let grant = |key: &str, vault: &str, out: &str| {
+        let args = [&args[..], &["--key", key, "--vault", vault, "--out", out]].concat();
+        let serial = succeeds(&mut served.admin(&args));
+        let log = succeeds(&mut served.admin(&["verifier", "decisions"]));
+        assert!(log.contains(serial.trim()), "{log}");
+    };
+    grant("fleet", "here.json", "here.grant");
+    grant("fleet", "there.json", "there.grant");
+    grant("another", "here.json", "another.grant");
+    grant("fleet", "plain.json", "plain.grant");
+    let secret = std::fs::read(place.path("fleet")).expect("a key");
+    let sent = std::fs::read(place.path("here.grant")).expect("a grant");
+    assert!(!sent.windows(32).any(|part| part == &secret[secret.len() - 32..]));
+    let bad = [&args[..], &["--key", "here.json", "--vault", "here.json", "--out", "x"]].concat();
+    served.refused(&mut served.admin(&bad)).says(1, "is not the key of a fleet", "fleet create");
+
+    let join = |grant: &'static str| ["host", "join", "--grant", grant];
+    here.refuses(place, &join("there.grant"), "the permit is for another vault (bad-permit)");
+    plain.refuses(place, &join("plain.grant"), "(no-verifier)");
+    assert_eq!(here.json(place, &["host", "vault"])["fleet"], json!(null));
+    for _ in 0..2 {
+        assert_eq!(here.json(place, &join("here.grant"))["fleet"], fleet.trim());
+    }
+    here.refuses(place, &join("another.grant"), "(other-fleet)");
+    assert!(there.says(place, &join("there.grant")).contains(fleet.trim()));
+    assert_eq!(there.json(place, &["host", "vault"])["fleet"], fleet.trim());
 }
 
 fn cut(place: &Place, from: &str, to: &str) {

@@ -35,6 +35,11 @@ impl SealedKey {
         &self.registers
     }
 
+    /// The policy it is sealed under: registers and values, in a digest.
+    pub fn policy(&self) -> Digest {
+        self.policy
+    }
+
     /// Name of the storage key it is sealed under.
     pub fn storage(&self) -> ObjectName {
         self.storage

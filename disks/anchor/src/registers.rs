@@ -50,7 +50,7 @@ impl Registers {
     }
 
     /// The policy that these registers have these values; they are told ascending, all of them.
-    pub(crate) fn policy(&self, values: &[PcrValue]) -> Result<Digest, SealError> {
+    pub fn policy(&self, values: &[PcrValue]) -> Result<Digest, SealError> {
         if !self.0.iter().eq(values.iter().map(|value| &value.index)) {
             return Err(SealError::BadRegisters);
         }

@@ -25,7 +25,7 @@ use crate::error::VaultError;
 use crate::identity::Owner;
 use crate::keys::{Transport, random};
 use crate::permit::{PERMIT_MAX, Permit, SignedPermit};
-use crate::vault::{Vault, panicked};
+use crate::vault::Vault;
 use crate::volume::{VolumeInfo, VolumeKind};
 use crate::volume_record::{VolumeRecord, now};
 use crate::volumes::sized;
@@ -87,7 +87,7 @@ impl Vault {
         }
         let verifier = record.verifier().ok_or(VaultError::NoPermit)?;
         let signed = SignedPermit::decode(permit)?;
-        let said = signed.verify(&verifier, now())?;
+        let said: Permit = signed.verify(&verifier, now())?;
         if said.volume != record.id {
             return Err(VaultError::BadPermit("is for another volume"));
         }
@@ -132,7 +132,7 @@ impl Vault {
             .filter(|_| description.version == VERSION && description.floor >= description.svn)
             .ok_or(VaultError::BackupCorrupt)?;
         let blocks = sized(description.bytes).map_err(|_| VaultError::BackupCorrupt)?;
-        if self.is_used(&permit)? {
+        if self.is_used(permit.serial)? {
             return Err(VaultError::PermitUsed);
         }
         let verifier = Some(description.verifier);
@@ -141,7 +141,7 @@ impl Vault {
         let made = self.make_encrypted(&mut claim, &mut record, blocks).and_then(|mut disk| {
             let cipher = Aes256Gcm::new((&description.stream_key).into());
             Stream { cipher, number: 0 }.fill(input, &mut disk, blocks, name)?;
-            self.use_up(&permit)
+            self.use_up(permit.serial, permit.expiry)
         });
         self.enter(&claim, &record, made)
     }
@@ -195,7 +195,7 @@ impl Vault {
         }
         let bytes = portion(input, PERMIT_MAX)?;
         let signed = SignedPermit::decode(&bytes)?;
-        let claimed = signed.claimed()?;
+        let claimed: Permit = signed.claimed()?;
         if claimed.recipient != self.transport_key() {
             return Err(VaultError::BackupForeign);
         }
@@ -220,23 +220,6 @@ impl Vault {
         let permit = signed.verify(&description.verifier, now())?;
         Ok((permit, description))
     }
-
-    fn is_used(&self, permit: &Permit) -> Result<bool, VaultError> {
-        Ok(self.0.records.get(&permit_record(permit))?.is_some())
-    }
-
-    /// Notes that a permit was used. Only one can.
-    fn use_up(&self, permit: &Permit) -> Result<(), VaultError> {
-        let _one = self.0.counting.lock().map_err(|_| panicked())?;
-        match self.is_used(permit)? {
-            true => Err(VaultError::PermitUsed),
-            false => self.0.records.put(&permit_record(permit), &permit.expiry.to_le_bytes()),
-        }
-    }
-}
-
-fn permit_record(permit: &Permit) -> String {
-    format!("permit/{}", permit.serial)
 }
 
 /// Chunks, in the order they were written, all of them.

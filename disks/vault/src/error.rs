@@ -127,10 +127,17 @@ pub enum VaultError {
     #[error("this host belongs to no fleet")]
     NoFleet,
 
+    /// There is, and it is another.
+    #[error("this host belongs to another fleet")]
+    OtherFleet,
+
     // --- backup
     /// The volume names no verifier, so nobody can permit it.
     #[error("the volume names no verifier that could permit a backup")]
     NoPermit,
+    /// The host's configuration names no verifier, so nobody can permit it.
+    #[error("this host names no verifier that could permit it")]
+    NoVerifier,
     /// The permit is not the verifier's, or for something else.
     #[error("the permit {0}")]
     BadPermit(&'static str),
@@ -168,6 +175,9 @@ pub enum VaultError {
     /// A key that is no point of the curve.
     #[error("the verifier's key is no point of P-256")]
     BadKey,
+    /// A transport key that is no point of the curve.
+    #[error("the transport key is no point of P-256")]
+    BadTransportKey,
 }
 
 impl VaultError {
@@ -200,7 +210,9 @@ impl VaultError {
             Self::SealedForeign => "sealed-foreign",
             Self::SealedCorrupt => "sealed-corrupt",
             Self::NoFleet => "no-fleet",
+            Self::OtherFleet => "other-fleet",
             Self::NoPermit => "no-permit",
+            Self::NoVerifier => "no-verifier",
             Self::BadPermit(_) => "bad-permit",
             Self::PermitUsed => "permit-used",
             Self::BackupForeign => "backup-foreign",
@@ -210,7 +222,7 @@ impl VaultError {
             Self::BadSize(_) => "bad-size",
             Self::TooLarge { .. } => "too-large",
             Self::TooManyCounters(_) => "too-many-counters",
-            Self::BadKey => "bad-key",
+            Self::BadKey | Self::BadTransportKey => "bad-key",
         }
     }
 
@@ -218,17 +230,19 @@ impl VaultError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NoSuchVolume(_) => 404,
-            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy => 409,
+            Self::VolumeExists(_) | Self::VolumeInUse(_) | Self::Busy | Self::OtherFleet => 409,
             Self::NotOwner
             | Self::SvnTooLow { .. }
             | Self::OtherVerifier
             | Self::NoPermit
+            | Self::NoVerifier
             | Self::BadPermit(_)
             | Self::PermitUsed => 403,
             Self::BadName(_)
             | Self::BadOwner
             | Self::BadSize(_)
             | Self::BadKey
+            | Self::BadTransportKey
             | Self::WrongKind { .. }
             | Self::TooLarge { .. } => 400,
             Self::Full => 507,
@@ -271,9 +285,15 @@ impl VaultError {
             Self::OtherVerifier => "make the volume with the image's verifier key",
             Self::SealedForeign => "unseal it on the host that sealed it",
             Self::SealedCorrupt => "bring it back as it was sealed",
-            Self::NoFleet => "seal it to this host",
+            Self::NoFleet => "let the host join the fleet with `coffer host join`",
+            Self::OtherFleet => "use a host of that fleet; a host stays in its own",
             Self::NoPermit => "a volume gets its verifier's key when it is made",
-            Self::BadPermit(_) => "ask the verifier for a permit for this volume and host",
+            Self::NoVerifier => {
+                "name one with --vault-verifier, on a sealed host `vault_verifier` in its host.json"
+            }
+            Self::BadPermit(_) => {
+                "ask the verifier for a permit for this volume, or vault, and host"
+            }
             Self::PermitUsed => "ask the verifier for another permit",
             Self::BackupForeign => "make the backup with a permit for this host's transport key",
             Self::BackupCorrupt => "make the backup anew",
@@ -282,7 +302,7 @@ impl VaultError {
             Self::BadSize(_) => "give a multiple of 4096, up to 1 TiB",
             Self::TooLarge { .. } => "store less in one piece",
             Self::TooManyCounters(_) => "use the counters there are",
-            Self::BadKey => "give the 65 bytes of an uncompressed point",
+            Self::BadKey | Self::BadTransportKey => "give the 65 bytes of an uncompressed point",
         }
     }
 

@@ -8,6 +8,8 @@
 //! 14   2  zero                            integers are little-endian
 //! ```
 
+use coffer_anchor::{Registers, SealedKey};
+use coffer_formats::Digest;
 use hmac::Mac as _;
 use zeroize::Zeroizing;
 
@@ -38,6 +40,14 @@ pub(crate) enum Stage {
 pub(crate) enum Kept {
     Sealed,
     InClear,
+}
+
+/// What a key is sealed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sealing {
+    pub registers: Registers,
+    /// Registers and values, in a digest.
+    pub policy: Digest,
 }
 
 /// A file as read. What it says counts only once [`KeyFile::verify`] said so.
@@ -101,6 +111,15 @@ impl KeyFile {
     /// The key, as it is kept.
     pub(crate) fn key(&self) -> &[u8] {
         self.bytes.get(HEAD..self.bytes.len().saturating_sub(MAC)).unwrap_or_default()
+    }
+
+    /// What the key is sealed to, if it is: as true as the file.
+    pub(crate) fn sealing(&self) -> Result<Option<Sealing>, VaultError> {
+        if self.kept == Kept::InClear {
+            return Ok(None);
+        }
+        let sealed = SealedKey::decode(self.key())?;
+        Ok(Some(Sealing { registers: sealed.registers().clone(), policy: sealed.policy() }))
     }
 
     /// What the file says, if the key in it wrote it.

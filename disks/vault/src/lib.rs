@@ -1,4 +1,4 @@
-//! The host's one sealed store (SPEC 11.14 to 11.17): volumes, states of vTPMs, counters, and data that guests seal.
+//! The host's one sealed store (SPEC 11.14 to 11.19): volumes, states of vTPMs, counters, and data that guests seal.
 //!
 //! ```text
 //!  host TPM --+- key, sealed to PCRs --> root key --HKDF--> keys of volumes, of sealed data, of transport
@@ -14,6 +14,7 @@ mod attach;
 mod backup;
 mod counters;
 mod error;
+mod fleet;
 mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -26,6 +27,7 @@ mod manage;
 mod permit;
 mod records;
 mod requests;
+mod reseal;
 mod root;
 mod sealed;
 #[cfg(test)]
@@ -38,10 +40,11 @@ mod volumes;
 pub use attach::{Hold, VTPM_STATE_MAX, VtpmState};
 pub use counters::COUNTERS_MAX;
 pub use error::VaultError;
+pub use fleet::{FLEET_KEY_FILE, FleetKey, WrappedFleetKey};
 pub use identity::{Identity, Owner};
 pub use manage::{Refusal, Verb, manage};
 pub use permit::{PERMIT_LABEL, PERMIT_MAX, Permit, SignedPermit};
-pub use requests::{CreateVolume, GrowVolume, VaultInfo, VolumeReport, point};
+pub use requests::{CreateVolume, GrowVolume, VaultInfo, VolumeReport, point, release_key};
 pub use root::{Connect, Root};
 pub use sealed::{SEALED_MAX, SEALED_OVERHEAD, Unsealed};
 pub use vault::Vault;

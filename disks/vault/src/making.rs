@@ -15,7 +15,7 @@ use coffer_disk::Anchor;
 
 use crate::error::VaultError;
 use crate::folder::{COUNTER, DISK, Folder, ID, KEY, MAKING, NEXT};
-use crate::key_file::{KeyFile, Stage};
+use crate::key_file::{KeyFile, Sealing, Stage};
 use crate::keys::{Keys, random};
 use crate::root::{Connect, Root, Stepping};
 
@@ -23,6 +23,8 @@ use crate::root::{Connect, Root, Stepping};
 pub(crate) struct Ground {
     pub keys: Keys,
     pub anchor: Box<dyn Anchor + Send>,
+    /// What the key is sealed to, if it is.
+    pub sealing: Option<Sealing>,
     /// There is no disk yet.
     pub fresh: bool,
 }
@@ -59,12 +61,12 @@ impl Ground {
 
     /// A vault that was finished.
     fn there(folder: &Folder, root: &Root, file: &KeyFile) -> Result<Self, VaultError> {
-        let keys = root.unlock_vault(folder, file)?;
+        let (keys, sealing) = root.unlock_vault(folder, file)?;
         if !folder.has(DISK)? {
             return Err(VaultError::Missing);
         }
         let anchor = root.anchor(folder, &keys)?;
-        Ok(Self { keys, anchor, fresh: false })
+        Ok(Self { keys, anchor, sealing, fresh: false })
     }
 
     /// Steps 1 to 6.
@@ -76,7 +78,8 @@ impl Ground {
             let (keys, file) = root.draw(Stage::Vault { first: 0 })?;
             folder.write(MAKING, &file)?;
             folder.write(COUNTER, &[0; 8])?;
-            return Ok(Self { anchor: root.anchor(folder, &keys)?, keys, fresh: true });
+            let anchor = root.anchor(folder, &keys)?;
+            return Ok(Self { anchor, keys, sealing: None, fresh: true });
         };
         for _ in 0..TRIES {
             let (trial, file) = root.draw(Stage::Trial)?;
@@ -90,7 +93,9 @@ impl Ground {
             let (at, counter) = define(folder, connect, *index, &keys)?;
             if at == first {
                 let anchor = Stepping(Box::new(counter), folder.steps().clone());
-                return Ok(Self { keys, anchor: Box::new(anchor), fresh: true });
+                let (anchor, sealing) =
+                    (Box::new(anchor), KeyFile::decode(MAKING, file)?.sealing()?);
+                return Ok(Self { keys, anchor, sealing, fresh: true });
             }
             // Somebody moved another counter of this TPM meanwhile.
             drop(counter);

@@ -19,6 +19,10 @@ use crate::volume::VolumeInfo;
 pub enum Verb {
     /// The vault: a [`VaultInfo`](crate::VaultInfo).
     Vault,
+    /// The vault, sealed to its next host too, by a verifier's permit: a [`VaultInfo`](crate::VaultInfo).
+    Reseal,
+    /// The vault, in a fleet, by a verifier's grant: a [`VaultInfo`](crate::VaultInfo).
+    Join,
     /// All volumes: a list of [`VolumeInfo`].
     List,
     /// A new one, of a [`CreateVolume`]: its [`VolumeInfo`].
@@ -56,7 +60,17 @@ pub fn manage(
     open: impl FnOnce(&str) -> io::Result<File>,
 ) -> Result<(u16, Vec<u8>), Refusal> {
     match verb {
-        Verb::Vault => told(200, &vault?.info()),
+        Verb::Vault => told(200, &vault?.info()?),
+        Verb::Reseal => {
+            let vault = vault?;
+            vault.reseal(body)?;
+            told(200, &vault.info()?)
+        }
+        Verb::Join => {
+            let vault = vault?;
+            vault.join(body)?;
+            told(200, &vault.info()?)
+        }
         Verb::List => told(200, &vault?.volumes()?),
         Verb::Create => {
             let asked: CreateVolume = parse(body)?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use coffer_formats::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::VaultError;
@@ -47,6 +48,22 @@ pub struct VaultInfo {
     pub id: String,
     /// What backups for it are encrypted to, an uncompressed point of P-256 in hex.
     pub transport_key: String,
+    /// Release key of the verifier whose leave it takes, an uncompressed point in hex; nobody changes whom it opens for
+    /// without.
+    #[serde(default)]
+    pub verifier_key: Option<String>,
+    /// Registers that its key is sealed to; none without a TPM.
+    #[serde(default)]
+    pub registers: Vec<u8>,
+    /// Digest of these and their values: what leave to reseal it names.
+    #[serde(default)]
+    pub sealed_to: Option<Digest>,
+    /// The same of the host that it was resealed for and that did not boot yet.
+    #[serde(default)]
+    pub resealed_to: Option<Digest>,
+    /// Its fleet, by its id, 16 bytes in hex.
+    #[serde(default)]
+    pub fleet: Option<String>,
 }
 
 /// What reading and verifying all of a volume found.
@@ -67,6 +84,13 @@ pub struct VolumeReport {
 pub fn point(hex: &str) -> Result<[u8; 65], VaultError> {
     let mut point = [0; 65];
     hex::decode_to_slice(hex, &mut point).map_err(|_| VaultError::BadKey)?;
+    Ok(point)
+}
+
+/// The release key that this hex is: a point on the curve.
+pub fn release_key(hex: &str) -> Result<[u8; 65], VaultError> {
+    let point = point(hex)?;
+    p256::PublicKey::from_sec1_bytes(&point).map_err(|_| VaultError::BadKey)?;
     Ok(point)
 }
 
@@ -102,9 +126,17 @@ impl Vault {
     }
 
     /// What is told of the vault.
-    pub fn info(&self) -> VaultInfo {
-        let (id, transport_key) = (hex::encode(self.id()), hex::encode(self.transport_key()));
-        VaultInfo { id, transport_key }
+    pub fn info(&self) -> Result<VaultInfo, VaultError> {
+        let sealing = self.0.sealing.as_ref();
+        Ok(VaultInfo {
+            id: hex::encode(self.id()),
+            transport_key: hex::encode(self.transport_key()),
+            verifier_key: self.0.verifier.map(hex::encode),
+            registers: sealing.map(|it| it.registers.numbers().to_vec()).unwrap_or_default(),
+            sealed_to: sealing.map(|it| it.policy),
+            resealed_to: self.next(),
+            fleet: self.fleet()?.map(|key| key.id().to_hex()),
+        })
     }
 
     /// Reads and verifies all of a volume that nobody uses.

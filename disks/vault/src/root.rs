@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::error::VaultError;
 use crate::folder::{COUNTER, Folder, KEY, NEXT};
-use crate::key_file::{Kept, KeyFile, Stage};
+use crate::key_file::{Kept, KeyFile, Sealing, Stage};
 use crate::keys::{KEY as KEY_LEN, Keys, random};
 
 /// Reaches the TPM; each call gives a handle of its own.
@@ -85,19 +85,25 @@ impl Root {
         Ok((keys, stage))
     }
 
-    /// The key of a finished vault. Sealed for the host as it boots now, or as it was to boot next; which of the two it
-    /// was is the one kept.
-    pub(crate) fn unlock_vault(&self, folder: &Folder, file: &KeyFile) -> Result<Keys, VaultError> {
+    /// The key of a finished vault, and what it is sealed to: for the host as it boots now, or as it was to boot next;
+    /// which of the two it was is the one kept.
+    pub(crate) fn unlock_vault(
+        &self,
+        folder: &Folder,
+        file: &KeyFile,
+    ) -> Result<(Keys, Option<Sealing>), VaultError> {
         let moved = match self.unlock(file) {
             Err(error @ VaultError::Seal(SealError::PcrsMoved)) => error,
-            other => return other.map(|(keys, _)| keys),
+            other => return Ok((other?.0, file.sealing()?)),
         };
         let Some(bytes) = folder.read(NEXT)? else { return Err(moved) };
-        let (keys, stage) = self.unlock(&KeyFile::decode(NEXT, bytes)?)?;
+        let next = KeyFile::decode(NEXT, bytes)?;
+        let (keys, stage) = self.unlock(&next)?;
         match stage {
-            Stage::Vault { .. } => folder.rename(NEXT, KEY).map(|()| keys),
-            Stage::Trial => Err(VaultError::KeyFile(NEXT)),
+            Stage::Vault { .. } => folder.rename(NEXT, KEY)?,
+            Stage::Trial => return Err(VaultError::KeyFile(NEXT)),
         }
+        Ok((keys, next.sealing()?))
     }
 
     /// The counter of a vault that is there.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use coffer_disk::{Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
 use coffer_formats::InstanceId;
-use coffer_formats::evidence::PcrValue;
 
 use crate::error::VaultError;
 use crate::folder::{DISK, Folder, ID, Steps};
+use crate::key_file::Sealing;
 use crate::keys::Keys;
 use crate::making::Ground;
 use crate::records::{Records, VaultDisk, VaultLedger, shape};
@@ -29,8 +29,14 @@ pub(crate) struct Shared {
     pub records: Records,
     /// One change of a guest's counter at a time: it reads before it writes.
     pub counting: Mutex<()>,
+    /// One change of what the vault is sealed to, or of its fleet, at a time.
+    pub changing: Mutex<()>,
+    /// What the key that opened it is sealed to; none without a TPM.
+    pub sealing: Option<Sealing>,
+    /// Release key of the verifier whose leave it takes.
+    pub verifier: Option<[u8; 65]>,
+    pub root: Root,
     id: [u8; 16],
-    root: Root,
     users: Mutex<Users>,
 }
 
@@ -44,18 +50,29 @@ struct Users {
 }
 
 impl Vault {
-    /// Opens the vault in `folder`, or makes it where none is and none was.
+    /// Opens the vault in `folder`, or makes it where none is and none was. Nobody permits it anything.
     pub fn open(folder: &Path, root: Root) -> Result<Self, VaultError> {
-        Self::open_in_steps(folder, root, Arc::new(|| Ok(())))
+        Self::open_under(folder, root, None)
+    }
+
+    /// The same, of a host whose configuration names the release key of a verifier: he permits what changes whom the vault
+    /// opens for.
+    pub fn open_under(
+        folder: &Path,
+        root: Root,
+        verifier: Option<[u8; 65]>,
+    ) -> Result<Self, VaultError> {
+        Self::open_in_steps(folder, root, verifier, Arc::new(|| Ok(())))
     }
 
     pub(crate) fn open_in_steps(
         folder: &Path,
         root: Root,
+        verifier: Option<[u8; 65]>,
         steps: Steps,
     ) -> Result<Self, VaultError> {
         let folder = Folder::open(folder, steps)?;
-        let Ground { keys, anchor, fresh } = Ground::find(&folder, &root)?;
+        let Ground { keys, anchor, sealing, fresh } = Ground::find(&folder, &root)?;
         let disk = match fresh {
             true => {
                 let file = folder.create(DISK)?;
@@ -79,9 +96,19 @@ impl Vault {
         if records.get(VAULT)?.is_none_or(|format| **format != FORMAT) {
             return Err(VaultError::Record(VAULT.into()));
         }
-        let (users, counting) = (Mutex::default(), Mutex::default());
-        let shared = Shared { folder, keys, ledger, records, counting, id, root, users };
-        let vault = Self(Arc::new(shared));
+        let vault = Self(Arc::new(Shared {
+            folder,
+            keys,
+            ledger,
+            records,
+            counting: Mutex::default(),
+            changing: Mutex::default(),
+            sealing,
+            verifier,
+            root,
+            id,
+            users: Mutex::default(),
+        }));
         vault.sweep()?;
         Ok(vault)
     }
@@ -108,11 +135,6 @@ impl Vault {
     /// Names the vault: random, drawn when it was made.
     pub fn id(&self) -> [u8; 16] {
         self.0.id
-    }
-
-    /// Seals the root key to other register values too, for the host as it will boot next.
-    pub fn reseal(&self, values: &[PcrValue]) -> Result<(), VaultError> {
-        self.0.root.reseal(&self.0.folder, &self.0.keys, values)
     }
 
     /// Takes a name for as long as the claim is there.

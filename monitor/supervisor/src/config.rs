@@ -79,6 +79,9 @@ pub struct Config {
     /// Keeps the store's key and counter in files: whoever has the folder reads it, and turns it back.
     #[arg(long, requires = "vault")]
     pub dangerously_software_vault: bool,
+    /// Release key of the verifier that permits what changes whom the store opens for, an uncompressed point in hex.
+    #[arg(long, requires = "vault", value_name = "HEX", value_parser = coffer_vault::release_key)]
+    pub vault_verifier: Option<[u8; 65]>,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,

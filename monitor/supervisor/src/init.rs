@@ -52,6 +52,9 @@ pub struct HostConfig {
     /// to be there.
     #[serde(default)]
     pub vault_disk: Option<PathBuf>,
+    /// Release key of the verifier that permits what changes whom the vault opens for, an uncompressed point in hex.
+    #[serde(default)]
+    pub vault_verifier: Option<String>,
     /// Folder of raw disks, such as `/dev`; without it there are none.
     #[serde(default)]
     pub disks: Option<PathBuf>,
@@ -161,6 +164,7 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         ("--tcti", fixed(config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0"))),
         ("--disks", config.disks.as_ref().map(|folder| folder.to_string_lossy().into_owned())),
         ("--vault", config.vault_disk.as_ref().map(|_| format!("{VAULT}/vault"))),
+        ("--vault-verifier", config.vault_verifier.clone()),
         ("--tls-cert", with_tls(TLS_CERTIFICATE)),
         ("--tls-key", with_tls(TLS_KEY)),
         ("--client-ca", with_tls(CLIENT_CA)),

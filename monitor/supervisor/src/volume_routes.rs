@@ -26,6 +26,8 @@ pub fn router() -> Router<App> {
     let to = |verb| async move |app, name, body| manage(verb, app, name, body).await;
     Router::new()
         .route("/v1/vault", get(to(Verb::Vault)))
+        .route("/v1/vault/reseal", post(to(Verb::Reseal)))
+        .route("/v1/vault/join", post(to(Verb::Join)))
         .route("/v1/volumes", get(to(Verb::List)).post(to(Verb::Create)))
         .route("/v1/volumes/{name}", get(to(Verb::Show)).delete(to(Verb::Remove)))
         .route("/v1/volumes/{name}/check", post(to(Verb::Check)))

@@ -9,10 +9,16 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
+use coffer_exchange::permit::ResealPermit;
+use coffer_formats::evidence::PcrValue;
 use coffer_formats::launch::BoxKind;
+use coffer_formats::{Digest, InstanceId};
 use coffer_image::descriptor::Disk;
 use coffer_monitor_wire::api::{HostInfo, VmInfo};
+use coffer_vault::VaultInfo;
 use common::{Monitor, TestImage, serve};
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
 use serde_json::json;
 
 fn create(image: &TestImage) -> serde_json::Value {
@@ -207,6 +213,8 @@ fn refuses_requests_that_do_not_parse() {
         ("PUT", "/v1/vms", "", (405, "bad-request")),
         ("GET", "/v1/host/identity", "", (503, "host-tpm-failed")),
         ("GET", "/v1/vault", "", (503, "no-vault")),
+        ("POST", "/v1/vault/reseal", "", (503, "no-vault")),
+        ("POST", "/v1/vault/join", "", (503, "no-vault")),
         ("DELETE", "/v1/volumes/a", "", (503, "no-vault")),
         ("POST", "/v1/volumes", "{", (400, "bad-request")),
         ("POST", "/v1/volumes/a/backup", "", (503, "no-vault")),
@@ -259,6 +267,48 @@ fn volumes_are_made_shown_tended_and_removed() {
         assert_eq!(monitor.call("DELETE", &format!("/v1/volumes/{name}"), ""), (204, vec![]));
     }
     assert_eq!(json("GET", "/v1/volumes", ""), (200, json!([])));
+}
+
+/// Without a TPM there is nothing to reseal, which is said once the leave is in order, and not before.
+#[test]
+fn leave_to_reseal_is_taken_of_the_configured_verifier_alone() {
+    let key = |n: u8| SigningKey::from_slice(&[n; 32]).unwrap();
+    let point = hex::encode(key(1).verifying_key().to_sec1_point(false));
+    let dir = tempfile::tempdir().unwrap();
+    let vault = dir.path().join("vault");
+    let flags = ["--vault", vault.to_str().unwrap(), "--dangerously-software-vault"];
+    let path = "/v1/vault/reseal";
+    let monitor = Monitor::start(&flags);
+    let id = monitor.json::<VaultInfo>("GET", "/v1/vault", "").id;
+    let signed_by = |n: u8, vault: &str| {
+        let permit = ResealPermit {
+            version: 1,
+            vault: InstanceId::from_hex(vault).unwrap(),
+            from: Digest::ZERO,
+            to: vec![PcrValue { index: 7, digest: Digest::ZERO }],
+            serial: InstanceId([1; 16]),
+            expiry: u64::MAX,
+        };
+        permit.signed(|bytes| Signer::<Signature>::sign(&key(n), bytes).to_bytes().to_vec())
+    };
+    assert_eq!(monitor.refusal_of("POST", path, &signed_by(1, &id)), (403, "no-verifier".into()));
+    assert!(monitor.end());
+    let monitor = Monitor::start(&[&flags[..], &["--vault-verifier", &point]].concat());
+    let info = monitor.json::<VaultInfo>("GET", "/v1/vault", "");
+    assert_eq!((&info.id, info.verifier_key), (&id, Some(point)));
+    for (body, expected) in [
+        (vec![], (403, "bad-permit")),
+        (signed_by(2, &id), (403, "bad-permit")),
+        (signed_by(1, &"00".repeat(16)), (403, "bad-permit")),
+        (signed_by(1, &id), (422, "vault-no-tpm")),
+    ] {
+        let (status, code) = monitor.refusal_of("POST", path, &body);
+        assert_eq!((status, code.as_str()), expected);
+    }
+    let (status, _) = monitor.send("POST", path, &[0; (64 << 10) + 1]);
+    assert_eq!(status, 413);
+    let bad = serve(dir.path(), &[&flags[..], &["--vault-verifier", "04"]].concat()).output();
+    assert_eq!(bad.unwrap().status.code(), Some(2));
 }
 
 #[test]

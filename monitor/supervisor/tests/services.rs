@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coffer_exchange::peer::{Own, Peer, PeerRefusal, TrustedHost, check_peer};
+use coffer_exchange::permit::FleetGrant;
 use coffer_exchange::x509::Certificate;
 use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
@@ -18,9 +19,10 @@ use coffer_host_tpm::HostTpm;
 use coffer_monitor::evidence::host_link;
 use coffer_services::Services;
 use coffer_services::endorsement::{Endorsements, Link};
-use coffer_vault::{Identity, Root, Vault};
+use coffer_vault::{FleetKey, Identity, Root, Vault, WrappedFleetKey};
 use common::{MONITOR, TestTpm};
-use p256::ecdsa::SigningKey;
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
 
 const IMAGE: u8 = 7;
 
@@ -210,7 +212,6 @@ fn forge(ca: &[u8], key: &SigningKey) -> Vec<u8> {
 }
 
 fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
-    use p256::ecdsa::signature::Signer as _;
     let signature: p256::ecdsa::Signature = key.sign(tbs);
     let signature = signature.to_der();
     let algorithm = hex::decode("300a06082a8648ce3d040302").unwrap();
@@ -220,14 +221,50 @@ fn signed(tbs: &[u8], key: &SigningKey) -> Vec<u8> {
 }
 
 fn with_vault(dir: &Path) -> Host {
-    let vault = Vault::open(dir, Root::DangerouslySoftware).unwrap();
+    let vault = Vault::open_under(dir, Root::DangerouslySoftware, Some(release_key())).unwrap();
     let mut host = services(None);
     host.services.vault = Ok(vault);
     host
 }
 
+fn verifier() -> SigningKey {
+    SigningKey::from_slice(&[5; 32]).unwrap()
+}
+
+fn release_key() -> [u8; 65] {
+    verifier().verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
+}
+
+fn join(host: &Host, key: &FleetKey) {
+    let vault = host.services.vault.as_ref().unwrap();
+    let (id, recipient) = (InstanceId(vault.id()), vault.transport_key());
+    let WrappedFleetKey { encapsulated, sealed } = key.wrap(&id, &recipient).unwrap();
+    let grant = FleetGrant {
+        version: 1,
+        fleet: key.id(),
+        vault: id,
+        recipient,
+        encapsulated,
+        sealed,
+        serial: InstanceId([1; 16]),
+        expiry: u64::MAX,
+    };
+    let sign = |bytes: &[u8]| Signer::<Signature>::sign(&verifier(), bytes).to_bytes().to_vec();
+    vault.join(&grant.signed(sign)).unwrap();
+}
+
 fn seal(services: &Host, vm: &GuestId, to: &str, data: &[u8]) -> Result<Vec<u8>, String> {
-    match services.answer(vm, Request::Seal(to.into(), false, data.to_vec().into())) {
+    seal_for(services, vm, to, false, data)
+}
+
+fn seal_for(
+    services: &Host,
+    vm: &GuestId,
+    to: &str,
+    fleet: bool,
+    data: &[u8],
+) -> Result<Vec<u8>, String> {
+    match services.answer(vm, Request::Seal(to.into(), fleet, data.to_vec().into())) {
         Answer::Sealed(blob) => Ok(blob.into()),
         Answer::Refused(line) => Err(code(&line)),
         other => panic!("{other:?}"),
@@ -301,6 +338,32 @@ fn sealed_data_outlives_the_monitor_and_not_the_host() {
     let other_host = with_vault(elsewhere.path());
     assert_eq!(unseal(&other_host, &by, &blob), Err("sealed-foreign".into()));
     assert_eq!(unseal(&services(None), &by, &blob), Err("no-vault".into()));
+}
+
+#[test]
+fn sealed_for_a_fleet_it_opens_on_a_host_of_the_fleet_and_on_no_other() {
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let [here, there, other, none] = folders.each_ref().map(|folder| with_vault(folder.path()));
+    let by = vm(1, IMAGE, BoxKind::Closed);
+    let to = format!("image:{}", by.image_id);
+    assert_eq!(seal_for(&here, &by, &to, true, b"data"), Err("no-fleet".into()));
+    let [key, another] = [(); 2].map(|()| FleetKey::draw().unwrap());
+    for (host, key) in [(&here, &key), (&there, &key), (&other, &another)] {
+        join(host, key);
+    }
+    let blob = seal_for(&here, &by, &to, true, b"data").unwrap();
+    let GuestId { box_kind, image_id, signer, svn, .. } = by;
+    let opened = (b"data".to_vec(), Identity { box_kind, image_id, signer, svn });
+    let twin = vm(2, IMAGE, BoxKind::Closed);
+    assert_eq!(unseal(&there, &twin, &blob), Ok(opened));
+    let other_image = vm(3, IMAGE + 1, BoxKind::Closed);
+    assert_eq!(unseal(&there, &other_image, &blob), Err("not-owner".into()));
+    assert_eq!(unseal(&other, &twin, &blob), Err("other-fleet".into()));
+    assert_eq!(unseal(&none, &twin, &blob), Err("no-fleet".into()));
+    // What was not sealed for it does not.
+    let own = seal(&here, &by, &to, b"data").unwrap();
+    assert_eq!(unseal(&there, &twin, &own), Err("sealed-foreign".into()));
+    assert!(unseal(&here, &twin, &own).is_ok());
 }
 
 #[test]

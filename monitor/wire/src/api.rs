@@ -27,6 +27,8 @@
 //! | `POST /v1/vms/{id}/reset` | [`StopVm`] | [`VmInfo`]: ended, or ended before, and launched again |
 //! | `DELETE /v1/vms/{id}` | | 204, also if there is none; refused with `busy` while it runs |
 //! | `GET /v1/vault` | | [`VaultInfo`] |
+//! | `POST /v1/vault/reseal` | bytes, the verifier's permit | [`VaultInfo`]; the same if it was resealed by this permit |
+//! | `POST /v1/vault/join` | bytes, the verifier's grant | [`VaultInfo`]; the same if it was in that fleet |
 //! | `POST /v1/volumes` | [`CreateVolume`] | 201 [`VolumeInfo`] |
 //! | `GET /v1/volumes` | | list of [`VolumeInfo`] |
 //! | `GET /v1/volumes/{name}` | | [`VolumeInfo`] |

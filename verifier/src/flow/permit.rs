@@ -1,13 +1,17 @@
-//! Leave to take a volume to another host, signed with the release key on the operator's word (SPEC 7.5.1, 11.17).
+//! Leave to take a volume to another host, to seal a vault to its next host, and to join a fleet, signed with the release
+//! key on the operator's word (SPEC 7.5.1 to 7.5.3).
 //!
-//! Whose volume it is the verifier does not know: the operator says so. That the volume names this verifier's key, and that
-//! the keys are those two hosts', their vaults check. A permit that cannot be logged is not signed.
+//! Whose volume or vault it is the verifier does not know: the operator says so. That volume or host names this verifier's
+//! key, and that the permit is for them, the vaults check. A fleet's key it cannot read. A permit that cannot be logged is not
+//! signed.
 
 use coffer_attestation::InstanceId;
-use coffer_attestation::permit::VolumePermit;
+use coffer_attestation::evidence::PcrValue;
+use coffer_attestation::permit::{FleetGrant, ResealPermit, VolumePermit};
+use coffer_attestation::tpm::pcr::PCR_COUNT;
 
 use super::admin::log;
-use crate::api::{NewVolumePermit, VolumePermitted};
+use crate::api::{NewFleetGrant, NewResealPermit, NewVolumePermit, Permitted};
 use crate::fault::Fault;
 use crate::keys::random;
 use crate::verifier::Verifier;
@@ -19,15 +23,12 @@ pub(crate) async fn new_permit(
     verifier: &Verifier,
     request_id: &str,
     request: NewVolumePermit,
-) -> Result<VolumePermitted, Fault> {
-    if request.ttl_s == 0 || request.ttl_s > TTL_MAX_S {
-        return Err(Fault::bad_request("`ttl_s` is between 1 second and 30 days"));
-    }
+) -> Result<Permitted, Fault> {
+    let expiry = expiry(verifier, request.ttl_s)?;
     let (sender, recipient) = (point(&request.from)?, point(&request.to)?);
     if sender == recipient {
         return Err(Fault::bad_request("`from` and `to` are the same host"));
     }
-    let expiry = verifier.clock.now().saturating_add(request.ttl_s.into());
     let serial = InstanceId(*random()?);
     let permit =
         VolumePermit { version: 1, volume: request.volume, sender, recipient, serial, expiry };
@@ -39,7 +40,64 @@ pub(crate) async fn new_permit(
     );
     log(verifier, request_id, what, None).await?;
     let signed = permit.signed(|bytes| verifier.release_key.sign(bytes));
-    Ok(VolumePermitted { permit: hex::encode(signed), serial, expires_at: expiry })
+    Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
+}
+
+pub(crate) async fn new_reseal_permit(
+    verifier: &Verifier,
+    request_id: &str,
+    request: NewResealPermit,
+) -> Result<Permitted, Fault> {
+    let NewResealPermit { vault, from, to, ttl_s } = request;
+    let expiry = expiry(verifier, ttl_s)?;
+    let ascending = to.is_sorted_by(|one, next| one.pcr < next.pcr);
+    if to.last().is_none_or(|last| last.pcr >= PCR_COUNT) || !ascending {
+        let message = "`to` is registers of the SHA-256 bank, ascending, one at least";
+        return Err(Fault::bad_request(message));
+    }
+    let values: Vec<_> = to.iter().map(|it| format!("{}={}", it.pcr, it.value)).collect();
+    let serial = InstanceId(*random()?);
+    let what = format!(
+        "permit {serial} to reseal vault {vault} from {from} to [{}] until {expiry}",
+        values.join(", "),
+    );
+    log(verifier, request_id, what, None).await?;
+    let to = to.iter().map(|it| PcrValue { index: it.pcr, digest: it.value }).collect();
+    let permit = ResealPermit { version: 1, vault, from, to, serial, expiry };
+    let signed = permit.signed(|bytes| verifier.release_key.sign(bytes));
+    Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
+}
+
+pub(crate) async fn new_fleet_grant(
+    verifier: &Verifier,
+    request_id: &str,
+    request: NewFleetGrant,
+) -> Result<Permitted, Fault> {
+    let NewFleetGrant { fleet, vault, .. } = request;
+    let expiry = expiry(verifier, request.ttl_s)?;
+    let recipient = point(&request.to)?;
+    let (mut encapsulated, mut sealed) = ([0; 65], [0; 48]);
+    hex::decode_to_slice(&request.encapsulated, &mut encapsulated)
+        .and_then(|()| hex::decode_to_slice(&request.sealed, &mut sealed))
+        .map_err(|_| Fault::bad_request("`encapsulated` is 65 bytes in hex, `sealed` 48"))?;
+    let serial = InstanceId(*random()?);
+    let what = format!(
+        "grant {serial} of fleet {fleet} to vault {vault} with transport key {} until {expiry}",
+        hex::encode(recipient),
+    );
+    log(verifier, request_id, what, None).await?;
+    let version = 1;
+    let grant =
+        FleetGrant { version, fleet, vault, recipient, encapsulated, sealed, serial, expiry };
+    let signed = grant.signed(|bytes| verifier.release_key.sign(bytes));
+    Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
+}
+
+fn expiry(verifier: &Verifier, ttl_s: u32) -> Result<u64, Fault> {
+    match ttl_s {
+        1..=TTL_MAX_S => Ok(verifier.clock.now().saturating_add(ttl_s.into())),
+        _ => Err(Fault::bad_request("`ttl_s` is between 1 second and 30 days")),
+    }
 }
 
 /// The uncompressed point of P-256 that this hex is.

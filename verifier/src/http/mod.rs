@@ -59,6 +59,8 @@ pub(crate) fn router(verifier: Arc<Verifier>) -> Router {
         .route("/secrets/{*id}", put(put_secret).delete(remove_secret))
         .route("/tokens", post(new_token))
         .route("/volume-permits", post(new_permit))
+        .route("/reseal-permits", post(new_reseal_permit))
+        .route("/fleet-grants", post(new_fleet_grant))
         .route("/hosts", get(hosts))
         .route("/hosts/{name}", delete(remove_host))
         .route("/host-references", get(references))
@@ -162,6 +164,16 @@ async fn new_token(State(verifier): Shared, Extension(id): Id, request: Request)
 
 async fn new_permit(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
     json(&permit::new_permit(&verifier, &id.0, body(request, ADMIN_BODY_MAX).await?).await?)
+}
+
+async fn new_reseal_permit(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    let asked = body(request, ADMIN_BODY_MAX).await?;
+    json(&permit::new_reseal_permit(&verifier, &id.0, asked).await?)
+}
+
+async fn new_fleet_grant(State(verifier): Shared, Extension(id): Id, request: Request) -> Answer {
+    let asked = body(request, ADMIN_BODY_MAX).await?;
+    json(&permit::new_fleet_grant(&verifier, &id.0, asked).await?)
 }
 
 async fn hosts(State(verifier): Shared) -> Answer {

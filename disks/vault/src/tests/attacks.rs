@@ -1,8 +1,6 @@
 //! Whoever owns the folder, with two hosts: rollback, copies, two at once. Each with what happens where no TPM is.
 
 use coffer_anchor::NvAnchor;
-use coffer_formats::Digest;
-use coffer_formats::evidence::PcrValue;
 
 use super::support::*;
 use super::swtpm::INDEX;
@@ -92,32 +90,6 @@ fn a_vault_is_open_once() {
         Vault::open(copied.path(), site.root()).unwrap().counter(&closed(1), "n", false).unwrap(),
         1
     );
-}
-
-#[test]
-fn a_host_that_booted_otherwise_gets_no_key_unless_it_was_resealed() {
-    let site = Site::new();
-    let vault = site.open().unwrap();
-    let id = vault.id();
-    drop(vault);
-    site.host.lock().unwrap().restart();
-    site.host.lock().unwrap().extend(11);
-    assert_eq!(refused(site.open()), "seal-pcrs-moved");
-    site.host.lock().unwrap().restart();
-    let vault = site.open().unwrap();
-    let zero = |index| PcrValue { index, digest: Digest::ZERO };
-    let eleven = PcrValue { index: 11, digest: Digest::ZERO.extend(&Digest([7; 32])) };
-    vault.reseal(&[zero(0), zero(7), eleven]).unwrap();
-    drop(vault);
-    // As before it still boots; and as it was resealed for.
-    assert_eq!(site.open().unwrap().id(), id);
-    site.host.lock().unwrap().restart();
-    site.host.lock().unwrap().extend(11);
-    assert_eq!(site.open().unwrap().id(), id);
-    assert_eq!(site.open().unwrap().id(), id);
-    // What it is now is what it was resealed for; the way back is to be resealed too.
-    site.host.lock().unwrap().restart();
-    assert_eq!(refused(site.open()), "seal-pcrs-moved");
 }
 
 #[test]

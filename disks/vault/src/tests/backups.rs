@@ -2,27 +2,15 @@
 
 use coffer_disk::BLOCK;
 use coffer_formats::{InstanceId, cbor};
-use p256::ecdsa::signature::Signer;
-use p256::ecdsa::{Signature, SigningKey};
 
-use super::support::*;
+use super::support::{Verifier, *};
 use crate::*;
 
-struct Verifier(SigningKey);
-
 impl Verifier {
-    fn new(n: u8) -> Self {
-        Self(SigningKey::from_slice(&[n; 32]).unwrap())
-    }
-
-    fn point(&self) -> [u8; 65] {
-        self.0.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
-    }
-
-    fn sign(&self, permit: &Permit) -> Vec<u8> {
+    fn permits(&self, permit: &Permit) -> Vec<u8> {
         let payload = cbor::encode(permit);
-        let signature: Signature = self.0.sign(&SignedPermit::signed_bytes(&payload));
-        SignedPermit { payload, signature: signature.to_bytes().into() }.encode()
+        let signature = self.sign(&SignedPermit::signed_bytes(&payload)).try_into().unwrap();
+        SignedPermit { payload, signature }.encode()
     }
 }
 
@@ -75,7 +63,7 @@ impl Scene {
 #[test]
 fn a_volume_goes_where_its_verifier_says() {
     let scene = Scene::new();
-    let backup = scene.backup(&scene.verifier.sign(&scene.permit())).unwrap();
+    let backup = scene.backup(&scene.verifier.permits(&scene.permit())).unwrap();
     assert!(backup.len() < 300 * BLOCK, "chunks of zeros are left out");
     assert!(!backup.windows(64).any(|part| part == [1; 64] || part == [201; 64]));
     let restored = scene.there.restore("w", &mut &backup[..]).unwrap();
@@ -115,10 +103,8 @@ fn a_permit_is_taken_as_a_verifier_writes_it() {
         serial,
         expiry,
     };
-    let sign =
-        |bytes: &[u8]| Signer::<Signature>::sign(&scene.verifier.0, bytes).to_bytes().to_vec();
-    let permit = written.signed(sign);
-    assert_eq!(permit, scene.verifier.sign(&scene.permit()));
+    let permit = written.signed(|bytes| scene.verifier.sign(bytes));
+    assert_eq!(permit, scene.verifier.permits(&scene.permit()));
     let backup = scene.backup(&permit).unwrap();
     scene.there.restore("w", &mut &backup[..]).unwrap();
 }
@@ -142,7 +128,7 @@ fn only_the_verifiers_permit_for_this_volume_and_these_hosts_counts() {
     let scene = Scene::new();
     let good = scene.permit();
     let check = |permit: &Permit, expected: &str| {
-        let error = scene.backup(&scene.verifier.sign(permit)).unwrap_err();
+        let error = scene.backup(&scene.verifier.permits(permit)).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().contains(expected)),
             ("bad-permit", true),
@@ -154,16 +140,16 @@ fn only_the_verifiers_permit_for_this_volume_and_these_hosts_counts() {
     check(&Permit { expiry: 1, ..good.clone() }, "expired");
     check(&Permit { version: 2, ..good.clone() }, "parse");
     check(&Permit { recipient: [4; 65], ..good.clone() }, "no transport key");
-    assert_eq!(refused(scene.backup(&Verifier::new(2).sign(&good))), "bad-permit");
+    assert_eq!(refused(scene.backup(&Verifier::new(2).permits(&good))), "bad-permit");
     assert_eq!(refused(scene.backup(b"")), "bad-permit");
-    let mut altered = scene.verifier.sign(&good);
+    let mut altered = scene.verifier.permits(&good);
     let end = altered.len() - 1;
     altered[end] ^= 1;
     assert_eq!(refused(scene.backup(&altered)), "bad-permit");
-    scene.backup(&scene.verifier.sign(&good)).unwrap();
+    scene.backup(&scene.verifier.permits(&good)).unwrap();
     // Without a verifier nobody permits anything.
     scene.here.create_volume(&encrypted("plain", image(1))).unwrap();
-    let permit = scene.verifier.sign(&good);
+    let permit = scene.verifier.permits(&good);
     assert_eq!(refused(scene.here.backup("plain", &permit, &mut Vec::new())), "no-permit");
     scene.here.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
     assert_eq!(refused(scene.here.backup("t", &permit, &mut Vec::new())), "wrong-kind");
@@ -172,7 +158,7 @@ fn only_the_verifiers_permit_for_this_volume_and_these_hosts_counts() {
 #[test]
 fn a_backup_is_whole_and_the_senders_and_for_its_recipient() {
     let scene = Scene::new();
-    let backup = scene.backup(&scene.verifier.sign(&scene.permit())).unwrap();
+    let backup = scene.backup(&scene.verifier.permits(&scene.permit())).unwrap();
     assert_eq!(refused(scene.here.restore("w", &mut &backup[..])), "backup-foreign");
     let mut places: Vec<usize> =
         (0..700).step_by(3).chain((700..backup.len()).step_by(99_991)).collect();
@@ -199,9 +185,9 @@ fn a_backup_is_whole_and_the_senders_and_for_its_recipient() {
     let sender = third.transport_key();
     let mut forged = Vec::new();
     let serial = InstanceId([8; 16]);
-    let permit = own.sign(&Permit { volume: id, sender, serial, ..scene.permit() });
+    let permit = own.permits(&Permit { volume: id, sender, serial, ..scene.permit() });
     third.backup("v", &permit, &mut forged).unwrap();
-    let genuine = scene.verifier.sign(&scene.permit());
+    let genuine = scene.verifier.permits(&scene.permit());
     let rest = 16 + permit.len();
     let swapped = [&backup[..12], &(genuine.len() as u32).to_le_bytes(), &genuine, &forged[rest..]];
     assert_eq!(refused(scene.there.restore("w", &mut &swapped.concat()[..])), "backup-corrupt");

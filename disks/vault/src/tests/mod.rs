@@ -2,8 +2,10 @@
 
 mod attacks;
 mod backups;
+mod fleets;
 mod guests;
 mod making;
+mod reseal;
 mod support;
 #[path = "../../../anchor/tests/swtpm/mod.rs"]
 mod swtpm;

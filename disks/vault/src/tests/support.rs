@@ -10,6 +10,8 @@ use coffer_anchor::Registers;
 use coffer_disk::{BLOCK, Disk, DiskError, FileStore, RemoteAnchor, SystemEntropy};
 use coffer_formats::Digest;
 use coffer_formats::launch::BoxKind;
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
 use tempfile::TempDir;
 
 use super::swtpm::{Host, INDEX};
@@ -37,12 +39,41 @@ impl Site {
         }
     }
 
+    /// Under the verifier number 1.
     pub(super) fn open(&self) -> Result<Vault, VaultError> {
-        Vault::open(self.folder.path(), self.root())
+        Vault::open_under(self.folder.path(), self.root(), Some(Verifier::new(1).point()))
     }
 
     pub(super) fn open_with(&self, steps: Steps) -> Result<Vault, VaultError> {
-        Vault::open_in_steps(self.folder.path(), self.root(), steps)
+        let verifier = Some(Verifier::new(1).point());
+        Vault::open_in_steps(self.folder.path(), self.root(), verifier, steps)
+    }
+
+    /// The host goes down, and boots another build or the first.
+    pub(super) fn boot(&self, upgraded: bool) {
+        let mut host = self.host.lock().unwrap();
+        host.restart();
+        if upgraded {
+            host.extend(11);
+        }
+    }
+}
+
+/// A verifier with its release key.
+pub(super) struct Verifier(pub SigningKey);
+
+impl Verifier {
+    pub(super) fn new(n: u8) -> Self {
+        Self(SigningKey::from_slice(&[n; 32]).unwrap())
+    }
+
+    pub(super) fn point(&self) -> [u8; 65] {
+        self.0.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap()
+    }
+
+    /// `r | s` over these bytes.
+    pub(super) fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        Signer::<Signature>::sign(&self.0, bytes).to_bytes().to_vec()
     }
 }
 

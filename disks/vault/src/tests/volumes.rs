@@ -250,14 +250,14 @@ fn making_and_removing_volumes_may_be_cut_off_anywhere() {
     drop(software(folder.path()).unwrap());
     let opening = {
         let (steps, left) = fuse(i64::MAX);
-        Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, steps).unwrap();
+        Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, None, steps).unwrap();
         i64::MAX - left.load(std::sync::atomic::Ordering::SeqCst)
     };
     let (mut absent, mut present) = (0, 0);
     for remove in [false, true] {
         for cuts in 0.. {
             let (steps, _) = fuse(opening + cuts);
-            let cut = Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, steps);
+            let cut = Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, None, steps);
             let done = cut.and_then(|vault| match remove {
                 false => vault.create_volume(&encrypted("v", image(1))).map(drop),
                 true => vault.remove_volume("v"),
@@ -302,7 +302,8 @@ fn a_full_disk_loses_nothing() {
         false => Ok(()),
     };
     let root = Root::DangerouslySoftware;
-    let vault = Vault::open_in_steps(folder.path(), root, std::sync::Arc::new(steps)).unwrap();
+    let vault =
+        Vault::open_in_steps(folder.path(), root, None, std::sync::Arc::new(steps)).unwrap();
     let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
     state.store(&[1; 20_000]).unwrap();
     is_full.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -115,9 +115,14 @@ impl Monitor {
 
     /// Status and body.
     pub fn call(&self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
+        self.send(method, path, body.as_bytes())
+    }
+
+    pub fn send(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
         let mut stream = UnixStream::connect(self.dir.path().join("api.sock")).unwrap();
         let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n").unwrap();
+        stream.write_all(body).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
@@ -135,7 +140,11 @@ impl Monitor {
 
     /// Status and code of an error.
     pub fn refusal(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let (status, body) = self.call(method, path, body);
+        self.refusal_of(method, path, body.as_bytes())
+    }
+
+    pub fn refusal_of(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        let (status, body) = self.send(method, path, body);
         let body: Value = serde_json::from_slice(&body).unwrap();
         (status, body["code"].as_str().unwrap_or("no error").to_owned())
     }
