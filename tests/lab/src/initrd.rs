@@ -24,13 +24,14 @@ const MODULES: [&str; 8] =
     ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd", "tun"];
 
 /// What dm-crypt over dm-integrity needs for AES-GCM, and `cryptsetup` for its key slots.
-const CRYPT_MODULES: [&str; 8] = [
+const CRYPT_MODULES: [&str; 9] = [
     "aesni_intel",
     "gcm",
     "ghash_generic",
     "ctr",
     "xts",
     "algif_skcipher",
+    "algif_aead",
     "dm_integrity",
     "dm_crypt",
 ];

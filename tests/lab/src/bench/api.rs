@@ -25,37 +25,40 @@ const BODY_MAX: u64 = 1 << 20;
 pub enum Until {
     /// Its init runs.
     Init,
-    /// Its workload runs.
+    /// Its workload has printed [`WORKLOAD`].
     Workload,
 }
 
-impl Until {
-    /// States in which it is there, and those on the way.
-    fn states(self) -> (&'static [&'static str], &'static [&'static str]) {
-        match self {
-            Self::Init => (&["started", "attested", "running"], &["launching", "booting"]),
-            Self::Workload => (&["running"], &["launching", "booting", "started", "attested"]),
-        }
-    }
-}
+/// A workload's first words.
+pub const WORKLOAD: &str = "WORKLOAD";
 
-/// Asks for a VM; returns the time from before the connection until the API first showed that it is there.
+/// Asks for a VM; returns the time from before the connection until the API first showed that it came so far.
 pub fn launch(request: &Value, until: Until, limit: Duration) -> io::Result<Duration> {
-    let (there, on_the_way) = until.states();
     let name = request["name"].as_str().unwrap_or_default();
     let started = Instant::now();
     let mut connection = Connection::open(limit)?;
     let mut vm = connection.ask("POST", "/v1/vms", &request.to_string())?;
     loop {
+        let came_so_far = match (until, vm["state"].as_str()) {
+            (_, Some("stopped" | "failed") | None) => return Err(too_short(&vm)),
+            (Until::Init, Some("started" | "attested" | "running")) => true,
+            (Until::Init, _) => false,
+            (Until::Workload, _) => connection.printed(name, WORKLOAD)?,
+        };
         let took = started.elapsed();
-        match vm["state"].as_str() {
-            Some(state) if there.contains(&state) => return Ok(took),
-            Some(state) if on_the_way.contains(&state) && took < limit => {}
-            _ => return Err(io::Error::other(format!("the VM did not come so far: {vm}"))),
+        if came_so_far {
+            return Ok(took);
+        }
+        if took > limit {
+            return Err(too_short(&vm));
         }
         std::thread::sleep(PAUSE);
         vm = connection.ask("GET", &format!("/v1/vms/{name}"), "")?;
     }
+}
+
+fn too_short(vm: &Value) -> io::Error {
+    io::Error::other(format!("the VM did not come so far: {vm}"))
 }
 
 /// One connection for all requests.
@@ -71,8 +74,19 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// One request; an error unless the answer is 2xx with JSON of a stated length.
+    /// One request, answered in JSON.
     fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<Value> {
+        serde_json::from_slice(&self.bytes(method, path, body)?).map_err(io::Error::other)
+    }
+
+    /// True if a VM has printed these words.
+    fn printed(&mut self, name: &str, words: &str) -> io::Result<bool> {
+        let log = self.bytes("GET", &format!("/v1/vms/{name}/logs"), "")?;
+        Ok(String::from_utf8_lossy(&log).contains(words))
+    }
+
+    /// One request; an error unless the answer is 2xx of a stated length.
+    fn bytes(&mut self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: lab\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -100,7 +114,7 @@ impl Connection {
             let said = String::from_utf8_lossy(&answer);
             return Err(io::Error::other(format!("{status}: {said}")));
         }
-        serde_json::from_slice(&answer).map_err(io::Error::other)
+        Ok(answer)
     }
 
     fn line(&mut self) -> io::Result<String> {
