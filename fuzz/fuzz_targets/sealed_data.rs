@@ -33,7 +33,9 @@ static ROOT: LazyLock<[u8; 32]> = LazyLock::new(|| kdfa(&KEY, "coffer/vault-root
 /// What a head says, by the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Said {
-    vault: [u8; 16],
+    /// Whether the id is a fleet's.
+    fleet: bool,
+    id: [u8; 16],
     target: Owner,
     sealer: Identity,
 }
@@ -52,7 +54,7 @@ static ORIGINALS: LazyLock<Vec<Original>> = LazyLock::new(|| {
         ([2, 0, 0], [1, 1, 1, 2]),
     ];
     let original = |(target, sealer)| {
-        let said = Said { vault: VAULT, target: owner(target), sealer: guest(sealer) };
+        let said = Said { fleet: false, id: VAULT, target: owner(target), sealer: guest(sealer) };
         Original { said, blob: sealed(&head(&said), DATA) }
     };
     cases.into_iter().map(original).collect()
@@ -63,8 +65,8 @@ fn head(said: &Said) -> [u8; HEAD] {
     let lowest = if let Owner::Signer { svn, .. } = said.target { svn } else { 0 };
     let parts: [&[u8]; 12] = [
         b"COFFERSB",
-        &[1, 0, 0, 0, 0, 0, 0, 0],
-        &said.vault,
+        &[1, 0, 0, 0, u8::from(said.fleet), 0, 0, 0],
+        &said.id,
         &canonical(&said.target),
         &lowest.to_le_bytes(),
         &[u8::from(box_kind == BoxKind::Open)],
@@ -82,7 +84,12 @@ fn by_the_book(head: &[u8; HEAD]) -> Option<Said> {
     let field = |at: usize, length: usize| &head[at..at + length];
     let digest = |at: usize| Digest(field(at, 32).try_into().unwrap());
     let number = |at: usize| u32::from_le_bytes(field(at, 4).try_into().unwrap());
-    let frame = head.starts_with(b"COFFERSB\x01\0\0\0\0\0\0\0") && *field(139, 5) == [0; 5];
+    let frame = head.starts_with(b"COFFERSB\x01\0\0\0") && *field(139, 5) == [0; 5];
+    let fleet = match number(12) {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
     let target = match (head[32], number(65)) {
         (0, 0) => Owner::Image(digest(33)),
         (1, svn) => Owner::Signer { key: digest(33), svn },
@@ -100,7 +107,7 @@ fn by_the_book(head: &[u8; HEAD]) -> Option<Said> {
         _ => return None,
     };
     let sealer = Identity { box_kind, image_id: digest(70), signer, svn: number(135) };
-    frame.then(|| Said { vault: field(16, 16).try_into().unwrap(), target, sealer })
+    frame.then(|| Said { fleet, id: field(16, 16).try_into().unwrap(), target, sealer })
 }
 
 /// A blob by the book, whatever the head: its target and salt are in the key.
@@ -140,7 +147,9 @@ fuzz_target!(init: {
     };
     let expected = match blob.first_chunk().and_then(by_the_book) {
         None => Err("sealed-corrupt"),
-        Some(said) if said.vault != VAULT => Err("sealed-foreign"),
+        // The vault is in none.
+        Some(said) if said.fleet => Err("no-fleet"),
+        Some(said) if said.id != VAULT => Err("sealed-foreign"),
         Some(_) if !authentic => Err("sealed-corrupt"),
         Some(said) => admitted(&said.target, &user, 0).map(|_| said.sealer),
     };

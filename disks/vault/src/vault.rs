@@ -128,8 +128,20 @@ impl Vault {
         let disk = Disk::create(store, anchor, &keys.disk(), shape(), &mut SystemEntropy)?;
         let ledger = Ledger::new(disk);
         let (records, root) = (Records::new(ledger.clone())?, Root::DangerouslySoftware);
-        let (users, counting) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Shared { folder, keys, ledger, records, counting, id, root, users })))
+        let (counting, changing, users) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Shared {
+            folder,
+            keys,
+            ledger,
+            records,
+            counting,
+            changing,
+            sealing: None,
+            verifier: None,
+            root,
+            id,
+            users,
+        })))
     }
 
     /// Names the vault: random, drawn when it was made.
