@@ -49,6 +49,8 @@ pub struct Extras {
     pub crypt: bool,
     /// The device with the file system for the vault.
     pub vault_disk: Option<String>,
+    /// Release key of the verifier that permits what changes whom the vault opens for, hex.
+    pub vault_verifier: Option<String>,
 }
 
 /// Writes the initrd to `out`.
@@ -111,6 +113,7 @@ fn host_configuration(modules: &[&str], extras: &Extras) -> serde_json::Value {
         "network": { "interface": null, "address": ADDRESS, "prefix": 24, "gateway": "10.0.2.2" },
         "images_disk": "/dev/vda",
         "vault_disk": extras.vault_disk,
+        "vault_verifier": extras.vault_verifier,
         // Open boxes may have the host's disks; the image store is mounted, and so taken.
         "disks": "/dev",
         "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),

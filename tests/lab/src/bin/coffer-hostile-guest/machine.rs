@@ -10,6 +10,8 @@ use crate::raw::{self, Ports, Window};
 use crate::report;
 
 const COM1: u16 = 0x3F8;
+/// Bit of the console's second register: interrupt when the transmitter is empty.
+const TRANSMITTER: u32 = 2;
 /// Written without a newline; KVM leaves the guest for each byte, which takes a millisecond in the lab.
 const FLOOD: usize = 8_000;
 /// What the last registers of the console still hold is printed after so long.
@@ -80,6 +82,11 @@ pub fn serial_registers(ports: Ports) {
         ports.write(COM1 + 3, 1, 3);
         ports.write(COM1 + register, 1, value);
     }
+    // What came back was echoed meanwhile, and whoever reads what interrupts takes it from the driver, which may wait for
+    // ever to be told that the transmitter is empty. It is told once more.
+    ports.read(COM1 + 2, 1);
+    let [(_, interrupts), ..] = saved;
+    ports.write(COM1 + 1, 1, interrupts | TRANSMITTER);
     // The noise was printed, and what came back as input is echoed.
     calm();
     println!();
