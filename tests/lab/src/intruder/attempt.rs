@@ -262,8 +262,9 @@ fn flip(file: &Path, at: u64, until: &Path) -> io::Result<String> {
     let deadline = Instant::now() + FLIP_LIMIT;
     let mut flips = 0_u64;
     while !until.exists() && Instant::now() < deadline {
+        // Longer bad than good: a launch that is accepted takes long, and one that is refused none.
         file.write_all_at(&bad, at)?;
-        std::thread::sleep(Duration::from_micros(100));
+        std::thread::sleep(Duration::from_micros(300));
         file.write_all_at(&good, at)?;
         std::thread::sleep(Duration::from_micros(100));
         flips += 1;
