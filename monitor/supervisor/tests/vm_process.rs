@@ -395,6 +395,10 @@ async fn one_caller_types_and_a_box_without_input_hears_none() {
 async fn who_types_more_than_the_guest_reads_waits_and_no_longer_than_the_guest_lives() {
     let vm = launch("hear", None);
     typed(&vm, "sleep").await.unwrap();
+    // Read by itself: whatever else is there by then would be one word with it.
+    vm.wait_for(
+        |vm| matches!(vm.console.read(0), Chunk::Bytes(b, _) if b.ends_with(b"heard sleep\n")),
+    );
     // More than any pipe of the kernel's holds.
     let console = vm.entry.vm.console.clone();
     let flood =
