@@ -163,8 +163,8 @@ Examples:
   coffer verifier fleet grant --key racks.fleet --vault here.json --out rack7.grant
   coffer host join --grant rack7.grant
 
-Only that host's vault opens the key in it; the verifier never has it. The grant stands in the log of
-decisions. A host stays in the fleet that it joined.")]
+Only that host's vault opens the key in it; the verifier never has it. The grant stands in the log
+of decisions. A host stays in the fleet that it joined.")]
 pub struct FleetGrantArgs {
     /// The fleet's key
     #[arg(long, value_name = "FILE")]

@@ -23,8 +23,9 @@ pub const API_PORT: u16 = 7070;
 const MODULES: [&str; 8] =
     ["virtio_pci", "virtio_net", "virtio_blk", "erofs", "irqbypass", "kvm", "kvm_amd", "tun"];
 
-/// What dm-crypt over dm-integrity needs for AES-GCM, and `cryptsetup` for its key slots.
-const CRYPT_MODULES: [&str; 9] = [
+/// What dm-crypt over dm-integrity needs for AES-GCM in a file, and `cryptsetup` for its key slots.
+const CRYPT_MODULES: [&str; 10] = [
+    "loop",
     "aesni_intel",
     "gcm",
     "ghash_generic",

@@ -44,10 +44,12 @@ pub enum Ask {
         /// Which, on the host.
         path: String,
     },
-    /// Make a disk an AES-GCM one of LUKS2, dm-crypt over dm-integrity, and open it.
+    /// Make an AES-GCM disk of LUKS2, dm-crypt over dm-integrity, in a new file, and open it.
     Crypt {
-        /// The disk.
-        device: String,
+        /// Which, on the host.
+        file: String,
+        /// Its size.
+        bytes: u64,
     },
     /// Weigh the processes of a name: JSON of `PID: KiB` in `words`.
     Weigh {
@@ -124,7 +126,7 @@ fn act(ask: &Ask) -> io::Result<Option<(f64, String)>> {
             let took = disk::read_and_hash(Path::new(path))?;
             Ok(Some((took.as_secs_f64() * 1000.0, String::new())))
         }
-        Ask::Crypt { device } => disk::crypt(device).map(|opened| Some((0.0, opened))),
+        Ask::Crypt { file, bytes } => disk::crypt(file, *bytes).map(|opened| Some((0.0, opened))),
         Ask::Weigh { process, guest_mib } => {
             let weights = weigh::all(process, guest_mib << 10)?;
             Ok(Some((0.0, serde_json::to_string(&weights)?)))
