@@ -124,8 +124,10 @@ pub(crate) fn begin<S: Store, A: Anchor>(
     let mut sealer = Sealer::new(state.id, data_key, epoch, entropy)?;
     let space = Walk::nodes(store, &mut sealer, &state)?;
 
-    // 1. A state whose commit was cut off is committed now; its rival of epoch `at` is dead from here on.
+    // 1. A state whose commit was cut off is committed now; its rival of epoch `at` is dead from here on. Its superblock
+    // was perhaps read from a cache, and the medium has the rival alone: so it is written and flushed first.
     if state.epoch == at.saturating_add(1) {
+        write_superblock(store, &superblock_key, &state, place)?;
         anchor.advance(at)?;
         at += 1;
     }

@@ -30,7 +30,11 @@ struct Tally {
     mixed: u64,
     rolled_forward: u64,
     cut_again: u64,
+    died: u64,
 }
+
+/// Writes, oldest first, that no flush has followed.
+type Pending = Vec<(u64, Vec<u8>)>;
 
 #[test]
 fn power_cut_at_every_boundary_loses_nothing_flushed() {
@@ -41,6 +45,7 @@ fn power_cut_at_every_boundary_loses_nothing_flushed() {
     assert_eq!((tally.refused, tally.lost, tally.mixed), (0, 0, 0), "{tally:?}");
     // The interesting cut, between superblock and anchor, was among them.
     assert!(tally.rolled_forward > 100, "{tally:?}");
+    assert!(tally.died > 1000, "{tally:?}");
 }
 
 /// The negative twin: on a medium whose flush does nothing the same cuts do harm, so the test can see it.
@@ -112,7 +117,7 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
     let mut tally = Tally::default();
     let mut dice = Dice(99);
     let mut durable = recording.image.clone();
-    let mut pending: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut pending = Pending::new();
     let (mut counter, mut returned) = (recording.counter, recording.counter);
     let mut history = recording.history.clone();
     history.insert(recording.counter, Rc::new(vec![0; GROWN as usize * BLOCK]));
@@ -140,6 +145,10 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
             let image = cut(&durable, &pending, variant, &mut dice);
             let at = Cut { counter, returned, history: &history, recording };
             at.judge(image, &mut tally, &mut dice, true);
+        }
+        if flush_holds && !pending.is_empty() {
+            let at = Cut { counter, returned, history: &history, recording };
+            at.die(&durable, &pending, &mut tally, &mut dice);
         }
     }
     tally
@@ -209,17 +218,37 @@ impl Cut<'_> {
             Some(epoch) => tally.rolled_forward += u64::from(epoch > self.counter),
         }
         if outer && tally.trials.is_multiple_of(8) {
-            self.cut_the_opening(image, &world, &found, tally, dice);
+            self.cut_the_opening((image, Vec::new()), &world, &found, tally, dice);
         }
         if outer && tally.trials.is_multiple_of(16) {
             go_on(disk, found, dice);
         }
     }
 
-    /// The power fails again while the disk is being opened.
+    /// Only the process dies: the next reads what the medium has not got yet. Then the power fails while it opens.
+    fn die(&self, durable: &[u8], pending: &Pending, tally: &mut Tally, dice: &mut Dice) {
+        let mut cached = durable.to_vec();
+        pending.iter().for_each(|(offset, bytes)| put(&mut cached, *offset, bytes));
+        let world = Recorder::new(cached, self.counter);
+        let opened = self.recording.keys.iter().rev().find_map(|secret| {
+            Disk::open(world.clone(), world.clone(), &key(*secret), self.recording.id, dice).ok()
+        });
+        let Some(mut found) = opened.and_then(|mut disk| contents(&mut disk).ok()) else {
+            tally.refused += 1;
+            return;
+        };
+        found.resize(GROWN as usize * BLOCK, 0);
+        for _ in 0..4 {
+            let medium = (durable.to_vec(), pending.clone());
+            self.cut_the_opening(medium, &world, &found, tally, dice);
+            tally.died += 1;
+        }
+    }
+
+    /// The power fails again while the disk is being opened, over a medium and what a cache holds for it.
     fn cut_the_opening(
         &self,
-        image: Vec<u8>,
+        medium: (Vec<u8>, Pending),
         world: &Recorder,
         found: &[u8],
         tally: &mut Tally,
@@ -227,7 +256,7 @@ impl Cut<'_> {
     ) {
         let log = world.0.borrow().log.clone();
         let upto = dice.below(log.len() as u64 + 1) as usize;
-        let (mut durable, mut pending, mut counter) = (image, Vec::new(), self.counter);
+        let ((mut durable, mut pending), mut counter) = (medium, self.counter);
         for op in log.into_iter().take(upto) {
             match op {
                 Op::Write(offset, bytes) => pending.push((offset, bytes)),

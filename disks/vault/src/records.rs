@@ -150,7 +150,8 @@ impl Records {
         self.ledger.with_disk(|disk| {
             let mut index = match guard.take() {
                 Some(index) => index,
-                None => Index::load(disk)?,
+                // What a commit that failed left in memory is told to nobody before it is committed.
+                None => disk.flush().map_err(VaultError::from).and_then(|()| Index::load(disk))?,
             };
             let done = work(disk, &mut index);
             let known = !matches!(&done, Err(VaultError::Disk(_)));

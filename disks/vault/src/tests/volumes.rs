@@ -319,6 +319,44 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(*state.load().unwrap().unwrap(), [3; 20_000]);
 }
 
+/// Whatever write or flush fails from then on: what is told of a record afterwards is what the next opening finds.
+#[test]
+fn what_a_failed_commit_left_is_not_told() {
+    let mut told_after_failures = 0;
+    for failing in 0.. {
+        let (folder, vault) = vault();
+        vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+        drop(vault);
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::MAX));
+        let steps = left.clone();
+        let steps = move || match steps.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) {
+            ..=0 => Err(std::io::Error::from(std::io::ErrorKind::StorageFull)),
+            _ => Ok(()),
+        };
+        let root = Root::DangerouslySoftware;
+        let steps = std::sync::Arc::new(steps);
+        let vault = Vault::open_in_steps(folder.path(), root, None, steps).unwrap();
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+        state.store(&[1; 20]).unwrap();
+        left.store(failing, std::sync::atomic::Ordering::SeqCst);
+        let stored = state.store(&[2; 20]).is_ok();
+        let told = state.load();
+        drop((state, vault));
+        let vault = software(folder.path()).unwrap();
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+        let found = state.load().unwrap().unwrap();
+        if let Ok(told) = told {
+            assert_eq!(told.unwrap(), found, "failing from step {failing} on");
+            told_after_failures += u64::from(!stored);
+        }
+        if stored {
+            assert_eq!(*found, [2; 20]);
+            assert!(told_after_failures > 0, "no failure left a session");
+            return;
+        }
+    }
+}
+
 #[test]
 fn many_large_records_do_not_mix() {
     let (folder, vault) = vault();
