@@ -336,14 +336,18 @@ fn what_a_failed_commit_left_is_not_told() {
         let root = Root::DangerouslySoftware;
         let steps = std::sync::Arc::new(steps);
         let vault = Vault::open_in_steps(folder.path(), root, None, steps).unwrap();
-        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else {
+            panic!()
+        };
         state.store(&[1; 20]).unwrap();
         left.store(failing, std::sync::atomic::Ordering::SeqCst);
         let stored = state.store(&[2; 20]).is_ok();
         let told = state.load();
         drop((state, vault));
         let vault = software(folder.path()).unwrap();
-        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else { panic!() };
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else {
+            panic!()
+        };
         let found = state.load().unwrap().unwrap();
         if let Ok(told) = told {
             assert_eq!(told.unwrap(), found, "failing from step {failing} on");
