@@ -5,7 +5,7 @@
 //! fresh, and what the verifier's ledger and policies say.
 
 use coffer_attestation::appraisal::{
-    ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
+    ConsumedNonce, EnrolledHost, ImageFacts, ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
 use coffer_attestation::evidence::Evidence;
@@ -13,7 +13,7 @@ use coffer_attestation::launch::LaunchRecord;
 use coffer_attestation::report::{Report, Row};
 use coffer_attestation::runtime::RuntimeData;
 use coffer_attestation::{Digest, Reject, Statement as _};
-use coffer_image::descriptor::Descriptor;
+use coffer_image::descriptor::{BootDigests, Descriptor};
 use serde::Serialize;
 
 use crate::args::{EvidenceCommand, EvidenceExplainArgs, EvidenceShowArgs};
@@ -138,7 +138,7 @@ fn explain(args: &EvidenceExplainArgs) -> Result<(), Error> {
         last_clock: 0,
         revoked_firmware: Vec::new(),
     };
-    let outcome = appraise(received, nonce, &host, &args.audience, &references, &image_digests);
+    let outcome = appraise(received, nonce, &host, &args.audience, &references, &image_facts);
     let explained = match outcome {
         Ok(appraisal) => Explained {
             accepted: true,
@@ -197,9 +197,10 @@ fn cells(row: &Row) -> [String; 6] {
     ]
 }
 
-fn image_digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
-    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
-    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
+    let image = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?;
+    let BootDigests { kernel, initrd, cmdline } = image.digests();
+    Ok(ImageFacts { kernel, initrd, cmdline, vtpm_lasts: !image.vtpm.is_fresh() })
 }
 
 fn refused(reject: Reject, detail: &str) -> Error {

@@ -6,14 +6,14 @@
 use std::sync::LazyLock;
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageFacts, ReceivedEvidence, appraise,
 };
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::tpm::signature::Signature;
 use coffer_attestation::{Digest, Nonce, Reject, event_log};
 use coffer_exchange::evidence::Evidence;
 use coffer_fuzz::edited;
-use coffer_image::descriptor::Descriptor;
+use coffer_image::descriptor::{BootDigests, Descriptor};
 use libfuzzer_sys::fuzz_target;
 use p256::elliptic_curve::PrimeField as _;
 use serde_json::Value;
@@ -55,9 +55,10 @@ static KNOWN: LazyLock<Known> = LazyLock::new(|| {
     }
 });
 
-fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
-    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
-    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
+    let image = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?;
+    let BootDigests { kernel, initrd, cmdline } = image.digests();
+    Ok(ImageFacts { kernel, initrd, cmdline, vtpm_lasts: !image.vtpm.is_fresh() })
 }
 
 fn accepted(cmw: &[u8]) -> Option<Appraisal> {
@@ -65,7 +66,7 @@ fn accepted(cmw: &[u8]) -> Option<Appraisal> {
     let references = std::slice::from_ref(&known.reference);
     let received = ReceivedEvidence::receive(cmw).ok()?;
     let nonce = ConsumedNonce::assert_consumed(known.nonce);
-    appraise(received, nonce, &known.host, &known.audience, references, &digests).ok()
+    appraise(received, nonce, &known.host, &known.audience, references, &image_facts).ok()
 }
 
 /// What is concluded. The digest of the evidence says nothing of what it proves.

@@ -257,7 +257,8 @@ fn check_seal(which: usize, program: &[u8]) {
     });
 }
 
-/// The key comes back, while the registers are as it was sealed for; of an altered blob it does not come.
+/// The key comes back, while the registers are as it was sealed for; of an altered blob it does not come, unless whoever has
+/// the bus alters what the TPM is sent back.
 fn check_unseal(which: usize, edits: usize, program: &[u8]) {
     let (edits, program) = program.split_at(program.len().min(edits * 4));
     let (body, _) = BLOBS[which].split_at(BLOBS[which].len() - 32);
@@ -272,7 +273,8 @@ fn check_unseal(which: usize, edits: usize, program: &[u8]) {
         match key {
             Ok(key) => {
                 assert_eq!(*key.derive(b"told"), kdfa(&KEY, "told", &[], &[]), "another key");
-                assert!(!altered || blob.storage() != parent().1, "an altered blob opens");
+                let known = world.attacked || blob.storage() != parent().1;
+                assert!(!altered || known, "an altered blob opens");
             }
             Err(error) => {
                 assert!(world.attacked || altered || moved, "an honest unsealing fails");

@@ -29,7 +29,8 @@ impl Authority {
 
     /// A certificate of the CA by itself. It ends with the monitor, which nobody can date (RFC 5280, 4.1.2.5).
     pub fn certify_self(&self, extensions: &[Vec<u8>]) -> Result<Vec<u8>, String> {
-        self.sign(&self.name, &self.spki(), &der(0x18, b"99991231235959Z"), extensions)
+        let validity = [&*date(OffsetDateTime::now_utc() - SKEW)?, &der(0x18, b"99991231235959Z")];
+        self.sign(&self.name, &self.spki(), validity, extensions)
     }
 
     /// A certificate for a P-256 point, DER.
@@ -40,14 +41,17 @@ impl Authority {
         validity: Duration,
         extensions: &[Vec<u8>],
     ) -> Result<Vec<u8>, String> {
-        self.sign(subject, &spki(point), &date(OffsetDateTime::now_utc() + validity)?, extensions)
+        // One look at the clock: between two a second may pass.
+        let now = OffsetDateTime::now_utc();
+        let validity = [&*date(now - SKEW)?, &date(now + validity)?];
+        self.sign(subject, &spki(point), validity, extensions)
     }
 
     fn sign(
         &self,
         subject: &[u8],
         spki: &[u8],
-        until: &[u8],
+        validity: [&[u8]; 2],
         extensions: &[Vec<u8>],
     ) -> Result<Vec<u8>, String> {
         let mut serial = [0; 16];
@@ -58,7 +62,7 @@ impl Authority {
             &der(2, &[&[1], &serial[..]].concat()),
             ECDSA_WITH_SHA256,
             &self.name,
-            &sequence(&[&date(OffsetDateTime::now_utc() - SKEW)?, until]),
+            &sequence(&validity),
             subject,
             spki,
             &der(0xa3, &der(0x30, &extensions.concat())),

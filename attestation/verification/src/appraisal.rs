@@ -86,26 +86,28 @@ pub struct EnrolledHost {
     pub revoked_firmware: Vec<u64>,
 }
 
-/// Digests of the blobs a descriptor names.
+/// What a descriptor says that evidence is judged by: the blobs it names, and its vTPM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageDigests {
+pub struct ImageFacts {
     /// SHA-256 of the kernel.
     pub kernel: Digest,
     /// SHA-256 of the initrd.
     pub initrd: Digest,
     /// SHA-256 of the command line.
     pub cmdline: Digest,
+    /// Whether a closed box of it has a vTPM that outlasts a launch (SPEC 3.7.1).
+    pub vtpm_lasts: bool,
 }
 
-/// Reads a descriptor. The format belongs to the image crate; this crate only asks for three digests, and
+/// Reads a descriptor. The format belongs to the image crate; this crate only asks for what it judges by, and
 /// only after the bytes were found to be the ones the host vouches for.
 pub trait DescriptorReader {
-    /// The digests, or why the descriptor is not acceptable ([`Reject::BadDescriptor`]).
-    fn digests(&self, descriptor: &[u8]) -> Result<ImageDigests, Reject>;
+    /// What it says, or why the descriptor is not acceptable ([`Reject::BadDescriptor`]).
+    fn read(&self, descriptor: &[u8]) -> Result<ImageFacts, Reject>;
 }
 
-impl<F: Fn(&[u8]) -> Result<ImageDigests, Reject>> DescriptorReader for F {
-    fn digests(&self, descriptor: &[u8]) -> Result<ImageDigests, Reject> {
+impl<F: Fn(&[u8]) -> Result<ImageFacts, Reject>> DescriptorReader for F {
+    fn read(&self, descriptor: &[u8]) -> Result<ImageFacts, Reject> {
         self(descriptor)
     }
 }
@@ -148,6 +150,8 @@ pub struct Facts {
     pub vm_claims: VmClaims,
     /// The launch, as measured into PCR 12 and 17.
     pub launch_record: LaunchRecord,
+    /// Whether later launches of this VM may have the same vTPM (SPEC 3.7.1).
+    pub vtpm_may_last: bool,
     /// The descriptor, whose SHA-256 is the image ID.
     pub descriptor: Vec<u8>,
     /// Claimed by the guest, bound by both quotes.
@@ -249,16 +253,17 @@ impl<'a> Case<'a> {
         let vm_pcrs = self.vm_quote(&vm_claims)?;
         // 11. Image and launch.
         let record = self.launch(&vm_claims)?;
-        let digests = self
+        let image = self
             .descriptors
-            .digests(&self.received.evidence.host.descriptor)
+            .read(&self.received.evidence.host.descriptor)
             .map_err(at("descriptor"))?;
         // 12. Logs.
         let host_log = self.host_log(&host_pcrs)?;
-        self.vm_log(&vm_pcrs, &host_claims, &vm_claims, &digests, report)?;
+        self.vm_log(&vm_pcrs, &host_claims, &vm_claims, &image, report)?;
         // 13. Reference values.
         let reference = self.recognise(&host_log, &host_pcrs, &host_claims, report)?;
 
+        let box_kind = vm_claims.box_kind;
         let facts = Facts {
             nonce: self.nonce,
             evidence: self.received.digest,
@@ -271,6 +276,8 @@ impl<'a> Case<'a> {
             host_claims,
             vm_claims,
             launch_record: record,
+            // Whoever starts an open box chooses.
+            vtpm_may_last: image.vtpm_lasts || box_kind == BoxKind::Open,
             descriptor: self.received.evidence.host.descriptor,
             runtime,
         };
@@ -423,7 +430,7 @@ impl<'a> Case<'a> {
         pcrs: &QuotedPcrs,
         host: &HostClaims,
         claims: &VmClaims,
-        digests: &ImageDigests,
+        image: &ImageFacts,
         report: &mut Report,
     ) -> Result<(), Fault> {
         let evidence = &self.received.evidence;
@@ -431,9 +438,9 @@ impl<'a> Case<'a> {
         replays(&log, pcrs, "VM event log")?;
         let predicted = vm_launch_log(
             &host.monitor_version,
-            &digests.kernel,
-            &digests.initrd,
-            &digests.cmdline,
+            &image.kernel,
+            &image.initrd,
+            &image.cmdline,
             &claims.image_id,
             &evidence.host.launch_record,
         );

@@ -5,6 +5,8 @@
 //! entries and asks in one transaction; this module says what they mean, and [`Current`] is the proof that
 //! it was asked.
 
+use std::cmp::Ordering;
+
 use crate::appraisal::{Appraisal, Facts, Refusal, Report};
 use crate::tpm::attest::ClockInfo;
 use crate::{InstanceId, ObjectName, Reject};
@@ -33,21 +35,28 @@ impl Entry {
         }
     }
 
-    /// Judges a claimant against this entry, the live holder of an instance id or a vTPM key.
-    fn admits(&self, claimant: &Self) -> Result<(), Reject> {
+    /// Judges a claimant against this entry, the live holder of an instance id or a vTPM key. `may_last`: launches that
+    /// follow one another on one host may have one vTPM.
+    fn admits(&self, claimant: &Self, may_last: bool) -> Result<(), Reject> {
         let same_host = claimant.hak_name == self.hak_name;
+        let order = claimant.incarnation.cmp(&self.incarnation);
         if claimant.instance_id != self.instance_id {
-            // Another VM with this vTPM key: a copied state.
-            return Err(Reject::DuplicateVmIdentity);
+            let same_vtpm = may_last && same_host && claimant.vak_name == self.vak_name;
+            return match order {
+                Ordering::Greater if same_vtpm => Ok(()),
+                Ordering::Less if same_vtpm => Err(Reject::IncarnationRollback),
+                // Another VM with this vTPM key: a copied state.
+                _ => Err(Reject::DuplicateVmIdentity),
+            };
         }
-        match claimant.incarnation.cmp(&self.incarnation) {
+        match order {
             // The host it moved away from still speaks for it, or its own host brought an old state back.
-            std::cmp::Ordering::Less if !same_host => Err(Reject::VmMoved),
-            std::cmp::Ordering::Less => Err(Reject::IncarnationRollback),
-            // Only a move recorded here makes a new incarnation.
-            std::cmp::Ordering::Greater => Err(Reject::LaunchMismatch),
-            std::cmp::Ordering::Equal if same_host && claimant.vak_name == self.vak_name => Ok(()),
-            std::cmp::Ordering::Equal => Err(Reject::DuplicateVmIdentity),
+            Ordering::Less if !same_host => Err(Reject::VmMoved),
+            Ordering::Less => Err(Reject::IncarnationRollback),
+            // Only a move recorded here makes a new incarnation of one launch.
+            Ordering::Greater => Err(Reject::LaunchMismatch),
+            Ordering::Equal if same_host && claimant.vak_name == self.vak_name => Ok(()),
+            Ordering::Equal => Err(Reject::DuplicateVmIdentity),
         }
     }
 }
@@ -75,13 +84,17 @@ impl Current {
     }
 }
 
-/// Judges accepted evidence against every entry with its instance id or its vTPM key. If there is none, the
-/// caller stores [`Entry::of`] in the transaction it read `known` in; a first incarnation is 1.
+/// Judges accepted evidence against every entry with its instance id or its vTPM key. In the transaction that it read
+/// `known` in the caller stores [`Entry::of`], in the place of the entry there is. A first incarnation is 1, unless the
+/// vTPM may have had launches that this verifier was not asked about.
 pub fn judge(appraisal: Appraisal, known: &[Entry]) -> Result<Current, Refusal> {
     let claimant = Entry::of(appraisal.facts());
-    let verdict = match known {
-        [] if claimant.incarnation != FIRST_INCARNATION => Err(Reject::LaunchMismatch),
-        known => known.iter().try_for_each(|entry| entry.admits(&claimant)),
+    let may_last = appraisal.facts().vtpm_may_last;
+    let verdict = match (known, claimant.incarnation) {
+        ([], 0) => Err(Reject::LaunchMismatch),
+        ([], FIRST_INCARNATION) => Ok(()),
+        ([], _) if !may_last => Err(Reject::LaunchMismatch),
+        (known, _) => known.iter().try_for_each(|entry| entry.admits(&claimant, may_last)),
     };
     match verdict {
         Ok(()) => Ok(Current { appraisal }),
@@ -90,7 +103,8 @@ pub fn judge(appraisal: Appraisal, known: &[Entry]) -> Result<Current, Refusal> 
 }
 
 fn refusal(reject: Reject, appraisal: &Appraisal, claimant: &Entry, known: &[Entry]) -> Refusal {
-    let holder = known.iter().find(|entry| entry.admits(claimant).is_err());
+    let may_last = appraisal.facts().vtpm_may_last;
+    let holder = known.iter().find(|entry| entry.admits(claimant, may_last).is_err());
     let expected = holder.map_or_else(
         || format!("incarnation {FIRST_INCARNATION} of a VM not seen before"),
         describe,
@@ -122,7 +136,7 @@ mod tests {
 
     #[test]
     fn admits_the_holder_and_no_near_miss() {
-        assert_eq!(HOLDER.admits(&HOLDER), Ok(()));
+        assert_eq!(HOLDER.admits(&HOLDER, false), Ok(()));
         let other_host = ObjectName([9; 34]);
         let cases = [
             (
@@ -153,7 +167,28 @@ mod tests {
             ),
         ];
         for (name, claimant, reject) in cases {
-            assert_eq!(HOLDER.admits(&claimant), Err(reject), "{name}");
+            for may_last in [false, true] {
+                assert_eq!(HOLDER.admits(&claimant, may_last), Err(reject), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vtpm_that_lasts_has_one_launch_after_another_on_one_host() {
+        let next = Entry { instance_id: InstanceId([9; 16]), incarnation: 6, ..HOLDER };
+        assert_eq!(HOLDER.admits(&next, true), Ok(()));
+        // From then on the launch before it is an old state.
+        assert_eq!(next.admits(&HOLDER, true), Err(Reject::IncarnationRollback));
+        let duplicate = Err(Reject::DuplicateVmIdentity);
+        assert_eq!(HOLDER.admits(&next, false), duplicate, "a fresh vTPM twice");
+        let other = ObjectName([9; 34]);
+        for (name, claimant) in [
+            ("at the same time", Entry { incarnation: 5, ..next }),
+            ("on another host", Entry { hak_name: other, ..next }),
+            ("an old one on another host", Entry { hak_name: other, incarnation: 4, ..next }),
+            ("another vTPM", Entry { vak_name: other, ..next }),
+        ] {
+            assert_eq!(HOLDER.admits(&claimant, true), duplicate, "{name}");
         }
     }
 }

@@ -8,7 +8,7 @@ mod swtpm;
 use std::collections::BTreeMap;
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostProfile, HostReference, ImageDigests,
+    Appraisal, ConsumedNonce, EnrolledHost, HostProfile, HostReference, ImageFacts,
     ReceivedEvidence, Refusal, Row, appraise,
 };
 use coffer_attestation::claims::{HostClaims, VmClaims};
@@ -30,8 +30,12 @@ use swtpm::Swtpm;
 const AUDIENCE: &str = "https://verifier.example:8443";
 const NONCE: Nonce = Nonce([0x11; 32]);
 const DESCRIPTOR: &[u8] = br#"{"version":1}"#;
-const IMAGE: ImageDigests =
-    ImageDigests { kernel: Digest([1; 32]), initrd: Digest([2; 32]), cmdline: Digest([3; 32]) };
+const IMAGE: ImageFacts = ImageFacts {
+    kernel: Digest([1; 32]),
+    initrd: Digest([2; 32]),
+    cmdline: Digest([3; 32]),
+    vtpm_lasts: false,
+};
 const HOST_KERNEL: Digest = Digest([0xa1; 32]);
 const HOST_INITRD: Digest = Digest([0xa2; 32]);
 const HOST_CMDLINE: &str = "console=ttyS0 initrd=initrd";
@@ -929,4 +933,46 @@ fn a_vm_not_seen_before_is_its_first_incarnation() {
     let evidence = scene.evidence(&draft);
     let refusal = ledger::judge(scene.judge(&evidence).unwrap(), &[]).unwrap_err();
     assert_eq!(refusal.reject, Reject::LaunchMismatch);
+}
+
+#[test]
+fn a_vtpm_that_lasts_may_have_been_launched_before_and_is_its_latest_launch() {
+    let mut facts = IMAGE;
+    facts.vtpm_lasts = true;
+    let launched = |incarnation: u64, instance: u8, image: ImageFacts| {
+        let instance_id = InstanceId([instance; 16]);
+        let record = LaunchRecord { incarnation, instance_id, ..record() };
+        let mut scene = Scene::boot(&host_boot(), launch(&record), &record.encode());
+        let mut draft = scene.draft();
+        (draft.vm_claims.incarnation, draft.vm_claims.instance_id) = (incarnation, instance_id);
+        draft.vm_claims.launch_digest = LaunchRecord::digest(&record.encode());
+        draft.launch_record = record.encode();
+        let evidence = scene.evidence(&draft);
+        let received = ReceivedEvidence::receive(&evidence.to_cmw()).unwrap();
+        let nonce = ConsumedNonce::assert_consumed(NONCE);
+        let reader = |_: &[u8]| Ok(image);
+        appraise(received, nonce, &scene.enrolled(), AUDIENCE, &[reference()], &reader).unwrap()
+    };
+    let judge = |appraisal: Appraisal, known: &[Entry]| {
+        ledger::judge(appraisal, known)
+            .map(|current| Entry::of(current.facts()))
+            .map_err(|r| r.reject)
+    };
+    assert!(judge(launched(2, 4, facts), &[]).is_ok());
+    assert_eq!(judge(launched(2, 4, IMAGE), &[]), Err(Reject::LaunchMismatch), "a fresh one");
+    assert_eq!(judge(launched(0, 4, facts), &[]), Err(Reject::LaunchMismatch));
+    // The launch before, of the same vTPM on the same host.
+    let second = |claimant: &Appraisal| {
+        let instance_id = InstanceId([4; 16]);
+        [Entry { instance_id, incarnation: 2, ..Entry::of(claimant.facts()) }]
+    };
+    let after_it = |claimant: Appraisal| {
+        let known = second(&claimant);
+        judge(claimant, &known)
+    };
+    let duplicate = Err(Reject::DuplicateVmIdentity);
+    assert_eq!(after_it(launched(3, 5, facts)).map(|entry| entry.incarnation), Ok(3));
+    assert_eq!(after_it(launched(1, 5, facts)), Err(Reject::IncarnationRollback));
+    assert_eq!(after_it(launched(2, 5, facts)), duplicate);
+    assert_eq!(after_it(launched(3, 5, IMAGE)), duplicate, "a fresh one");
 }

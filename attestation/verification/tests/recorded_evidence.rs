@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageFacts, ReceivedEvidence, appraise,
 };
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::tpm::public::Public;
@@ -29,21 +29,22 @@ fn judge(cmw: &[u8], change: impl FnOnce(&mut Value)) -> Result<Appraisal, Rejec
     let nonce = ConsumedNonce::assert_consumed(Nonce::from_hex(&text(&case["nonce"])).unwrap());
     let reference: HostReference = serde_json::from_value(case["reference"].clone()).unwrap();
     let audience = text(&case["audience"]);
-    appraise(ReceivedEvidence::receive(cmw)?, nonce, &host, &audience, &[reference], &digests)
+    appraise(ReceivedEvidence::receive(cmw)?, nonce, &host, &audience, &[reference], &image_facts)
         .map_err(|refusal| refusal.reject)
 }
 
-/// The image crate's part: three digests of the descriptor.
-fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
+/// The image crate's part.
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
     let json: Value = serde_json::from_slice(descriptor).map_err(|_| Reject::BadDescriptor)?;
     let digest = |blob: &str| {
         let text = json[blob]["digest"].as_str().and_then(|text| text.strip_prefix("sha256:"));
         text.and_then(Digest::from_hex).ok_or(Reject::BadDescriptor)
     };
-    Ok(ImageDigests {
+    Ok(ImageFacts {
         kernel: digest("kernel")?,
         initrd: digest("initrd")?,
         cmdline: digest("cmdline")?,
+        vtpm_lasts: json["vtpm"] == "persistent",
     })
 }
 

@@ -52,10 +52,16 @@ impl Drop for Hold {
 pub struct VtpmState {
     vault: Vault,
     record: String,
+    launch: u64,
     _claim: Arc<Claim>,
 }
 
 impl VtpmState {
+    /// Which launch of the vTPM this is, from 1: more than every attaching before had, whatever became of it.
+    pub fn launch(&self) -> u64 {
+        self.launch
+    }
+
     /// The state stored last; none if there was none yet.
     pub fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
         self.vault.0.records.get(&self.record)
@@ -132,10 +138,24 @@ impl Vault {
             _ => AttachedDisk::Vtpm(VtpmState {
                 vault: self.clone(),
                 record: record.state(),
+                launch: self.next_launch(record)?,
                 _claim: claim.clone(),
             }),
         };
         Ok((disk, None))
+    }
+
+    /// Moves the number of a vTPM's launches.
+    fn next_launch(&self, record: &VolumeRecord) -> Result<u64, VaultError> {
+        let (records, name) = (&self.0.records, record.launches());
+        let last = match records.get(&name)?.as_deref().map(|bytes| <[u8; 8]>::try_from(&**bytes)) {
+            None => 0,
+            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
+            Some(Err(_)) => return Err(VaultError::Record(name)),
+        };
+        let next = last.checked_add(1).ok_or(VaultError::Full)?;
+        records.put(&name, &next.to_le_bytes())?;
+        Ok(next)
     }
 
     /// Serves key and counter of a volume: both ends of the stream, and who serves.

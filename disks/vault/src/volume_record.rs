@@ -160,6 +160,11 @@ impl VolumeRecord {
     pub(crate) fn state(&self) -> String {
         format!("{STATE_PREFIX}{}", self.id)
     }
+
+    /// Name of the record of how often a vTPM was launched.
+    pub(crate) fn launches(&self) -> String {
+        format!("{LAUNCHES_PREFIX}{}", self.id)
+    }
 }
 
 /// For people, and for the expiry of a permit: the host's clock is the host's.
@@ -172,6 +177,8 @@ pub(crate) fn now() -> u64 {
 pub(crate) const PREFIX: &str = "volume/";
 /// Names of records of states of vTPMs begin so.
 pub(crate) const STATE_PREFIX: &str = "vtpm/";
+/// Names of records of how often a vTPM was launched begin so; eight bytes, little-endian.
+pub(crate) const LAUNCHES_PREFIX: &str = "launches/";
 /// Ending of a volume's file.
 pub(crate) const ENDING: &str = ".disk";
 /// Ending of a file that is its volume's only if a record says so.

@@ -21,7 +21,7 @@ use crate::error::VaultError;
 use crate::keys::random;
 use crate::vault::{Claim, Vault};
 use crate::volume::{NewKind, NewVolume, VolumeInfo, VolumeKind};
-use crate::volume_record::{ENDING, PENDING, PREFIX, STATE_PREFIX, VolumeRecord};
+use crate::volume_record::{ENDING, LAUNCHES_PREFIX, PENDING, PREFIX, STATE_PREFIX, VolumeRecord};
 
 impl Vault {
     /// Makes a volume.
@@ -109,6 +109,7 @@ impl Vault {
         }
         self.0.records.remove(&VolumeRecord::key(&claim.name))?;
         self.0.records.remove(&record.state())?;
+        self.0.records.remove(&record.launches())?;
         folder.remove(&pending)
     }
 
@@ -293,11 +294,14 @@ impl Vault {
                 false => self.0.folder.remove(&(file + PENDING))?,
             }
         }
-        let states = self.0.records.names(STATE_PREFIX)?;
-        let ownerless = states
-            .iter()
-            .filter(|key| key.strip_prefix(STATE_PREFIX).is_none_or(|id| !ids.contains(id)));
-        ownerless.into_iter().try_for_each(|key| self.0.records.remove(key))
+        for prefix in [STATE_PREFIX, LAUNCHES_PREFIX] {
+            let of_vtpms = self.0.records.names(prefix)?;
+            let ownerless = of_vtpms
+                .iter()
+                .filter(|key| key.strip_prefix(prefix).is_none_or(|id| !ids.contains(id)));
+            ownerless.into_iter().try_for_each(|key| self.0.records.remove(key))?;
+        }
+        Ok(())
     }
 }
 

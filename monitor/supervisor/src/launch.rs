@@ -59,7 +59,10 @@ pub fn launch(
     let mut given = given_disk::open_all(&host.config.disks, request)?;
     let Volumes { vtpm: lasting, holds } =
         volumes::attach(|| host.vault(), request, &image, &mut given)?;
-    let plan = Plan::new(&image, request, uid::instance_id()?, &passt::own_addresses()?, &given)?;
+    // Launches of one vTPM follow one another: a verifier tells the last from those before (SPEC 7.8).
+    let incarnation = lasting.as_ref().map_or(1, VtpmState::launch);
+    let launch = (uid::instance_id()?, incarnation);
+    let plan = Plan::new(&image, request, launch, &passt::own_addresses()?, &given)?;
     let (registry, asked) = (&host.registry, request.name.as_deref());
     let reservation = registry.reserve(asked, &plan.image, &plan.publish, before)?;
     passt::check_ports(&plan.publish)?;

@@ -38,13 +38,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks `request`, for which the disks `given` were opened, against `image`.
+    /// Checks `request`, for which the disks `given` were opened, against `image`; for a launch with this id and of this
+    /// incarnation.
     ///
     /// `own` are the host's own addresses, which no guest may reach.
     pub fn new(
         image: &Image,
         request: &CreateVm,
-        id: InstanceId,
+        (id, incarnation): (InstanceId, u64),
         own: &[Ipv4Addr],
         given: &[GivenDisk],
     ) -> Result<Self, LaunchError> {
@@ -71,7 +72,7 @@ impl Plan {
                 disks: launched,
                 nics: nics.iter().map(launched_nic).collect(),
                 instance_id: id,
-                incarnation: 1,
+                incarnation,
             },
             publish: request.publish.clone(),
             tap: request.tap.clone(),

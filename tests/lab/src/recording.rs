@@ -10,13 +10,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageFacts, ReceivedEvidence, appraise,
 };
 use coffer_attestation::evidence::Evidence;
 use coffer_attestation::protocol::{HexBytes, HostIdentity};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Nonce, Reject};
-use coffer_image::descriptor::Descriptor;
+use coffer_image::descriptor::{BootDigests, Descriptor};
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::SITE_PORT;
@@ -91,7 +91,7 @@ impl Recording {
         let received = ReceivedEvidence::receive(&self.cmw)?;
         let nonce = ConsumedNonce::assert_consumed(self.case.nonce);
         let references = std::slice::from_ref(&self.case.reference);
-        Ok(appraise(received, nonce, &self.host, &self.case.audience, references, &digests)?)
+        Ok(appraise(received, nonce, &self.host, &self.case.audience, references, &image_facts)?)
     }
 
     /// The enrolled host's key.
@@ -101,9 +101,10 @@ impl Recording {
 }
 
 /// As the verifier reads a descriptor.
-fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
-    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
-    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
+    let image = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?;
+    let BootDigests { kernel, initrd, cmdline } = image.digests();
+    Ok(ImageFacts { kernel, initrd, cmdline, vtpm_lasts: !image.vtpm.is_fresh() })
 }
 
 /// Boots a host, lets an appliance attest, and writes what its verifier accepted to `folder`.

@@ -6,7 +6,7 @@
 //! Whatever fails once a challenge was consumed is logged with its full explanation; what cannot be logged is not released.
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, ImageDigests, ReceivedEvidence, Refusal, appraise,
+    Appraisal, ConsumedNonce, EnrolledHost, ImageFacts, ReceivedEvidence, Refusal, appraise,
 };
 use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchRecord};
 use coffer_attestation::ledger::Current;
@@ -14,7 +14,7 @@ use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{Reject, cbor};
 use coffer_image::appliance::Network;
-use coffer_image::descriptor::{Descriptor, Disk};
+use coffer_image::descriptor::{BootDigests, Descriptor, Disk};
 use coffer_policies::{Facts, HostFacts, Permit, ResourceFacts, ResourceId, VmFacts};
 
 use super::challenge::CHALLENGE_TTL_S;
@@ -200,7 +200,7 @@ impl Case<'_> {
         };
         let references = self.verifier.store.references().await?;
         let outcome =
-            appraise(received, nonce, &host, &self.verifier.url, &references, &image_digests);
+            appraise(received, nonce, &host, &self.verifier.url, &references, &image_facts);
         outcome.map_err(|Refusal { reject, explanation, report }| {
             self.record.report = report;
             Fault::reject(reject, explanation)
@@ -274,9 +274,10 @@ fn no_secret(id: &ResourceId) -> String {
     format!("there is no secret `{id}`")
 }
 
-fn image_digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
-    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
-    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
+    let image = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?;
+    let BootDigests { kernel, initrd, cmdline } = image.digests();
+    Ok(ImageFacts { kernel, initrd, cmdline, vtpm_lasts: !image.vtpm.is_fresh() })
 }
 
 fn check_lifetime(descriptor: &Descriptor, now: u64) -> Result<(), Fault> {

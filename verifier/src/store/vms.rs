@@ -1,4 +1,5 @@
-//! The ledger of VM identities: one row for each, written when its evidence is first accepted (SPEC 7.8).
+//! The ledger of VM identities: one row for each, written when evidence of it, or of a later launch of it, is first
+//! accepted (SPEC 7.8).
 
 use coffer_attestation::appraisal::{Appraisal, Refusal};
 use coffer_attestation::ledger::{self, Current, Entry};
@@ -29,7 +30,12 @@ impl Store {
         .await?;
         let known = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
         let verdict = ledger::judge(appraisal, &known);
-        if verdict.is_ok() && known.is_empty() {
+        if verdict.is_ok() && !known.contains(&claimant) {
+            // A vTPM that lasts: its launch before has nothing to say from here on.
+            sqlx::query("DELETE FROM vms WHERE vak_name = ?")
+                .bind(claimant.vak_name.as_bytes())
+                .execute(&mut *transaction)
+                .await?;
             sqlx::query(
                 "INSERT INTO vms (instance_id, hak_name, vak_name, incarnation, first_seen)
                  VALUES (?, ?, ?, ?, ?)",

@@ -288,6 +288,28 @@ fn making_and_removing_volumes_may_be_cut_off_anywhere() {
     assert!(absent > 5 && present > 5, "{absent} {present}");
 }
 
+/// A verifier tells launches of one vTPM apart by their numbers: none comes twice, whatever became of a launch.
+#[test]
+fn launches_of_a_vtpm_are_counted() {
+    let (folder, vault) = vault();
+    let make = |vault: &Vault| vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+    let launch = |vault: &Vault| match vault.attach("t", &closed(1)).unwrap().disk {
+        AttachedDisk::Vtpm(state) => state.launch(),
+        _ => panic!(),
+    };
+    make(&vault);
+    assert_eq!((launch(&vault), launch(&vault)), (1, 2));
+    assert_eq!(refused(vault.attach("t", &closed(2))), "not-owner");
+    drop(vault);
+    let vault = software(folder.path()).unwrap();
+    assert_eq!(launch(&vault), 3);
+    // Another of this name is another vTPM.
+    vault.remove_volume("t").unwrap();
+    make(&vault);
+    assert_eq!(launch(&vault), 1);
+    assert_eq!(vault.0.records.names("launches/").unwrap().len(), 1);
+}
+
 /// A backing disk with no room left: by name, nothing that was committed is lost, and it goes on once there is room.
 #[test]
 fn a_full_disk_loses_nothing() {

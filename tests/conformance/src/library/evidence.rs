@@ -1,13 +1,13 @@
 //! Whole evidence (SPEC 7.3, steps 1 to 13).
 
 use coffer_attestation::appraisal::{
-    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageDigests, ReceivedEvidence, Refusal,
+    Appraisal, ConsumedNonce, EnrolledHost, HostReference, ImageFacts, ReceivedEvidence, Refusal,
     appraise,
 };
 use coffer_attestation::ledger::{self, Entry};
 use coffer_attestation::tpm::public::Public;
 use coffer_attestation::{InstanceId, Nonce, ObjectName, Reject};
-use coffer_image::descriptor::Descriptor;
+use coffer_image::descriptor::{BootDigests, Descriptor};
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -63,7 +63,7 @@ pub(super) fn judge(files: &Files) -> Judged {
     let host = enrolled(&context.hosts, &context.revoked_firmware, &received)?;
     let consumed = ConsumedNonce::assert_consumed(nonce);
     let references = &context.references;
-    let accepted = appraise(received, consumed, &host, &context.audience, references, &digests)
+    let accepted = appraise(received, consumed, &host, &context.audience, references, &image_facts)
         .map_err(|Refusal { reject, .. }| reject)?;
     let key = *accepted.facts().hpke_key();
     holds_its_identity(accepted, &context.holders)?;
@@ -119,7 +119,8 @@ fn enrolled(
     Err(Reject::NotEnrolled.into())
 }
 
-fn digests(descriptor: &[u8]) -> Result<ImageDigests, Reject> {
-    let digests = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?.digests();
-    Ok(ImageDigests { kernel: digests.kernel, initrd: digests.initrd, cmdline: digests.cmdline })
+fn image_facts(descriptor: &[u8]) -> Result<ImageFacts, Reject> {
+    let image = Descriptor::parse(descriptor).map_err(|_| Reject::BadDescriptor)?;
+    let BootDigests { kernel, initrd, cmdline } = image.digests();
+    Ok(ImageFacts { kernel, initrd, cmdline, vtpm_lasts: !image.vtpm.is_fresh() })
 }
