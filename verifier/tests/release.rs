@@ -12,6 +12,7 @@ use coffer_attestation::launch::BoxKind;
 use coffer_attestation::protocol::Enrolled;
 use coffer_attestation::tpm::attest::Attest;
 use coffer_attestation::{Digest, Nonce, Reject};
+use coffer_image::descriptor::Vtpm;
 use coffer_verifier::{Clock as _, SystemClock, api};
 use testkit::host::EkAuthority;
 use testkit::vm::{Shape, Vm};
@@ -429,6 +430,38 @@ fn of_two_holders_of_one_identity_the_ledger_knows_one() {
         scene.service.sql(&[change]);
         scene.attest(&mut copy).1.refused(reject);
     }
+}
+
+#[test]
+fn launches_of_a_vtpm_that_lasts_follow_one_another() {
+    let policy = tempfile::NamedTempFile::with_suffix(".cedar").unwrap();
+    std::fs::write(policy.path(), "@id(\"all\") permit (principal, action, resource);").unwrap();
+    let mut scene = Scene::with_policies(&[policy.path().to_str().unwrap()]);
+    let lasting = Shape { vtpm: Vtpm::Persistent, incarnation: 3, ..Shape::default() };
+    let mut vm = Vm::launch(&lasting);
+    // Launched before, and this verifier was not asked.
+    scene.attest(&mut vm).1.bytes();
+    // The launch before was another instance; the row is this one's from then on.
+    scene.service.sql(&["UPDATE vms SET instance_id = zeroblob(16), incarnation = 2"]);
+    scene.attest(&mut vm).1.bytes();
+    scene.service.sql(&["DELETE FROM vms WHERE instance_id = zeroblob(16)"]);
+    scene.attest(&mut vm).1.bytes();
+    scene.service.sql(&["UPDATE vms SET incarnation = 4"]);
+    scene.attest(&mut vm).1.refused(Reject::IncarnationRollback);
+    let another = "UPDATE vms SET instance_id = zeroblob(16)";
+    scene.service.sql(&[another]);
+    scene.attest(&mut vm).1.refused(Reject::IncarnationRollback);
+    scene.service.sql(&["UPDATE vms SET incarnation = 3"]);
+    scene.attest(&mut vm).1.refused(Reject::DuplicateVmIdentity);
+    scene.service.sql(&["UPDATE vms SET incarnation = 2, hak_name = zeroblob(34)"]);
+    scene.attest(&mut vm).1.refused(Reject::DuplicateVmIdentity);
+
+    // One vTPM under two instance ids is a copy where it has to be fresh.
+    scene.service.sql(&["DELETE FROM vms"]);
+    let mut fresh = Vm::launch(&Shape::default());
+    scene.attest(&mut fresh).1.bytes();
+    scene.service.sql(&[another, "UPDATE vms SET incarnation = 0"]);
+    scene.attest(&mut fresh).1.refused(Reject::DuplicateVmIdentity);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use coffer_attestation::tpm::template;
 use coffer_attestation::{Digest, InstanceId, Nonce, binding, cbor, merkle};
 use coffer_image::appliance::{Network, SecretRequest, VerifierPin};
 use coffer_image::descriptor::{
-    BlobDigest, BlobRef, ConsoleMode, Descriptor, Disk, Range, Shape as VmShape,
+    BlobDigest, BlobRef, ConsoleMode, Descriptor, Disk, Range, Shape as VmShape, Vtpm,
 };
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
@@ -40,6 +40,7 @@ pub struct Shape {
     /// The image asks for a volume `more`.
     pub wants_volume: bool,
     pub made_for: BoxKind,
+    pub vtpm: Vtpm,
     pub nat: bool,
     pub nics: usize,
     pub incarnation: u64,
@@ -60,6 +61,7 @@ impl Default for Shape {
             more: None,
             wants_volume: false,
             made_for: BoxKind::Closed,
+            vtpm: Vtpm::Fresh,
             nat: false,
             nics: 0,
             incarnation: 1,
@@ -249,7 +251,7 @@ fn descriptor(shape: &Shape) -> Descriptor {
             memory_mib: Range { min: 128, max: 1024 },
         },
         console: ConsoleMode::None,
-        vtpm: Default::default(),
+        vtpm: shape.vtpm,
         network: match shape.nat {
             false => Network::None,
             true => Network::Nat {
