@@ -71,6 +71,7 @@ fn plan(args: &FleetGrantArgs, key: &FleetKey) -> Result<NewFleetGrant, Error> {
         encapsulated: hex::encode(wrapped.encapsulated),
         sealed: hex::encode(wrapped.sealed),
         ttl_s: seconds(&args.expires_in)?,
+        dangerously_unattested: args.dangerously_unattested,
     })
 }
 

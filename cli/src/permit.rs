@@ -67,7 +67,14 @@ fn plan(args: &VerifierPermitArgs) -> Result<NewVolumePermit, Error> {
             "a permit is for taking a volume to another host",
         ));
     }
-    Ok(NewVolumePermit { volume, from, to, ttl_s: seconds(&args.expires_in)? })
+    let dangerously_unattested = args.dangerously_unattested;
+    Ok(NewVolumePermit {
+        volume,
+        from,
+        to,
+        ttl_s: seconds(&args.expires_in)?,
+        dangerously_unattested,
+    })
 }
 
 /// Registers as `coffer eventlog replay --json` prints them.

@@ -120,7 +120,7 @@ pub fn show(volume: &VolumeInfo, json: bool) -> Result<(), Error> {
     }
     output::pairs(&[
         ("name", volume.name.clone()),
-        ("id", volume.id.clone()),
+        ("id", volume.id.to_string()),
         ("kind", volume.kind.as_str().to_owned()),
         ("size", size_text(volume)),
         ("for", volume.owner.to_string()),

@@ -5,17 +5,17 @@
 //!   storage ------> session -------------------------.  commit: nodes | flush | superblock | flush | anchor + 1
 //!      ^   open     |  ^---------------------------- '
 //!      |  anchor +2 |  a step of a commit failed
-//!      '------------'  (the session has ended; opening decides)
+//!      '------------'  (the session has ended; opening, or resuming, decides)
 //! ```
 //! Promises: after `flush` returned, every later session sees that state or a later one of this history; nothing else
 //! opens. Trusts: the disk key, the anchor, that the storage's flush is durable. Refuses all else by name.
 
-use crate::anchor::Anchor;
+use crate::anchor::{Anchor, AnchorError};
 use crate::entropy::Entropy;
 use crate::entry::Entry;
 use crate::error::{DiskError, Place};
 use crate::keys::{DataKey, DiskId, DiskKey, SuperblockKey};
-use crate::opening::{Opened, begin, choose, spent, write_superblock};
+use crate::opening::{Opened, find, spent, write_superblock};
 use crate::sealer::Sealer;
 use crate::shape::{RESERVED, Shape};
 use crate::space::Space;
@@ -42,6 +42,8 @@ pub struct Disk<S, A> {
     superblock_key: SuperblockKey,
     /// A commit failed half way: whether it counts is decided at the next opening.
     ended: bool,
+    /// Somebody else moved the anchor: this one's states are dead.
+    superseded: bool,
     /// Scratch.
     entries: Vec<Entry>,
 }
@@ -100,10 +102,29 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         id: DiskId,
         entropy: &mut dyn Entropy,
     ) -> Result<Self, DiskError> {
-        let at = anchor.read()?;
-        let found = choose(&store, key, id, at)?;
-        let opened = begin(&mut store, &mut anchor, found, at, entropy)?;
+        let opened = find(&mut store, &mut anchor, key, id, entropy)?;
         Ok(Self::with(store, anchor, opened))
+    }
+
+    /// Begins the next session after one that a failed commit ended, as opening would; nothing if none did. What was not
+    /// flushed is lost. A disk that somebody else has taken over stays ended.
+    pub fn resume(&mut self, key: &DiskKey, entropy: &mut dyn Entropy) -> Result<(), DiskError> {
+        if !self.ended || self.superseded {
+            return self.in_session();
+        }
+        let store = &mut self.volume.store;
+        let opened = find(store, &mut self.anchor, key, self.state.id, entropy)?;
+        let Opened { state, place, superblock_key, sealer, space } = opened;
+        (self.volume.sealer, self.volume.space) = (sealer, space);
+        self.tree.reset(state.shape.blocks, state.root);
+        (self.state, self.place, self.superblock_key) = (state, place, superblock_key);
+        self.ended = false;
+        Ok(())
+    }
+
+    /// Whether a failed commit ended the session.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Opens the newest state there is, be it old: shows what the anchor is for.
@@ -117,7 +138,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     ) -> Result<Self, DiskError> {
         let at = anchor.read()?;
         let found = crate::opening::dangerous_choose_newest(&store, key, id)?;
-        let opened = begin(&mut store, &mut anchor, found, at, entropy)?;
+        let opened = crate::opening::begin(&mut store, &mut anchor, found, at, entropy)?;
         Ok(Self::with(store, anchor, opened))
     }
 
@@ -131,6 +152,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
             place,
             superblock_key,
             ended: false,
+            superseded: false,
             entries: Vec::new(),
         }
     }
@@ -353,7 +375,9 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         // 3. The superblock, where the committed one is not; on the medium before the anchor moves.
         write_superblock(&mut self.volume.store, &self.superblock_key, &next, self.place ^ 1)?;
         // 4. The state before is dead when this returns.
-        self.anchor.advance(self.state.epoch)?;
+        self.anchor.advance(self.state.epoch).inspect_err(|error| {
+            self.superseded = matches!(error, AnchorError::Moved { .. });
+        })?;
         self.volume.space.committed();
         self.state = next;
         self.place ^= 1;

@@ -182,6 +182,11 @@ impl DiskError {
         }
     }
 
+    /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly)
+    }
+
     /// What to try.
     pub fn hint(&self) -> &'static str {
         match self {

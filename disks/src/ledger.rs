@@ -10,22 +10,50 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::anchor::{Anchor, AnchorError};
 use crate::disk::Disk;
+use crate::entropy::SystemEntropy;
 use crate::error::DiskError;
+use crate::keys::DiskKey;
 use crate::store::Store;
 use crate::{BLOCK, bytes};
 
 const MAGIC: &[u8; 8] = b"COFFERCT";
 
+/// A session that ended is begun anew once in so long at most: each begin moves the anchor.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The disk that holds the counters. Clones share it.
 pub struct Ledger<S, A>(Arc<Shared<S, A>>);
 
 struct Shared<S, A> {
-    disk: Mutex<Disk<S, A>>,
+    held: Mutex<Held<S, A>>,
     queue: Mutex<Queue>,
     answered: Condvar,
+}
+
+struct Held<S, A> {
+    disk: Disk<S, A>,
+    /// Opens the disk again after a failed commit; without, it stays ended.
+    key: Option<Box<dyn Fn() -> DiskKey + Send>>,
+    tried: Option<Instant>,
+}
+
+impl<S: Store, A: Anchor> Held<S, A> {
+    /// The disk, in a session if it can be.
+    fn disk(&mut self) -> Result<&mut Disk<S, A>, DiskError> {
+        if self.disk.has_ended() {
+            let key = self.key.as_ref().ok_or(DiskError::SessionEnded)?;
+            if self.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
+                return Err(DiskError::SessionEnded);
+            }
+            self.tried = Some(Instant::now());
+            self.disk.resume(&key(), &mut SystemEntropy)?;
+        }
+        Ok(&mut self.disk)
+    }
 }
 
 /// Moves that wait. Whoever finds nobody at work makes all that wait, with one flush.
@@ -53,8 +81,17 @@ impl<S, A> Clone for Ledger<S, A> {
 impl<S: Store, A: Anchor> Ledger<S, A> {
     /// Takes a disk. Its blocks that are nobody's counter are the caller's, through [`Ledger::with_disk`].
     pub fn new(disk: Disk<S, A>) -> Self {
-        let (disk, queue) = (Mutex::new(disk), Mutex::default());
-        Self(Arc::new(Shared { disk, queue, answered: Condvar::new() }))
+        Self::of(Held { disk, key: None, tried: None })
+    }
+
+    /// The same, of a disk that this key opens again when a commit failed: who comes next begins a new session.
+    pub fn resuming(disk: Disk<S, A>, key: impl Fn() -> DiskKey + Send + 'static) -> Self {
+        Self::of(Held { disk, key: Some(Box::new(key)), tried: None })
+    }
+
+    fn of(held: Held<S, A>) -> Self {
+        let (held, queue) = (Mutex::new(held), Mutex::default());
+        Self(Arc::new(Shared { held, queue, answered: Condvar::new() }))
     }
 
     /// The counter of a holder. Who holds which is the caller's to remember, authenticated, beside the disk's id.
@@ -70,32 +107,31 @@ impl<S: Store, A: Anchor> Ledger<S, A> {
         &self,
         work: impl FnOnce(&mut Disk<S, A>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut disk = self.disk().map_err(DiskError::from)?;
-        work(&mut disk)
+        work(self.held().map_err(DiskError::from)?.disk()?)
     }
 
     fn queue(&self) -> Result<MutexGuard<'_, Queue>, AnchorError> {
         self.0.queue.lock().map_err(|_| panicked())
     }
 
-    fn disk(&self) -> Result<MutexGuard<'_, Disk<S, A>>, AnchorError> {
-        self.0.disk.lock().map_err(|_| panicked())
+    fn held(&self) -> Result<MutexGuard<'_, Held<S, A>>, AnchorError> {
+        self.0.held.lock().map_err(|_| panicked())
     }
 
     /// Makes the moves and flushes once. What failed alone answers for itself; a failed flush is everybody's.
     fn make(&self, moves: &[Move]) -> Vec<Result<(), AnchorError>> {
-        let mut disk = match self.disk() {
-            Ok(disk) => disk,
-            Err(_) => return moves.iter().map(|_| Err(panicked())).collect(),
-        };
-        let entered: Vec<_> = moves.iter().map(|one| enter(&mut disk, one)).collect();
-        match disk.flush() {
-            Ok(()) => entered,
-            Err(error) => {
-                let reason = error.to_string();
-                moves.iter().map(|_| Err(AnchorError::Failed(reason.clone().into()))).collect()
-            }
-        }
+        self.enter_all(moves).unwrap_or_else(|error| {
+            let reason = error.to_string();
+            moves.iter().map(|_| Err(AnchorError::Failed(reason.clone().into()))).collect()
+        })
+    }
+
+    fn enter_all(&self, moves: &[Move]) -> Result<Vec<Result<(), AnchorError>>, DiskError> {
+        let mut held = self.held()?;
+        let disk = held.disk()?;
+        let entered = moves.iter().map(|one| enter(disk, one)).collect();
+        disk.flush()?;
+        Ok(entered)
     }
 }
 
@@ -108,9 +144,10 @@ pub struct LedgerCounter<S, A> {
 impl<S: Store, A: Anchor> Anchor for LedgerCounter<S, A> {
     /// Flushes first: a value that a power cut could take back is not told.
     fn read(&mut self) -> Result<u64, AnchorError> {
-        let mut disk = self.ledger.disk()?;
+        let mut held = self.ledger.held()?;
+        let disk = held.disk().map_err(failed)?;
         disk.flush().map_err(failed)?;
-        value(&mut disk, self.holder)
+        value(disk, self.holder)
     }
 
     fn advance(&mut self, from: u64) -> Result<(), AnchorError> {

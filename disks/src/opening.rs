@@ -33,13 +33,22 @@ pub(crate) struct Opened {
     pub space: Space,
 }
 
-/// The superblock that counts with the anchor at `anchor`.
-pub(crate) fn choose<S: Store>(
-    store: &S,
+/// Finds the state that counts on the medium, and makes it this session's.
+pub(crate) fn find<S: Store, A: Anchor>(
+    store: &mut S,
+    anchor: &mut A,
     key: &DiskKey,
     id: DiskId,
-    anchor: u64,
-) -> Result<Found, DiskError> {
+    entropy: &mut dyn Entropy,
+) -> Result<Opened, DiskError> {
+    store.forget().map_err(DiskError::storage("flushing"))?;
+    let at = anchor.read()?;
+    let found = choose(store, key, id, at)?;
+    begin(store, anchor, found, at, entropy)
+}
+
+/// The superblock that counts with the anchor at `anchor`.
+fn choose<S: Store>(store: &S, key: &DiskKey, id: DiskId, anchor: u64) -> Result<Found, DiskError> {
     let (authentic, unfit) = survey(store, key, id)?;
     let span = authentic.iter().map(|found| found.state.epoch);
     let (oldest, newest) = (span.clone().min(), span.max());

@@ -26,6 +26,12 @@ impl Tree {
         Self { levels: levels(blocks), root, cache: Cache::new(cached_nodes), dirty: 0 }
     }
 
+    /// Forgets what was not stored: the tree of a disk of so many blocks, as it lies under `root`.
+    pub(crate) fn reset(&mut self, blocks: u64, root: Entry) {
+        self.cache.clear();
+        (self.levels, self.root, self.dirty) = (levels(blocks), root, 0);
+    }
+
     /// The root as written last; the state's, once [`Self::write_out`] returned.
     pub(crate) fn root(&self) -> Entry {
         self.root

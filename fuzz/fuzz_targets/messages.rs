@@ -49,7 +49,7 @@ static MESSAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         cbor::encode(&Request::Endorse(vec![4; 65].into())),
         cbor::encode(&Request::Seal("open".into(), false, b"data".to_vec().into())),
         cbor::encode(&Request::Unseal(b"blob".to_vec().into())),
-        cbor::encode(&Request::Counter("name".into(), true)),
+        cbor::encode(&Request::Counter("open".into(), "name".into(), true)),
         cbor::encode(&Answer::Unsealed(
             b"data".to_vec().into(),
             BoxKind::Closed,

@@ -22,6 +22,7 @@ use coffer_exchange::runtime::RuntimeData;
 use coffer_exchange::{Digest, InstanceId, Nonce, ObjectName, Reject, cbor};
 use p256::pkcs8::der::pem::{LineEnding, encode_string};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::Failure;
 use crate::channel::Channel;
@@ -105,12 +106,12 @@ pub struct ErrorBody {
 struct Answer {
     kind: &'static str,
     sealer: Option<String>,
-    body: Vec<u8>,
+    body: Zeroizing<Vec<u8>>,
 }
 
 impl Answer {
     fn of(kind: &'static str, body: Vec<u8>) -> Self {
-        Self { kind, sealer: None, body }
+        Self { kind, sealer: None, body: Zeroizing::new(body) }
     }
 
     fn json(body: &impl Serialize) -> Result<Self, Refusal> {
@@ -213,8 +214,8 @@ impl Api {
             ("POST", "/v1/evidence", _) => self.evidence(body),
             ("POST", "/v1/seal", _) => self.seal(query, body),
             ("POST", "/v1/unseal", _) => self.unseal(body),
-            ("GET", _, Some(name)) => self.counter(name, false),
-            ("POST", _, Some(name)) => self.counter(name, true),
+            ("GET", _, Some(name)) => self.counter(name, query, false),
+            ("POST", _, Some(name)) => self.counter(name, query, true),
             _ => Err(refuse(404, "not-found", "there is no such call")),
         }
     }
@@ -284,13 +285,15 @@ impl Api {
             }
         }
         let to = to.ok_or_else(|| refuse(400, "bad-request", "`to` is missing"))?;
-        let to = if to == "this" { self.this()? } else { to };
-        let blob = self.channel.seal(&to, fleet, body)?;
+        let blob = self.channel.seal(&self.policy(to)?, fleet, body)?;
         Ok(Answer::of("application/octet-stream", blob))
     }
 
-    /// The narrowest policy that this guest satisfies.
-    fn this(&self) -> Result<String, Failure> {
+    /// A policy as the monitor reads it: `this` is the narrowest that this guest satisfies.
+    fn policy(&self, text: String) -> Result<String, Failure> {
+        if text != "this" {
+            return Ok(text);
+        }
         let (id, _) = self.channel.id()?;
         Ok(match id.box_kind {
             BoxKind::Closed => format!("image:{}", id.image_id),
@@ -301,12 +304,18 @@ impl Api {
     fn unseal(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let (data, by) = self.channel.unseal(body)?;
         let by = serde_json::to_string(&by).map_err(|_| refuse(500, "internal", "no JSON"))?;
-        Ok(Answer { sealer: Some(by), ..Answer::of("application/octet-stream", data.to_vec()) })
+        Ok(Answer { kind: "application/octet-stream", sealer: Some(by), body: data })
     }
 
-    fn counter(&self, name: &str, advance: bool) -> Result<Answer, Refusal> {
+    fn counter(&self, name: &str, query: &str, advance: bool) -> Result<Answer, Refusal> {
         let name = unescape(name).ok_or_else(|| refuse(400, "bad-name", "the name is no text"))?;
-        Answer::json(&CounterBody { value: self.channel.counter(&name, advance)? })
+        let of = match (query, query.strip_prefix("of=")) {
+            ("", _) => Some("this".into()),
+            (_, of) => of.filter(|of| !of.contains('&')).and_then(unescape),
+        };
+        let of = of.ok_or_else(|| refuse(400, "bad-request", "the query is `of=POLICY`"))?;
+        let value = self.channel.counter(&self.policy(of)?, &name, advance)?;
+        Answer::json(&CounterBody { value })
     }
 }
 

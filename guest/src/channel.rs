@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use serde::Serialize;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::Failure;
 
@@ -108,7 +108,12 @@ impl Channel {
 
     /// Seals data to a policy.
     pub fn seal(&self, to: &str, fleet: bool, data: &[u8]) -> Result<Vec<u8>, Failure> {
-        match self.ask(&Request::Seal(to.into(), fleet, data.to_vec().into()))? {
+        let mut request = Request::Seal(to.into(), fleet, data.to_vec().into());
+        let answer = self.ask(&request);
+        if let Request::Seal(_, _, data) = &mut request {
+            data.zeroize();
+        }
+        match answer? {
             Answer::Sealed(blob) => Ok(blob.into()),
             other => Err(unexpected(other)),
         }
@@ -125,9 +130,9 @@ impl Channel {
         }
     }
 
-    /// A counter's value, after moving it by one if `advance`.
-    pub fn counter(&self, name: &str, advance: bool) -> Result<u64, Failure> {
-        match self.ask(&Request::Counter(name.into(), advance))? {
+    /// A counter's value, after moving it by one if `advance`; of whom the policy `of` means.
+    pub fn counter(&self, of: &str, name: &str, advance: bool) -> Result<u64, Failure> {
+        match self.ask(&Request::Counter(of.into(), name.into(), advance))? {
             Answer::Counter(value) => Ok(value),
             other => Err(unexpected(other)),
         }
@@ -177,13 +182,12 @@ fn unexpected(answer: Answer) -> Failure {
 }
 
 fn exchange(stream: &mut dyn Stream, request: &Request) -> Result<Answer, Failure> {
-    let body = cbor::encode(request);
+    let body = Zeroizing::new(cbor::encode(request));
     if body.len() > REQUEST_MAX {
         return Err(Failure::ChannelProtocol(Reject::LimitExceeded));
     }
     let length = u32::try_from(body.len()).expect("requests are under 128 KiB");
-    let mut frame = length.to_be_bytes().to_vec();
-    frame.extend_from_slice(&body);
+    let frame = Zeroizing::new([&length.to_be_bytes()[..], &body].concat());
     stream.write_all(&frame).and_then(|()| stream.flush()).map_err(Failure::Channel)?;
 
     let mut length = [0; 4];
@@ -192,7 +196,7 @@ fn exchange(stream: &mut dyn Stream, request: &Request) -> Result<Answer, Failur
     if length > ANSWER_MAX {
         return Err(Failure::ChannelProtocol(Reject::LimitExceeded));
     }
-    let mut answer = vec![0; length];
+    let mut answer = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut answer).map_err(Failure::Channel)?;
     cbor::decode(&answer, ANSWER_MAX).map_err(Failure::ChannelProtocol)
 }

@@ -5,6 +5,8 @@
 
 use std::io::{self, Read, Write};
 
+use zeroize::Zeroizing;
+
 /// The header of the local API that says who sealed the data.
 pub const SEALED_BY: &str = "Coffer-Sealed-By: ";
 /// Most bytes of status line and headers.
@@ -46,7 +48,7 @@ pub struct Request {
     /// Path and query, as sent.
     pub target: String,
     /// Body; empty if there is none.
-    pub body: Vec<u8>,
+    pub body: Zeroizing<Vec<u8>>,
 }
 
 /// Reads one request. A body is announced by its length; chunks are not spoken here.
@@ -65,7 +67,7 @@ pub fn read_request<S: Read>(stream: &mut S, limit: usize) -> Result<Request, Ht
         Some(Framing::Length(_)) => return Err(HttpError::Protocol(TOO_LONG)),
         Some(Framing::Chunked) => return Err(HttpError::Protocol("the length is not given")),
     };
-    Ok(Request { method, target, body })
+    Ok(Request { method, target, body: Zeroizing::new(body) })
 }
 
 /// What is said of a body over its limit.

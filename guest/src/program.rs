@@ -27,7 +27,7 @@ const USAGE: &str = "usage: coffer-guest [--socket PATH] COMMAND
   evidence --nonce HEX                 evidence for a verifier's challenge, to standard output
   seal --to this|image:HEX|signer:HEX[,svn=N]|open [--fleet]    standard input to standard output
   unseal                               the same back; who sealed it, to standard error
-  counter NAME [--advance]             a counter that never falls
+  counter NAME [--of this|image:HEX|signer:HEX|open] [--advance]    a counter that never falls; of this image, if not said
   check-peer CHAIN [--host HAK[,pcrs=HEX]]...    whether a peer is a closed box of this image";
 
 /// Why a command ended in failure.
@@ -108,9 +108,7 @@ fn carry_out(words: &mut Words) -> Result<(), Error> {
         "seal" => {
             let (to, fleet) = (words.needed("--to")?, words.flag("--fleet"));
             words.end()?;
-            if !to.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":,=".contains(&byte)) {
-                return Err(Error::Usage("`--to` is no policy".into()));
-            }
+            check_policy("--to", &to)?;
             let path = format!("/v1/seal?to={to}&fleet={fleet}");
             write_out(&agent.post(&path, "application/octet-stream", &read_in()?)?.body)
         }
@@ -121,10 +119,10 @@ fn carry_out(words: &mut Words) -> Result<(), Error> {
             write_out(&answer.body)
         }
         "counter" => {
-            let advance = words.flag("--advance");
+            let (advance, of) = (words.flag("--advance"), words.value("--of")?);
             let name = words.next("NAME")?;
             words.end()?;
-            counter(&agent, &name, advance)
+            counter(&agent, &name, of.as_deref().unwrap_or("this"), advance)
         }
         "check-peer" => {
             let mut hosts = Vec::new();
@@ -184,12 +182,21 @@ fn make_key(path: &str) -> Result<SecretKey, Error> {
     Ok(secret)
 }
 
-fn counter(agent: &Agent, name: &str, advance: bool) -> Result<(), Error> {
+/// What is not a policy is told by the monitor; what is not part of a query by us.
+fn check_policy(option: &str, policy: &str) -> Result<(), Error> {
+    match policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":,=".contains(&byte)) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("`{option}` is no policy"))),
+    }
+}
+
+fn counter(agent: &Agent, name: &str, of: &str, advance: bool) -> Result<(), Error> {
+    check_policy("--of", of)?;
     // What is not a name is told by the monitor; what is not a path by us.
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(Error::Usage(format!("`{name}` is no name")));
     }
-    let path = format!("/v1/counters/{name}");
+    let path = format!("/v1/counters/{name}?of={of}");
     let answer = match advance {
         true => agent.post(&path, "application/octet-stream", b"")?,
         false => agent.get(&path)?,

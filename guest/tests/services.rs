@@ -125,7 +125,8 @@ fn each_call_reaches_the_monitor_and_its_answer_the_workload() {
     assert_eq!(blob, format!("image:{} false z", "01".repeat(32)).into_bytes());
 
     assert_eq!(agent.call("GET", "/v1/counters/a", b"").2, br#"{"value":41}"#);
-    assert_eq!(agent.call("POST", "/v1/counters/a", b"").2, br#"{"value":42}"#);
+    assert_eq!(agent.call("POST", "/v1/counters/a?of=this", b"").2, br#"{"value":42}"#);
+    assert_eq!(agent.call("GET", "/v1/counters/a?of=open", b"").2, br#"{"value":7}"#);
 }
 
 #[test]
@@ -153,6 +154,8 @@ fn refusals_have_the_code_of_whoever_refuses() {
     honest.refuses("POST", "/v1/seal", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/seal?to=open&to=open", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/seal?to=open&flee=true", b"", (400, "bad-request"));
+    honest.refuses("GET", "/v1/counters/a?off=open", b"", (400, "bad-request"));
+    honest.refuses("GET", "/v1/counters/a?of=open&of=open", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/unseal", &vec![0; 70_000], (413, "too-large"));
     for junk in ["GET /v1/id HTTP/1.0\r\n\r\n", "GET /v1/id x HTTP/1.1\r\n\r\n", "\r\n\r\n"] {
         assert_eq!(honest.send(junk.as_bytes()).0, 400, "{junk:?}");
@@ -228,6 +231,7 @@ fn the_tool_in_the_guest_speaks_the_api() {
     assert!(String::from_utf8_lossy(&unsealed.stderr).starts_with(r#"sealed by {"box":"closed""#));
     assert_eq!(agent.ok(&["counter", "a"], b""), b"41\n");
     assert_eq!(agent.ok(&["counter", "a", "--advance"], b""), b"42\n");
+    assert_eq!(agent.ok(&["counter", "a", "--of", "open"], b""), b"7\n");
     // The double's certificates are none.
     agent.fails(&["check-peer", &out], 1, "peer-forged: the certificate is not one of a monitor");
     agent.fails(&["check-peer", &key], 1, "is not a certificate and its CA's in PEM");
@@ -242,6 +246,7 @@ fn the_tool_refuses_what_it_does_not_understand() {
     agent.fails(&["seal"], 2, "`--to` is missing");
     agent.fails(&["seal", "--to", "a&b"], 2, "`--to` is no policy");
     agent.fails(&["counter", "../id"], 2, "`../id` is no name");
+    agent.fails(&["counter", "a", "--of", "a&b"], 2, "`--of` is no policy");
     agent.fails(&["check-peer", "x", "--host", "00"], 2, "`--host` is not HAK");
     agent.fails(&["evidence", "--nonce", "00"], 2, "`--nonce` is not 32 bytes");
     let refusing = Agent::start(Manner::Refuses("no-vault: this host keeps no sealed store"));

@@ -6,8 +6,8 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
     Schema,
 };
-use coffer_formats::Digest;
 use coffer_formats::launch::BoxKind;
+use coffer_formats::{Digest, InstanceId};
 use serde::{Deserialize, Serialize};
 
 use crate::ResourceId;
@@ -43,6 +43,9 @@ pub struct VmFacts {
     pub vcpus: u8,
     /// Memory (measured in PCR 17).
     pub memory_mib: u32,
+    /// Ids of the volumes it was launched with (measured in PCR 17).
+    #[serde(default)]
+    pub volumes: BTreeSet<InstanceId>,
 }
 
 /// Facts of the host.
@@ -133,12 +136,14 @@ fn entities(
 fn context(facts: &Facts) -> Result<Context, String> {
     let (vm, host) = (&facts.vm, &facts.host);
     let incarnation = i64::try_from(vm.incarnation).map_err(|e| e.to_string())?;
+    let volumes = vm.volumes.iter().map(|id| text(&id.to_hex())).collect::<Vec<_>>();
     let vm = record([
         ("box", text(vm.box_kind.as_str())),
         ("debug", boolean(vm.debug)),
         ("incarnation", long(incarnation)),
         ("vcpus", long(vm.vcpus.into())),
         ("memoryMib", long(vm.memory_mib.into())),
+        ("volumes", RestrictedExpression::new_set(volumes)),
     ])?;
     let host = record([
         ("name", text(&host.name)),

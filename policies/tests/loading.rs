@@ -107,6 +107,7 @@ fn facts(wrong: impl Fn(u8) -> bool) -> Facts {
             incarnation: 1,
             vcpus: 1,
             memory_mib: 128,
+            volumes: [].into(),
         },
         host: HostFacts {
             name: "h".into(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use coffer_formats::channel::{Answer, Request};
 use coffer_formats::endorsement::GuestId;
-use coffer_vault::{Identity, Vault, guests};
+use coffer_vault::{Identity, Pace, Vault, guests};
 
 use crate::endorsement::Endorsements;
 
@@ -19,7 +19,7 @@ pub struct Services {
     /// The CA of this monitor.
     pub endorsements: Arc<Endorsements>,
     /// How often counters of this guest move.
-    pub pace: Arc<guests::Pace>,
+    pub pace: Arc<Pace>,
 }
 
 impl Services {

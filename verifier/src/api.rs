@@ -128,6 +128,9 @@ pub struct NewVolumePermit {
     pub to: String,
     /// Seconds until it expires, at most 30 days.
     pub ttl_s: u32,
+    /// Takes the caller's word for whose keys these are: no enrolled host needs to have shown them.
+    #[serde(default)]
+    pub dangerously_unattested: bool,
 }
 
 /// Asks for leave to seal a host's vault to the host as an upgrade will make it.
@@ -170,6 +173,9 @@ pub struct NewFleetGrant {
     pub sealed: String,
     /// Seconds until it expires, at most 30 days.
     pub ttl_s: u32,
+    /// Takes the caller's word for whose vault this is: no enrolled host needs to have shown it.
+    #[serde(default)]
+    pub dangerously_unattested: bool,
 }
 
 /// Leave that the verifier signed.
@@ -216,6 +222,9 @@ pub struct HostEntry {
     pub last_seen: u64,
     /// TPM reset counter in the last accepted quote.
     pub reset_count: u32,
+    /// Id of the vault it showed with that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<InstanceId>,
 }
 
 /// Decisions, newest first.

@@ -21,6 +21,8 @@ pub(crate) enum FaultKind {
     Reject(Reject),
     /// The request makes no sense; the message is safe to show, it speaks of the request's form only.
     BadRequest,
+    /// No host showed such a vault.
+    UnknownVault,
     /// No valid admin token.
     Unauthorized,
     /// There is no such thing.
@@ -53,6 +55,7 @@ impl Fault {
         match self.kind {
             FaultKind::Reject(reject) => reject.code(),
             FaultKind::BadRequest => "bad-request",
+            FaultKind::UnknownVault => "unknown-vault",
             FaultKind::Unauthorized => "unauthorized",
             FaultKind::NotFound => "not-found",
             FaultKind::Busy => "busy",
@@ -64,7 +67,9 @@ impl Fault {
     pub(crate) fn message(&self) -> String {
         match self.kind {
             FaultKind::Reject(reject) => reject.message().to_owned(),
-            FaultKind::BadRequest | FaultKind::NotFound => self.explanation.clone(),
+            FaultKind::BadRequest | FaultKind::NotFound | FaultKind::UnknownVault => {
+                self.explanation.clone()
+            }
             FaultKind::Unauthorized => "the admin token is missing or wrong".to_owned(),
             FaultKind::Busy => "the verifier has too much to do".to_owned(),
             FaultKind::Internal => "the verifier could not do this".to_owned(),
@@ -99,6 +104,9 @@ impl Fault {
             FaultKind::Unauthorized => {
                 Some("send `Authorization: Bearer` with the token made at `init`")
             }
+            FaultKind::UnknownVault => Some(
+                "have an appliance on that host attest here, or take the risk: `--dangerously-unattested`",
+            ),
             FaultKind::BadRequest | FaultKind::NotFound => None,
         }
     }

@@ -4,6 +4,7 @@
 
 mod testkit;
 
+use coffer_attestation::claims::VaultClaim;
 use coffer_attestation::evidence::PcrValue;
 use coffer_attestation::permit::{
     FleetGrant, GRANT_LABEL, PERMIT_LABEL, RESEAL_LABEL, ResealPermit, VolumePermit,
@@ -12,7 +13,9 @@ use coffer_attestation::{Digest, InstanceId, Reject};
 use coffer_verifier::api;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use testkit::Scene;
 use testkit::service::Service;
+use testkit::vm::{Shape, Vm};
 
 const VOLUME: InstanceId = InstanceId([5; 16]);
 
@@ -22,7 +25,8 @@ fn host(n: u8) -> String {
 }
 
 fn request() -> api::NewVolumePermit {
-    api::NewVolumePermit { volume: VOLUME, from: host(1), to: host(2), ttl_s: 60 }
+    let (from, to) = (host(1), host(2));
+    api::NewVolumePermit { volume: VOLUME, from, to, ttl_s: 60, dangerously_unattested: true }
 }
 
 const PATH: &str = "/v1/admin/volume-permits";
@@ -163,6 +167,7 @@ fn grant() -> api::NewFleetGrant {
         encapsulated: "04".repeat(65),
         sealed: "05".repeat(48),
         ttl_s: 60,
+        dangerously_unattested: true,
     }
 }
 
@@ -217,4 +222,79 @@ fn a_grant_is_the_operators_to_ask_for_and_has_to_make_sense() {
     service.admin_post(GRANT, &grant()).refused(Reject::LogUnavailable);
     service.sql(&["DROP TRIGGER full_disk"]);
     service.admin_post(GRANT, &grant()).ok::<api::Permitted>();
+}
+
+fn vault(n: u8) -> VaultClaim {
+    let transport_key = hex::decode(host(n)).unwrap().try_into().unwrap();
+    VaultClaim { id: InstanceId([n; 16]), transport_key }
+}
+
+/// Whoever manages a host can name the operator a key of his own; what counts is what the measured monitor said.
+#[test]
+fn a_grant_is_for_the_vault_that_an_enrolled_host_showed() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    let asked = |n: u8| api::NewFleetGrant {
+        vault: InstanceId([n; 16]),
+        to: host(n),
+        dangerously_unattested: false,
+        ..grant()
+    };
+    let refused = |scene: &Scene, request: &api::NewFleetGrant| {
+        assert_eq!(scene.service.admin_post(GRANT, request).error().code, "unknown-vault");
+    };
+    // Evidence of a host that keeps no vault shows none.
+    scene.secrets(&mut vm);
+    refused(&scene, &asked(1));
+    scene.host.vault = Some(vault(1));
+    refused(&scene, &asked(1));
+    scene.secrets(&mut vm);
+    scene.service.admin_post(GRANT, &asked(1)).ok::<api::Permitted>();
+    let said = scene.decisions()[0].explanation.clone();
+    assert!(said.contains("to rack-7, vault 0101"), "{said}");
+    let hosts = scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts;
+    assert_eq!(hosts[0].vault, Some(InstanceId([1; 16])));
+    // Another key, another vault's id, and one who was believed without evidence.
+    refused(&scene, &asked(2));
+    refused(&scene, &api::NewFleetGrant { vault: InstanceId([2; 16]), ..asked(1) });
+    let believed = api::NewFleetGrant { dangerously_unattested: true, ..asked(2) };
+    scene.service.admin_post(GRANT, &believed).ok::<api::Permitted>();
+    let said = scene.decisions()[0].explanation.clone();
+    assert!(said.contains("DANGEROUSLY a host that showed nothing"), "{said}");
+    // What evidence that is refused shows is not remembered.
+    scene.host.vault = Some(vault(2));
+    let mut second = Vm::launch(&Shape { incarnation: 2, ..Shape::default() });
+    scene.attest(&mut second).1.refused(Reject::LaunchMismatch);
+    refused(&scene, &asked(2));
+    // Another vault in the place of the one before; and a host that is removed is nobody's.
+    scene.secrets(&mut vm);
+    scene.service.admin_post(GRANT, &asked(2)).ok::<api::Permitted>();
+    refused(&scene, &asked(1));
+    scene.service.delete("/v1/admin/hosts/rack-7").no_content();
+    refused(&scene, &asked(2));
+}
+
+#[test]
+fn a_volume_leaves_for_and_from_vaults_that_enrolled_hosts_showed() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    let attested = api::NewVolumePermit { dangerously_unattested: false, ..request() };
+    let refused = |scene: &Scene, request: &api::NewVolumePermit| {
+        assert_eq!(scene.service.admin_post(PATH, request).error().code, "unknown-vault");
+    };
+    refused(&scene, &attested);
+    scene.host.vault = Some(vault(1));
+    scene.secrets(&mut vm);
+    // One end known is not enough, whichever.
+    refused(&scene, &attested);
+    let back = api::NewVolumePermit { from: host(2), to: host(1), ..attested.clone() };
+    refused(&scene, &back);
+    let mut other = scene.another_host("rack-8");
+    other.vault = Some(vault(2));
+    std::mem::swap(&mut scene.host, &mut other);
+    scene.secrets(&mut Vm::launch(&Shape::default()));
+    scene.service.admin_post(PATH, &attested).ok::<api::Permitted>();
+    let said = scene.decisions()[0].explanation.clone();
+    assert!(said.contains("from rack-7") && said.contains("to rack-8"), "{said}");
+    scene.service.admin_post(PATH, &back).ok::<api::Permitted>();
 }

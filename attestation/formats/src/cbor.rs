@@ -3,8 +3,12 @@
 use crate::Reject;
 
 /// Encodes a value we author. Field order in our types is ascending, lengths are definite.
+///
+/// The bytes are written once, where they stay: whoever wipes them has wiped what is secret of the value.
 pub fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut counted = Counted(0);
+    let _ = minicbor::encode(value, &mut counted);
+    let mut out = Vec::with_capacity(counted.0);
     // Encoding into a Vec fails only if an Encode implementation refuses, and ours never do.
     let result = minicbor::encode(value, &mut out);
     debug_assert!(result.is_ok());
@@ -26,6 +30,18 @@ where
     let mut expected = Expected(bytes);
     minicbor::encode(&value, &mut expected).map_err(|_| Reject::NotCanonical)?;
     if expected.0.is_empty() { Ok(value) } else { Err(Reject::NotCanonical) }
+}
+
+/// How many bytes were written.
+struct Counted(usize);
+
+impl minicbor::encode::Write for Counted {
+    type Error = std::convert::Infallible;
+
+    fn write_all(&mut self, written: &[u8]) -> Result<(), Self::Error> {
+        self.0 += written.len();
+        Ok(())
+    }
 }
 
 /// The rest of the bytes that an encoding has to be. It is compared as it is written, and not kept.

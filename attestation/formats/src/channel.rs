@@ -69,9 +69,10 @@ pub enum Request {
     /// Data that was sealed, as it was answered.
     #[n(6)]
     Unseal(#[n(0)] ByteVec),
-    /// A counter of this appliance's that never falls, by its name; moved by one first, or only read.
+    /// A counter that never falls: of whom a policy means, whom the guest has to satisfy, and by its name; moved by one
+    /// first, or only read.
     #[n(7)]
-    Counter(#[n(0)] String, #[n(1)] bool),
+    Counter(#[n(0)] String, #[n(1)] String, #[n(2)] bool),
 }
 
 /// What the monitor answers.

@@ -94,6 +94,21 @@ pub struct HostClaims {
     /// Boot id of the kernel (random per boot), 16 bytes.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub boot_id: [u8; 16],
+    /// The host's sealed store, if it keeps one.
+    #[n(15)]
+    pub vault: Option<VaultClaim>,
+}
+
+/// The vault of a host: whoever encrypts something to it knows by this whose key that is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct VaultClaim {
+    /// Its id.
+    #[n(0)]
+    pub id: InstanceId,
+    /// Its transport key, an uncompressed point of P-256.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub transport_key: [u8; 65],
 }
 
 impl VmClaims {

@@ -47,6 +47,10 @@ pub struct LaunchDisk {
     /// Size the guest sees, in bytes.
     #[n(3)]
     pub size: u64,
+    /// The volume of the host's vault that it is, by the id drawn when it was made: another one is another volume, whatever
+    /// its name.
+    #[n(4)]
+    pub volume: Option<InstanceId>,
 }
 
 /// A network interface as attached at launch.

@@ -196,6 +196,7 @@ impl Scene {
                 live_vms: 1,
                 launch_log_head: Digest::ZERO,
                 boot_id: [0; 16],
+                vault: None,
             },
             launch_record: record.encode(),
             record,

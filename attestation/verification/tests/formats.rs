@@ -96,6 +96,7 @@ fn launch_records_are_canonical() {
             kind: "integrity".into(),
             root_hash: Some(Digest([2; 32])),
             size: 4096,
+            volume: None,
         }],
         nics: vec![LaunchNic { mac: [2, 0, 0, 0, 0, 1], backend: "passt".into() }],
         instance_id: InstanceId([3; 16]),

@@ -124,6 +124,10 @@ pub struct VerifierPermitArgs {
     /// How long it is good, such as 30m, 1h or 2d; 30 days at most
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub expires_in: String,
+    /// Take your word for whose keys these are: by default an enrolled host has to have shown them in
+    /// evidence that the verifier accepted
+    #[arg(long, conflicts_with = "vault")]
+    pub dangerously_unattested: bool,
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
@@ -175,6 +179,10 @@ pub struct FleetGrantArgs {
     /// How long it is good, such as 30m, 1h or 2d; 30 days at most
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub expires_in: String,
+    /// Take your word for whose keys these are: by default an enrolled host has to have shown them in
+    /// evidence that the verifier accepted
+    #[arg(long)]
+    pub dangerously_unattested: bool,
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,

@@ -181,7 +181,7 @@ fn values_of_volumes_fit_their_schemas() {
                 verifier_key: Some("04".into()),
             },
         );
-        let id = "00".repeat(16);
+        let id = InstanceId([0; 16]);
         let (created, attached) = (1, true);
         let info = VolumeInfo { name, id, kind, bytes, owner, svn_floor: 1, created, attached };
         fits("VolumeInfo", &info);

@@ -111,15 +111,19 @@ fn a_second_session_ends_the_first() {
     assert_eq!(first.flush().unwrap_err().code(), "superseded");
     assert_eq!(first.flush().unwrap_err().code(), "session-ended");
     assert_eq!(first.read(0, &mut [0; BLOCK]).unwrap_err().code(), "session-ended");
+    // It is not begun anew either: its states are dead.
+    assert_eq!(first.resume(&key(1), &mut dice).unwrap_err().code(), "session-ended");
     // A check of the anchor is no lock: the first wrote into the second's storage. What is damaged is refused.
     second.write(1, &[2; BLOCK]).unwrap();
     let _ = second.flush();
 }
 
-/// Each operation fails in turn: nothing flushed is lost, and the error is the caller's to see.
+/// Each operation fails in turn: nothing flushed is lost, and the error is the caller's to see. Whether the disk is opened
+/// again or its session begun anew is the same.
 #[test]
 fn nothing_flushed_is_lost_when_storage_or_anchor_fail() {
-    for fuse in 0..60 {
+    let mut ended = 0;
+    for (fuse, resumed) in (0..60).flat_map(|fuse| [(fuse, false), (fuse, true)]) {
         let mut dice = Dice(fuse);
         let (world, mut disk) = fresh(100, 16, &mut dice);
         let id = disk.info().id;
@@ -142,15 +146,30 @@ fn nothing_flushed_is_lost_when_storage_or_anchor_fail() {
             flushed[..30 * BLOCK].fill(round);
         }
         assert!(failed);
-        drop(disk);
         world.0.borrow_mut().fuse = None;
-        let mut disk = reopen(&world, id, &mut dice).unwrap();
+        let mut disk = match resumed {
+            true => {
+                ended += u32::from(disk.has_ended());
+                disk.resume(&key(1), &mut dice).unwrap();
+                disk
+            }
+            false => {
+                drop(disk);
+                reopen(&world, id, &mut dice).unwrap()
+            }
+        };
         let found = contents(&mut disk).unwrap();
         assert!(found[30 * BLOCK..] == flushed[30 * BLOCK..]);
         let old = flushed[0];
         let fits = |found: u8| found == old || found == old + 1;
         assert!(found[..30 * BLOCK].iter().all(|byte| fits(*byte)));
+        disk.write(0, &[9; BLOCK]).unwrap();
+        disk.flush().unwrap();
+        drop(disk);
+        let mut disk = reopen(&world, id, &mut dice).unwrap();
+        assert!(contents(&mut disk).unwrap()[..BLOCK] == [9; BLOCK]);
     }
+    assert!(ended > 5, "{ended} sessions were begun anew");
 }
 
 /// A write that fails before the commit leaves a session that works on once there is room again.

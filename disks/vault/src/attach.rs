@@ -1,7 +1,8 @@
 //! Attaching a volume to one guest (SPEC 11.15.3).
 //!
 //! ```text
-//! name free -> verifier the image's -> policy admits -> file there, long enough, locked -> floor raised -> handed out
+//! name free -> verifier the image's -> policy admits -> file there, long enough, locked -> handed out
+//! image as its descriptor says -> floor raised -> key and counter served
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::error::VaultError;
 use crate::identity::Identity;
+use crate::pace::{Pace, Paced};
 use crate::vault::{Claim, Vault};
 use crate::volume::{Attached, AttachedDisk, VolumeKind};
 use crate::volume_record::{ENDING, VolumeRecord};
@@ -33,9 +35,30 @@ pub const VTPM_STATE_MAX: usize = 128 << 10;
 
 /// Keeps a volume taken. Dropping it ends the service of its counter.
 pub struct Hold {
+    vault: Vault,
+    name: String,
+    /// As it will be once the guest is let in.
+    record: VolumeRecord,
+    /// Our end, until somebody serves it.
+    waiting: Option<UnixStream>,
     service: Option<(UnixStream, JoinHandle<()>)>,
     /// Dropped last.
     _claim: Arc<Claim>,
+}
+
+impl Hold {
+    /// Lets the guest in, whose image is known by now to be what its descriptor says: images of a lower security version
+    /// are locked out for good, and an encrypted disk gets its key and counter, which moves at this pace. A launch that is
+    /// refused before that has changed nothing.
+    pub fn admit(&mut self, pace: Pace) -> Result<(), VaultError> {
+        if self.vault.record(&self.name)?.floor != self.record.floor {
+            self.vault.save(&self.name, &self.record)?;
+        }
+        if let Some(stream) = self.waiting.take() {
+            self.service = Some(self.vault.keep_counter(&self.record, stream, pace)?);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Hold {
@@ -101,25 +124,21 @@ impl Vault {
             VolumeKind::Vtpm => None,
             _ => Some(open_file(self, name, &record)?),
         };
-        let record = VolumeRecord { floor, ..record.clone() };
-        if self.record(name)?.floor != floor {
-            self.save(name, &record)?;
-        }
-        let (disk, service) = self.hand_out(&claim, &record, file)?;
+        let record = VolumeRecord { floor, ..record };
+        let (disk, waiting) = self.hand_out(&claim, &record, file)?;
         let volume = record.info(name, true);
-        Ok(Attached { volume, disk, hold: Hold { service, _claim: claim } })
+        let (vault, name) = (self.clone(), name.to_owned());
+        let hold = Hold { vault, name, record, waiting, service: None, _claim: claim };
+        Ok(Attached { volume, disk, hold })
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "a disk, and the service of its counter if it has one"
-    )]
+    /// The disk, and our end of the stream over which it is told its key and counter.
     fn hand_out(
         &self,
         claim: &Arc<Claim>,
         record: &VolumeRecord,
         file: Option<File>,
-    ) -> Result<(AttachedDisk, Option<(UnixStream, JoinHandle<()>)>), VaultError> {
+    ) -> Result<(AttachedDisk, Option<UnixStream>), VaultError> {
         let disk = match (record.kind(), file) {
             (VolumeKind::Raw, Some(file)) => AttachedDisk::Raw { file },
             (VolumeKind::Integrity, Some(file)) => AttachedDisk::Integrity {
@@ -130,10 +149,11 @@ impl Vault {
             },
             (VolumeKind::Encrypted, Some(file)) => {
                 let (id, _) = disk_of(record)?;
-                let (ours, theirs, thread) = self.keep_counter(record)?;
+                let streams = UnixStream::pair();
+                let (ours, theirs) = streams.map_err(VaultError::storage("making a stream"))?;
                 let blocks = record.bytes / BLOCK as u64;
                 let disk = AttachedDisk::Encrypted { file, id, blocks, channel: theirs.into() };
-                return Ok((disk, Some((ours, thread))));
+                return Ok((disk, Some(ours)));
             }
             _ => AttachedDisk::Vtpm(VtpmState {
                 vault: self.clone(),
@@ -158,16 +178,17 @@ impl Vault {
         Ok(next)
     }
 
-    /// Serves key and counter of a volume: both ends of the stream, and who serves.
+    /// Serves key and counter of a volume: the stream, to end it, and who serves.
     fn keep_counter(
         &self,
         record: &VolumeRecord,
-    ) -> Result<(UnixStream, UnixStream, JoinHandle<()>), VaultError> {
+        ours: UnixStream,
+        pace: Pace,
+    ) -> Result<(UnixStream, JoinHandle<()>), VaultError> {
         let failed = || VaultError::storage("serving a volume's counter");
         let (_, holder) = disk_of(record)?;
-        let (ours, theirs) = UnixStream::pair().map_err(failed())?;
         let (stream, key) = (ours.try_clone().map_err(failed())?, self.key_of(record));
-        let mut counter = self.0.ledger.counter(holder);
+        let mut counter = Paced(self.0.ledger.counter(holder), pace);
         let thread = std::thread::Builder::new().name("volume-counter".into());
         let thread = thread.spawn(move || {
             // What ends it ends that disk's session; the disk says so itself.
@@ -175,7 +196,7 @@ impl Vault {
             let _ = serve(stream, key, &mut counter);
             let _ = end.map(|end| end.shutdown(Shutdown::Both));
         });
-        Ok((ours, theirs, thread.map_err(failed())?))
+        Ok((ours, thread.map_err(failed())?))
     }
 
     pub(crate) fn key_of(&self, record: &VolumeRecord) -> Zeroizing<[u8; 32]> {

@@ -1,13 +1,15 @@
 //! Monotonic counters of guests (SPEC 11.16.4): numbers that no reboot, and no copy of the storage, takes back.
+//!
+//! Whose they are the guest says, with a policy it has to satisfy: whoever stores its image can take the signature away, or put
+//! another in its place, and may not move it to counters at zero by that.
 
 use std::collections::BTreeMap;
 
 use coffer_formats::cbor;
-use coffer_formats::launch::BoxKind;
 use minicbor::{Decode, Encode};
 
 use crate::error::VaultError;
-use crate::identity::Identity;
+use crate::identity::{Identity, Owner};
 use crate::vault::{Vault, panicked};
 
 /// Counters a guest may have.
@@ -36,13 +38,20 @@ impl Counters {
 }
 
 impl Vault {
-    /// A counter of the guest's signer (of its image, if nobody signed it), moved by one first if `advance`. A name never
-    /// used is at 0. What is returned is never taken back.
-    pub fn counter(&self, by: &Identity, name: &str, advance: bool) -> Result<u64, VaultError> {
+    /// A counter of whom `of` means, `by` among them; moved by one first if `advance`. A name never used is at 0. What is
+    /// returned is never taken back.
+    pub fn counter(
+        &self,
+        by: &Identity,
+        of: &Owner,
+        name: &str,
+        advance: bool,
+    ) -> Result<u64, VaultError> {
+        of.admit(by, 0)?;
         if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(VaultError::BadName(name.to_owned()));
         }
-        let record = record(by);
+        let record = record(of);
         let _one = self.0.counting.lock().map_err(|_| panicked())?;
         let mut counters = match self.0.records.get(&record)? {
             None => Counters { version: VERSION, values: BTreeMap::new() },
@@ -64,14 +73,12 @@ impl Vault {
     }
 }
 
-/// Open boxes have theirs apart, so that none moves a closed one's.
-fn record(by: &Identity) -> String {
-    let kind = match by.box_kind {
-        BoxKind::Closed => "closed",
-        BoxKind::Open => "open",
-    };
-    match by.signer {
-        Some(signer) => format!("counter/{kind}/signer/{signer}"),
-        None => format!("counter/{kind}/image/{}", by.image_id),
+/// Open boxes have theirs apart, so that none moves a closed one's. Of a signer's there is one set, whatever the lowest
+/// security version.
+fn record(of: &Owner) -> String {
+    match of {
+        Owner::Image(image) => format!("counter/closed/image/{image}"),
+        Owner::Signer { key, .. } => format!("counter/closed/signer/{key}"),
+        Owner::Open => "counter/open".into(),
     }
 }

@@ -24,7 +24,7 @@ pub struct Vault(pub(crate) Arc<Shared>);
 
 pub(crate) struct Shared {
     pub folder: Folder,
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     pub ledger: VaultLedger,
     pub records: Records,
     /// One change of a guest's counter at a time: it reads before it writes.
@@ -87,7 +87,9 @@ impl Vault {
             false => open_disk(&folder, &keys, anchor)?,
         };
         let id = disk.info().id.0;
-        let ledger = Ledger::new(disk);
+        let keys = Arc::new(keys);
+        let again = Arc::clone(&keys);
+        let ledger = Ledger::resuming(disk, move || again.disk());
         let records = Records::new(ledger.clone())?;
         if fresh {
             records.put(VAULT, &FORMAT)?;
@@ -131,7 +133,7 @@ impl Vault {
         let (counting, changing, users) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Self(Arc::new(Shared {
             folder,
-            keys,
+            keys: Arc::new(keys),
             ledger,
             records,
             counting,
@@ -244,6 +246,10 @@ impl Store for SteppingStore {
     fn flush(&mut self) -> io::Result<()> {
         (self.1)()?;
         self.0.flush()
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
+        self.0.forget()
     }
 }
 

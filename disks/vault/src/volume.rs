@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use coffer_disk::DiskId;
-use coffer_formats::Digest;
+use coffer_formats::{Digest, InstanceId};
 use coffer_image::verity::Salt;
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,8 @@ impl VolumeKind {
 pub struct VolumeInfo {
     /// Its name.
     pub name: String,
-    /// Its id, 16 random bytes in hex.
-    pub id: String,
+    /// Its id, 16 random bytes.
+    pub id: InstanceId,
     /// What it promises.
     pub kind: VolumeKind,
     /// Bytes a guest sees.

@@ -141,7 +141,7 @@ impl VolumeRecord {
     pub(crate) fn info(&self, name: &str, attached: bool) -> VolumeInfo {
         VolumeInfo {
             name: name.to_owned(),
-            id: self.id.to_hex(),
+            id: self.id,
             kind: self.kind(),
             bytes: self.bytes,
             owner: self.owner(),

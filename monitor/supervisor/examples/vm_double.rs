@@ -116,7 +116,7 @@ impl Double {
             Request::Endorse(vec![4; 64].into()),
             seal(SEAL_MAX),
             seal(SEAL_MAX + 1),
-            Request::Counter("a".into(), true),
+            Request::Counter("open".into(), "a".into(), true),
             Request::Unseal(vec![0; REQUEST_MAX - 16].into()),
         ];
         let mut stream = self.channel();

@@ -59,12 +59,12 @@ impl ApiError {
         self
     }
 
-    fn coded((code, status): (&'static str, u16), error: &dyn std::error::Error) -> Self {
+    fn coded((code, status): (&str, u16), error: &dyn std::error::Error) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::new(status, code, error.to_string())
     }
 
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let (code, message, request_id) = (code.into(), message.into(), String::new());
         Self { status, body: ErrorBody { code, message, hint: None, request_id } }
     }

@@ -12,6 +12,7 @@ use coffer_host_tpm::HostTpm;
 use coffer_services::Services;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Semaphore;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{evidence, guest_log::GuestLog, vm::Vm, vm_process::Control};
 
@@ -62,10 +63,13 @@ impl Channels {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         while let Some(request) = read(stream)? {
-            match self.answer(vm, stream, request) {
-                Some(answer) => write(stream, &answer)?,
-                None => break,
+            let Some(mut answer) = self.answer(vm, stream, request) else { break };
+            let written = write(stream, &answer);
+            // What a guest has unsealed is not left in memory.
+            if let Answer::Unsealed(data, ..) = &mut answer {
+                data.zeroize();
             }
+            written?;
         }
         Ok(())
     }
@@ -137,16 +141,17 @@ fn read(mut stream: &UnixStream) -> io::Result<Option<Request>> {
     if length > REQUEST_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "request too long"));
     }
-    let mut body = vec![0; length];
+    let mut body = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut body)?;
     cbor::decode(&body, REQUEST_MAX).map(Some).map_err(io::Error::other)
 }
 
 fn write(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
-    let mut body = cbor::encode(answer);
+    let mut body = Zeroizing::new(cbor::encode(answer));
     if body.len() > ANSWER_MAX {
-        body = cbor::encode(&Answer::Refused("the evidence is too large".into()));
+        *body = cbor::encode(&Answer::Refused("the evidence is too large".into()));
     }
     let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    stream.write_all(&[&length.to_be_bytes(), body.as_slice()].concat())
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(&body)
 }

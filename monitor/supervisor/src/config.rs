@@ -82,6 +82,10 @@ pub struct Config {
     /// Release key of the verifier that permits what changes whom the store opens for, an uncompressed point in hex.
     #[arg(long, requires = "vault", value_name = "HEX", value_parser = coffer_vault::release_key)]
     pub vault_verifier: Option<[u8; 65]>,
+    /// Flushes a second that each volume and each vTPM keeps up for long; 3000 more may be saved up. Each writes to the
+    /// NV memory of the host's TPM, which wears out.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub flushes_per_second: u32,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,
@@ -240,6 +244,20 @@ mod tests {
         assert_eq!(config.vmm, Path::new("/bin/true"));
         assert!(config.tcti.is_some_and(|tcti| tcti.is_software()));
         assert!(config.tls.is_none() && config.dangerously_listen_tcp.is_none());
+    }
+
+    #[test]
+    fn a_vault_is_the_hosts_tpms_or_says_that_it_is_nobodys() {
+        let (vault, swtpm) = (["--vault", "/vault"], ["--tcti", "swtpm:host=127.0.0.1,port=2321"]);
+        let device = ["--tcti", "device:/dev/null"];
+        let refusal = Err("--vault: the host's TPM is no device");
+        check(&[&vault[..], &swtpm].concat(), refusal);
+        check(&[&vault[..], &swtpm, &["--dangerously-software-vault"]].concat(), Ok(()));
+        check(&[&vault[..], &device].concat(), Ok(()));
+        let software = ["--profile", "sealed", "--dangerously-software-vault"];
+        let refusal = Err("a sealed host cannot use a software TPM");
+        check(&[&vault[..], &device, &software].concat(), refusal);
+        check(&[&vault[..], &device, &software[..2]].concat(), Ok(()));
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub struct GivenDisk {
 impl GivenDisk {
     /// One without a root hash.
     pub fn new(name: &str, kind: &str, size: u64, spec: DiskSpec, file: File) -> Self {
-        let launched = LaunchDisk { name: name.into(), kind: kind.into(), root_hash: None, size };
+        let (name, kind) = (name.into(), kind.into());
+        let launched = LaunchDisk { name, kind, root_hash: None, size, volume: None };
         Self { launched, spec, file, anchor: None }
     }
 }
@@ -111,9 +112,9 @@ mod tests {
     }
 
     /// Code and message of the refusal.
-    fn refused(folder: &Path, path: &str) -> (&'static str, String) {
+    fn refused(folder: &Path, path: &str) -> (String, String) {
         let error = open_all(folder, &request(BoxKind::Open, path)).unwrap_err();
-        (error.code().0, error.to_string())
+        (error.code().0.to_owned(), error.to_string())
     }
 
     #[test]

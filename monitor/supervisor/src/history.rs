@@ -107,6 +107,11 @@ impl History {
         self.tell(info, name, why.map(|(code, detail)| format!("{code}: {detail}")));
     }
 
+    /// Tells of a disk that failed.
+    pub fn tell_disk_failed(&self, info: &VmInfo, why: String) {
+        self.tell(info, "disk-failed".into(), Some(why));
+    }
+
     fn tell(&self, info: &VmInfo, event: String, detail: Option<String>) {
         let (id, name) = (Some(info.id), Some(info.name.clone()));
         // Nobody may listen.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use coffer_formats::InstanceId;
+use coffer_formats::claims::VaultClaim;
 use coffer_host_tpm::{HostTpm, HostTpmError, Tcti};
 use coffer_monitor_wire::api::HostInfo;
 use coffer_services::endorsement::{Endorsements, Link};
@@ -66,7 +68,12 @@ impl Host {
         let state = StateDir::open(&config.state)?;
         let swtpm_version = coffer_vtpm::version(&config.swtpm)
             .map_err(|e| HostError::Swtpm(config.swtpm.display().to_string(), e))?;
-        let facts = HostFacts::gather(config.profile.as_str(), swtpm_version);
+        let vault = open_vault(&config);
+        let claim = vault.as_ref().ok().map(|vault| VaultClaim {
+            id: InstanceId(vault.id()),
+            transport_key: vault.transport_key(),
+        });
+        let facts = HostFacts::gather(config.profile.as_str(), swtpm_version, claim);
         let (history, known) = History::open(&config.state).map_err(HostError::History)?;
         let registry = Arc::new(Registry::open(history, known));
         let tpm = match &config.tcti {
@@ -94,7 +101,6 @@ impl Host {
         let vtpms = VtpmPool::new(maker);
         // A machine that runs no VM needs none.
         let groups = Groups::open(&config.images);
-        let vault = open_vault(&config);
         let link = tpm.clone().map(|tpm| -> Link { Box::new(move |leaf| host_link(&tpm, leaf)) });
         let endorsements = Endorsements::new(link).map_err(HostError::Authority)?;
         Ok(Arc::new(Self {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use coffer_formats::claims::{HostClaims, MONITOR_SVN};
+use coffer_formats::claims::{HostClaims, MONITOR_SVN, VaultClaim};
 use coffer_formats::{Digest, ObjectName};
 
 /// Version of this monitor, measured into every vTPM.
@@ -21,12 +21,15 @@ pub struct HostFacts {
     pub nested_paging: &'static str,
     /// Random per boot.
     pub boot_id: [u8; 16],
+    /// The vault, if it is open.
+    pub vault: Option<VaultClaim>,
 }
 
 impl HostFacts {
     /// Looks around.
-    pub fn gather(profile: &'static str, swtpm_version: String) -> Self {
+    pub fn gather(profile: &'static str, swtpm_version: String, vault: Option<VaultClaim>) -> Self {
         Self {
+            vault,
             profile,
             swtpm_version,
             kernel_release: line("/proc/sys/kernel/osrelease").chars().take(128).collect(),
@@ -53,6 +56,7 @@ impl HostFacts {
             live_vms,
             launch_log_head: head,
             boot_id: self.boot_id,
+            vault: self.vault.clone(),
         }
     }
 }
@@ -99,6 +103,7 @@ fn boot_id() -> [u8; 16] {
 mod tests {
     use super::*;
     use coffer_attestation::Statement as _;
+    use coffer_formats::InstanceId;
 
     #[test]
     fn lockdown_is_the_bracketed_mode() {
@@ -109,7 +114,8 @@ mod tests {
 
     #[test]
     fn claims_decode_as_the_verifier_reads_them() {
-        let facts = HostFacts::gather("developer", "swtpm".into());
+        let vault = VaultClaim { id: InstanceId([2; 16]), transport_key: [4; 65] };
+        let facts = HostFacts::gather("developer", "swtpm".into(), Some(vault));
         let claims = facts.claims(ObjectName([1; 34]), 3, Digest::ZERO);
         assert_eq!(HostClaims::decode(&claims.encode()), Ok(claims));
         assert_ne!(facts.boot_id, [0; 16]);

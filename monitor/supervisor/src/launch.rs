@@ -17,7 +17,7 @@ use coffer_image::blob::Blob;
 use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
-use coffer_vault::VtpmState;
+use coffer_vault::{Pace, VtpmState};
 use zeroize::Zeroizing;
 
 use crate::given_disk::{self, GivenDisk};
@@ -57,7 +57,7 @@ pub fn launch(
     let mut clock = LaunchClock::start();
     let image = Image::open(&host.config.images, &request.image)?;
     let mut given = given_disk::open_all(&host.config.disks, request)?;
-    let Volumes { vtpm: lasting, holds } =
+    let Volumes { vtpm: lasting, mut holds } =
         volumes::attach(|| host.vault(), request, &image, &mut given)?;
     // Launches of one vTPM follow one another: a verifier tells the last from those before (SPEC 7.8).
     let incarnation = lasting.as_ref().map_or(1, VtpmState::launch);
@@ -79,10 +79,14 @@ pub fn launch(
         directory.note_child(pid).map_err(LaunchError::system("noting a child"))?;
     }
 
+    // The image is what its descriptor says: now it may lock older ones out.
+    let flushes = || Pace::flushes(host.config.flushes_per_second);
+    holds.iter_mut().try_for_each(|hold| hold.admit(flushes()))?;
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
     let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
-    let keeper = lasting.map(|state| vtpm_keeper::start(state, &directory.path().join(VTPM)));
+    let folder = directory.path().join(VTPM);
+    let keeper = lasting.map(|state| vtpm_keeper::start(state, &folder, flushes()));
     let keeper = keeper.transpose().map_err(LaunchError::system("keeping the vTPM's state"))?;
     let (tpm_keeper, keeper) = keeper.unzip();
     clock.mark("measure");
@@ -359,7 +363,10 @@ fn launched(vm: &Vm) -> Result<(), LaunchError> {
             Err(match Reject::from_code(&reason) {
                 Some(reject) => LaunchError::Refused(reject, detail, "see the monitor's log"),
                 None if reason == NETWORK_FAILED => LaunchError::Network(detail),
-                None => LaunchError::Vmm(detail),
+                None => match vm.disk_failure().filter(|failure| failure.code == reason) {
+                    Some(failure) => LaunchError::Opening(failure),
+                    None => LaunchError::Vmm(detail),
+                },
             })
         }
         _ => Ok(()),

@@ -4,7 +4,7 @@ use coffer_formats::Reject;
 use coffer_vault::VaultError;
 use coffer_vtpm::VtpmError;
 
-use crate::{group::GroupError, kvm::KvmUnusable, state::StateError};
+use crate::{group::GroupError, kvm::KvmUnusable, state::StateError, vm::DiskFailure};
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,9 @@ pub enum LaunchError {
     /// A raw disk that is not for this box, in use, or unusable: code, status, and what exactly.
     #[error("{2}")]
     Disk(&'static str, u16, String),
+    /// A disk or volume does not open: its code, what exactly, and what to try.
+    #[error("{}", .0.detail)]
+    Opening(DiskFailure),
     /// The vault refuses.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -67,7 +70,7 @@ pub enum LaunchError {
 
 impl LaunchError {
     /// Code and HTTP status.
-    pub fn code(&self) -> (&'static str, u16) {
+    pub fn code(&self) -> (&str, u16) {
         match self {
             Self::Refused(reject, ..) => (reject.code(), 422),
             Self::ImageNotFound(_) => ("image-not-found", 404),
@@ -75,6 +78,7 @@ impl LaunchError {
             Self::NameTaken(_) => ("name-taken", 409),
             Self::PortInUse(_) => ("port-in-use", 409),
             Self::Disk(code, status, _) => (code, *status),
+            Self::Opening(failure) => (&failure.code, 503),
             Self::Vault(error) => (error.code(), error.status()),
             Self::Kvm(_) => ("kvm-unusable", 503),
             Self::Vtpm(_) => (Reject::VtpmFailed.code(), 500),
@@ -88,7 +92,7 @@ impl LaunchError {
     }
 
     /// What to try.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
             Self::Refused(_, _, hint) | Self::Tap(_, _, hint) => hint,
             Self::ImageNotFound(_) => {
@@ -100,6 +104,7 @@ impl LaunchError {
             Self::Disk(..) => {
                 "raw disks are for open boxes, one each, and lie in the folder the monitor's --disks names"
             }
+            Self::Opening(failure) => &failure.hint,
             Self::Vault(error) => error.hint(),
             Self::Kvm(KvmUnusable::Device(_)) => {
                 "load kvm_amd or kvm_intel, and let the monitor open /dev/kvm"

@@ -152,7 +152,8 @@ fn disks(
             (Disk::Integrity { data_size, root_hash, salt, .. }, None) => {
                 let (size, root_hash, salt) = (*data_size, *root_hash, salt.clone());
                 let (name, kind) = (name.into(), kind.into());
-                let launched = LaunchDisk { name, kind, root_hash: Some(root_hash), size };
+                let root = Some(root_hash);
+                let launched = LaunchDisk { name, kind, root_hash: root, size, volume: None };
                 (launched, DiskSpec::Integrity { data_size: size, root_hash, salt, ahead })
             }
             (Disk::Integrity { .. }, Some(_)) => {

@@ -53,12 +53,25 @@ struct Life {
     guest_failure: Option<String>,
     /// Last words of a network backend that ended before the VM.
     network_failure: Option<String>,
+    /// The first disk that failed.
+    disk_failure: Option<DiskFailure>,
     refusals: BTreeMap<Refusal, u64>,
     stop_asked: bool,
     kill_asked: bool,
     paused: bool,
     ended: bool,
     next: Next,
+}
+
+/// Why a disk failed; `detail` names it as whoever launched the VM did.
+#[derive(Debug, Clone)]
+pub struct DiskFailure {
+    /// Code (SPEC 11.10).
+    pub code: String,
+    /// One clause.
+    pub detail: String,
+    /// What to try.
+    pub hint: String,
 }
 
 /// Whether there will be another launch in its place, and on whose word.
@@ -113,6 +126,7 @@ impl Vm {
             info,
             guest_failure: None,
             network_failure: None,
+            disk_failure: None,
             refusals: BTreeMap::new(),
             stop_asked: false,
             kill_asked: false,
@@ -185,6 +199,32 @@ impl Vm {
         self.life.lock().refusals = counts;
     }
 
+    /// Disk `index` cannot be opened, or failed: the guest sees an I/O error and knows no more.
+    pub fn disk_failed(&self, index: usize, failure: DiskFailure) {
+        let [code, detail, hint] =
+            [failure.code, failure.detail, failure.hint].map(|text| printable(&text));
+        let detail = format!("{}: {detail}", self.disk(index));
+        tracing::warn!(vm = %self.id, name = %self.name, code, detail, "a disk failed");
+        self.history.tell_disk_failed(&self.info(), format!("{code}: {detail}"));
+        let failure = DiskFailure { code, detail, hint };
+        self.life.lock().disk_failure.get_or_insert(failure);
+    }
+
+    /// The first disk that failed.
+    pub fn disk_failure(&self) -> Option<DiskFailure> {
+        self.life.lock().disk_failure.clone()
+    }
+
+    /// A disk as whoever asked for it knows it.
+    fn disk(&self, index: usize) -> String {
+        let launched = self.identity.as_ref().and_then(|it| it.record.disks.get(index));
+        let name = launched.map_or("?", |disk| disk.name.as_str());
+        match self.request.volumes.iter().find(|asked| asked.name == name) {
+            Some(asked) => format!("volume `{}`", asked.volume),
+            None => format!("disk `{name}`"),
+        }
+    }
+
     /// How often the guest was refused what.
     pub fn refusals(&self) -> BTreeMap<String, u64> {
         self.life.lock().refusals.iter().map(|(kind, count)| (kind.to_string(), *count)).collect()
@@ -203,9 +243,13 @@ impl Vm {
             return;
         }
         let asked = life.stop_asked || life.kill_asked;
-        let verdict = match (reason, &life.network_failure) {
-            (EndReason::Killed, Some(said)) if !asked => {
+        let starting = life.info.state == VmState::Launching;
+        let verdict = match (reason, &life.network_failure, &life.disk_failure) {
+            (EndReason::Killed, Some(said), _) if !asked => {
                 Verdict::failed(Reporter::Monitor, NETWORK_FAILED, said)
+            }
+            (EndReason::Failed { .. }, _, Some(failure)) if starting => {
+                Verdict::failed(Reporter::Monitor, &failure.code, &failure.detail)
             }
             _ => Verdict::new(reason, life.guest_failure.as_deref(), asked),
         };

@@ -14,7 +14,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::process::{Owned, Tail};
 use crate::vtpm_keeper::KeeperThread;
-use crate::{channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::Vm};
+use crate::{
+    channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::DiskFailure,
+    vm::Vm,
+};
 
 /// How long a VM process may take to exit after it said how it ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -167,6 +170,9 @@ impl VmProcess {
                 }
                 Ok(Some((Event::Channel { port }, fds))) => open_channel(vm, channels, port, fds),
                 Ok(Some((Event::Refused { counts }, _))) => vm.refused(counts),
+                Ok(Some((Event::DiskFailed { disk, code, detail, hint }, _))) => {
+                    vm.disk_failed(disk, DiskFailure { code, detail, hint });
+                }
                 Ok(Some((Event::Paused, _))) => vm.is_paused(true),
                 Ok(Some((Event::Resumed, _))) => vm.is_paused(false),
                 Ok(Some((Event::Ended { reason }, _))) => return Some(reason),

@@ -97,7 +97,8 @@ fn disk(name: &str, attached: Attached, ahead: bool) -> Result<(GivenDisk, Hold)
         }
     };
     let kind = volume.kind.as_str().into();
-    let launched = LaunchDisk { name: name.into(), kind, root_hash, size: volume.bytes };
+    let (name, size) = (name.into(), volume.bytes);
+    let launched = LaunchDisk { name, kind, root_hash, size, volume: Some(volume.id) };
     Ok((GivenDisk { launched, spec, file, anchor }, hold))
 }
 

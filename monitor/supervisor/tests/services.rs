@@ -281,8 +281,10 @@ fn unseal(services: &Host, vm: &GuestId, blob: &[u8]) -> Result<(Vec<u8>, Identi
     }
 }
 
+/// A counter of the signer of all images here.
 fn counter(services: &Host, vm: &GuestId, name: &str, advance: bool) -> Result<u64, String> {
-    match services.answer(vm, Request::Counter(name.into(), advance)) {
+    let of = format!("signer:{}", Digest([9; 32]));
+    match services.answer(vm, Request::Counter(of, name.into(), advance)) {
         Answer::Counter(value) => Ok(value),
         Answer::Refused(line) => Err(code(&line)),
         other => panic!("{other:?}"),
@@ -383,11 +385,14 @@ fn counters_are_the_appliances_and_move_once_a_second() {
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(20), "{took:?}");
     assert_eq!(read(&one), 3);
-    // Another image of the same signer has the same; another signer's has its own.
+    // Another image of the same signer has the same; another signer's has not.
     let mut other = vm(2, IMAGE + 1, BoxKind::Closed);
     assert_eq!(read(&other), 3);
     other.signer = Some(Digest([8; 32]));
-    assert_eq!(read(&other), 0);
+    assert_eq!(counter(&ours, &other, "a", false), Err("not-owner".into()));
+    let nobody = Request::Counter("us".into(), "a".into(), false);
+    let Answer::Refused(line) = ours.answer(&one, nobody) else { panic!("it is no policy") };
+    assert_eq!(code(&line), "bad-owner");
     assert_eq!(counter(&ours, &one, "a b", false), Err("bad-name".into()));
 }
 

@@ -179,6 +179,17 @@ pub enum Event {
         /// How often which.
         counts: BTreeMap<Refusal, u64>,
     },
+    /// A disk cannot be opened, or failed: once for each code.
+    DiskFailed {
+        /// Which, in the order of the spec.
+        disk: usize,
+        /// Code of the failure (SPEC 11.10).
+        code: String,
+        /// One clause.
+        detail: String,
+        /// What to try.
+        hint: String,
+    },
     /// Nothing of the guest moves any more.
     Paused,
     /// It goes on.

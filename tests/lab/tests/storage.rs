@@ -31,7 +31,7 @@ if [ -f /data/sealed ]; then
     fi
 fi
 printf 'secret of launch %s' "$count" | $guest seal --to signer:SIGNER > /data/sealed || say no-seal
-say counter "$($guest counter launches --advance 2>&1)"
+say counter "$($guest counter launches --of signer:SIGNER --advance 2>&1)"
 echo $((count + 1)) > /data/count
 sync
 say left "$((count + 1))"

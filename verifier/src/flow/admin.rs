@@ -110,6 +110,7 @@ pub(crate) async fn hosts(verifier: &Verifier) -> Result<Hosts, Fault> {
         enrolled_at: row.enrolled_at,
         last_seen: row.last_seen,
         reset_count: row.clock.reset_count,
+        vault: row.vault,
     };
     Ok(Hosts { hosts: verifier.store.hosts().await?.into_iter().map(entry).collect() })
 }

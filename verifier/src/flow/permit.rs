@@ -1,9 +1,9 @@
 //! Leave to take a volume to another host, to seal a vault to its next host, and to join a fleet, signed with the release
 //! key on the operator's word (SPEC 7.5.1 to 7.5.3).
 //!
-//! Whose volume or vault it is the verifier does not know: the operator says so. That volume or host names this verifier's
-//! key, and that the permit is for them, the vaults check. A fleet's key it cannot read. A permit that cannot be logged is not
-//! signed.
+//! Whose volume it is the verifier does not know: the operator says so. Transport keys it knows from evidence it accepted:
+//! whoever manages a host could name the operator a key of his own. That volume or host names this verifier's key, and that
+//! the permit is for them, the vaults check. A fleet's key it cannot read. A permit that cannot be logged is not signed.
 
 use coffer_attestation::InstanceId;
 use coffer_attestation::evidence::PcrValue;
@@ -12,10 +12,12 @@ use coffer_attestation::tpm::pcr::PCR_COUNT;
 
 use super::admin::log;
 use crate::api::{NewFleetGrant, NewResealPermit, NewVolumePermit, Permitted};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::keys::random;
 use crate::verifier::Verifier;
 
+/// In the log, in place of a host's name.
+const UNATTESTED: &str = "DANGEROUSLY a host that showed nothing";
 /// As long as an enrolment token may live.
 const TTL_MAX_S: u32 = 30 * 24 * 3600;
 
@@ -29,11 +31,15 @@ pub(crate) async fn new_permit(
     if sender == recipient {
         return Err(Fault::bad_request("`from` and `to` are the same host"));
     }
+    let (from, to) = match request.dangerously_unattested {
+        true => (UNATTESTED.to_owned(), UNATTESTED.to_owned()),
+        false => (holder(verifier, &sender).await?.0, holder(verifier, &recipient).await?.0),
+    };
     let serial = InstanceId(*random()?);
     let permit =
         VolumePermit { version: 1, volume: request.volume, sender, recipient, serial, expiry };
     let what = format!(
-        "permit {serial} to take volume {} from {} to {} until {expiry}",
+        "permit {serial} to take volume {} from {from}, {}, to {to}, {}, until {expiry}",
         request.volume,
         hex::encode(sender),
         hex::encode(recipient),
@@ -80,9 +86,19 @@ pub(crate) async fn new_fleet_grant(
     hex::decode_to_slice(&request.encapsulated, &mut encapsulated)
         .and_then(|()| hex::decode_to_slice(&request.sealed, &mut sealed))
         .map_err(|_| Fault::bad_request("`encapsulated` is 65 bytes in hex, `sealed` 48"))?;
+    let host = match request.dangerously_unattested {
+        true => UNATTESTED.to_owned(),
+        false => match holder(verifier, &recipient).await? {
+            (host, shown) if shown == vault => host,
+            (host, shown) => {
+                let why = format!("`{host}` showed that key with vault {shown}");
+                return Err(Fault::new(FaultKind::UnknownVault, why));
+            }
+        },
+    };
     let serial = InstanceId(*random()?);
     let what = format!(
-        "grant {serial} of fleet {fleet} to vault {vault} with transport key {} until {expiry}",
+        "grant {serial} of fleet {fleet} to {host}, vault {vault} with transport key {}, until {expiry}",
         hex::encode(recipient),
     );
     log(verifier, request_id, what, None).await?;
@@ -91,6 +107,17 @@ pub(crate) async fn new_fleet_grant(
         FleetGrant { version, fleet, vault, recipient, encapsulated, sealed, serial, expiry };
     let signed = grant.signed(|bytes| verifier.release_key.sign(bytes));
     Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
+}
+
+/// The enrolled host that showed this transport key, and its vault's id.
+async fn holder(verifier: &Verifier, key: &[u8; 65]) -> Result<(String, InstanceId), Fault> {
+    verifier.store.host_with_vault(key).await?.ok_or_else(|| {
+        let key = hex::encode(key);
+        Fault::new(
+            FaultKind::UnknownVault,
+            format!("no enrolled host has shown transport key {key}"),
+        )
+    })
 }
 
 fn expiry(verifier: &Verifier, ttl_s: u32) -> Result<u64, Fault> {

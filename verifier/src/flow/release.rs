@@ -5,6 +5,8 @@
 //! ```
 //! Whatever fails once a challenge was consumed is logged with its full explanation; what cannot be logged is not released.
 
+use std::collections::BTreeSet;
+
 use coffer_attestation::appraisal::{
     Appraisal, ConsumedNonce, EnrolledHost, ImageFacts, ReceivedEvidence, Refusal, appraise,
 };
@@ -12,7 +14,7 @@ use coffer_attestation::launch::{BoxKind, LaunchDisk, LaunchRecord};
 use coffer_attestation::ledger::Current;
 use coffer_attestation::release::{Release, SealedSecret, SignedRelease};
 use coffer_attestation::tpm::public::Public;
-use coffer_attestation::{Reject, cbor};
+use coffer_attestation::{InstanceId, Reject, cbor};
 use coffer_image::appliance::Network;
 use coffer_image::descriptor::{BootDigests, Descriptor, Disk};
 use coffer_policies::{Facts, HostFacts, Permit, ResourceFacts, ResourceId, VmFacts};
@@ -118,7 +120,8 @@ impl Case<'_> {
             restart_count: clock.restart_count,
             clock: clock.clock,
         };
-        verifier.store.note_quote(&row.ak_name, clock, now).await?;
+        let vault = current.facts().host_claims.vault.as_ref();
+        verifier.store.note_quote(&row.ak_name, clock, vault, now).await?;
         let ids = declared(&descriptor, current.facts().resources())?;
         check_lifetime(&descriptor, now)?;
 
@@ -375,6 +378,7 @@ fn facts(
             incarnation: vm.incarnation,
             vcpus: appraised.launch_record.vcpus,
             memory_mib: appraised.launch_record.memory_mib,
+            volumes: volumes(&appraised.launch_record),
         },
         host: HostFacts {
             name: row.name.clone(),
@@ -392,6 +396,11 @@ fn facts(
         },
         resource,
     }
+}
+
+/// Ids of the volumes it was launched with.
+fn volumes(record: &LaunchRecord) -> BTreeSet<InstanceId> {
+    record.disks.iter().filter_map(|disk| disk.volume).collect()
 }
 
 fn sign(verifier: &Verifier, release: &Release) -> Vec<u8> {

@@ -133,7 +133,7 @@ fn status(kind: FaultKind) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         FaultKind::Reject(Reject::SecretNotFound) | FaultKind::NotFound => StatusCode::NOT_FOUND,
-        FaultKind::Reject(_) => StatusCode::FORBIDDEN,
+        FaultKind::Reject(_) | FaultKind::UnknownVault => StatusCode::FORBIDDEN,
         FaultKind::Unauthorized => StatusCode::UNAUTHORIZED,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -1,6 +1,7 @@
 //! Enrolled hosts: an identity row that never changes and a clock row that only moves forward.
 
-use coffer_attestation::{Digest, ObjectName, Reject};
+use coffer_attestation::claims::VaultClaim;
+use coffer_attestation::{Digest, InstanceId, ObjectName, Reject};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -22,6 +23,8 @@ pub(crate) struct HostRow {
     pub(crate) enrolled_at: u64,
     pub(crate) clock: HostClock,
     pub(crate) last_seen: u64,
+    /// The vault it showed with the last accepted quote.
+    pub(crate) vault: Option<InstanceId>,
 }
 
 /// clockInfo of the last accepted quote.
@@ -104,7 +107,8 @@ impl Store {
     ) -> Result<Option<HostRow>, StoreError> {
         let row = sqlx::query(
             "SELECT h.name, h.ak_name, h.ak_public, h.ek_digest, h.tpm_manufacturer, h.tpm_model, h.tpm_version,
-             h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen
+             h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen,
+             c.vault_id
              FROM hosts h JOIN host_clocks c USING (ak_name) WHERE h.ak_name = ?",
         )
         .bind(ak_name.as_bytes())
@@ -116,7 +120,8 @@ impl Store {
     pub(crate) async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT h.name, h.ak_name, h.ak_public, h.ek_digest, h.tpm_manufacturer, h.tpm_model, h.tpm_version,
-             h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen
+             h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen,
+             c.vault_id
              FROM hosts h JOIN host_clocks c USING (ak_name) ORDER BY h.name",
         )
         .fetch_all(&self.pool)
@@ -124,21 +129,24 @@ impl Store {
         rows.iter().map(from_row).collect()
     }
 
-    /// Notes an accepted quote. Of quotes that overtook each other the latest stays.
+    /// Notes an accepted quote, and the vault its host showed. Of quotes that overtook each other the latest stays.
     pub(crate) async fn note_quote(
         &self,
         ak_name: &ObjectName,
         clock: HostClock,
+        vault: Option<&VaultClaim>,
         now: u64,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE host_clocks SET reset_count = ?, restart_count = ?, clock = ?, last_seen = ?
-             WHERE ak_name = ? AND (reset_count, restart_count, clock) <= (?, ?, ?)",
+            "UPDATE host_clocks SET reset_count = ?, restart_count = ?, clock = ?, last_seen = ?, vault_id = ?,
+             vault_key = ? WHERE ak_name = ? AND (reset_count, restart_count, clock) <= (?, ?, ?)",
         )
         .bind(i64::from(clock.reset_count))
         .bind(i64::from(clock.restart_count))
         .bind(clock.clock.to_be_bytes().as_slice())
         .bind(int(now))
+        .bind(vault.map(|vault| vault.id.0.to_vec()))
+        .bind(vault.map(|vault| vault.transport_key.to_vec()))
         .bind(ak_name.as_bytes())
         .bind(i64::from(clock.reset_count))
         .bind(i64::from(clock.restart_count))
@@ -146,6 +154,20 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// The enrolled host that showed a vault with this transport key, and that vault's id.
+    pub(crate) async fn host_with_vault(
+        &self,
+        transport_key: &[u8; 65],
+    ) -> Result<Option<(String, InstanceId)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT h.name, c.vault_id FROM hosts h JOIN host_clocks c USING (ak_name) WHERE c.vault_key = ?",
+        )
+        .bind(transport_key.as_slice())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| Ok((row.try_get(0)?, vault_id(row.try_get(1)?)?))).transpose()
     }
 
     /// True if there was such a host.
@@ -179,7 +201,12 @@ fn from_row(row: &SqliteRow) -> Result<HostRow, StoreError> {
             clock: u64::from_be_bytes(clock.try_into().map_err(|_| damaged())?),
         },
         last_seen: uint(row.try_get("last_seen")?),
+        vault: row.try_get::<Option<Vec<u8>>, _>("vault_id")?.map(vault_id).transpose()?,
     })
+}
+
+fn vault_id(bytes: Vec<u8>) -> Result<InstanceId, StoreError> {
+    bytes.try_into().map(InstanceId).map_err(|_| StoreError::Damaged("host_clocks"))
 }
 
 /// Two enrolments that ran side by side: the unique columns let one through.

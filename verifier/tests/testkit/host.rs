@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use coffer_attestation::appraisal::{HostProfile, HostReference};
-use coffer_attestation::claims::HostClaims;
+use coffer_attestation::claims::{HostClaims, VaultClaim};
 use coffer_attestation::event_log::{self, EventType, LogBuilder};
 use coffer_attestation::evidence::QuotePart;
 use coffer_attestation::protocol::{
@@ -83,6 +83,7 @@ pub struct Host {
     pub ak_handle: u32,
     pub log: Vec<u8>,
     pub profile: &'static str,
+    pub vault: Option<VaultClaim>,
     ek_handle: u32,
     ek_public: Vec<u8>,
     ek_certificate: Vec<u8>,
@@ -104,6 +105,7 @@ impl Host {
             ak_handle,
             log: log_of(&events),
             profile: "sealed",
+            vault: None,
             ek_handle,
             ek_public,
             ek_certificate,
@@ -137,6 +139,7 @@ impl Host {
             live_vms: 1,
             launch_log_head: Digest::ZERO,
             boot_id: [0; 16],
+            vault: self.vault.clone(),
         }
     }
 

@@ -25,6 +25,7 @@ pub const SECRET: &[u8] = b"-----BEGIN PRIVATE KEY----- as it were";
 pub struct Scene {
     pub service: Service,
     pub host: Host,
+    authority: EkAuthority,
 }
 
 impl Scene {
@@ -53,7 +54,7 @@ impl Scene {
             .no_content();
         let image = Vm::image_id(&Shape::default());
         service.put_secret(SECRET_ID, SECRET, &[image]);
-        Self { service, host }
+        Self { service, host, authority }
     }
 
     pub fn token(&self, host: &str) -> String {
@@ -69,11 +70,21 @@ impl Scene {
     }
 
     pub fn enroll_start(&self) -> EnrollStart {
-        EnrollStart {
-            token: self.token("rack-7"),
-            host: "rack-7".into(),
-            identity: self.host.identity(),
-        }
+        self.enroll_start_as("rack-7")
+    }
+
+    fn enroll_start_as(&self, name: &str) -> EnrollStart {
+        EnrollStart { token: self.token(name), host: name.into(), identity: self.host.identity() }
+    }
+
+    /// One more, enrolled under this name.
+    pub fn another_host(&mut self, name: &str) -> Host {
+        let host = self.authority.host();
+        let ours = std::mem::replace(&mut self.host, host);
+        let challenge = self.service.post("/v1/enroll/start", &self.enroll_start_as(name)).ok();
+        let complete = self.host.activate(&challenge);
+        self.service.post("/v1/enroll/complete", &complete).ok::<Enrolled>();
+        std::mem::replace(&mut self.host, ours)
     }
 
     pub fn challenge(&self) -> Challenge {

@@ -204,7 +204,7 @@ impl Vm {
 fn launched(shape: &Shape) -> Vec<LaunchDisk> {
     let disk = |name: &str, kind: &str, root_hash| {
         let (name, kind) = (name.to_owned(), kind.to_owned());
-        LaunchDisk { name, kind, root_hash, size: DATA_SIZE }
+        LaunchDisk { name, kind, root_hash, size: DATA_SIZE, volume: None }
     };
     let root = match shape.raw_root {
         Some(name) => disk(name, "raw", None),

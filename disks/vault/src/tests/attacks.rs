@@ -16,18 +16,21 @@ fn a_folder_turned_back_is_refused_and_without_a_tpm_accepted() {
         let vault = open().unwrap();
         vault.create_volume(&encrypted("v", image(1))).unwrap();
         write(&vault, "v", &closed(1), 1);
-        vault.counter(&closed(1), "n", true).unwrap();
+        vault.counter(&closed(1), &image(1), "n", true).unwrap();
         drop(vault);
         copy(folder, old.path());
         let vault = open().unwrap();
         write(&vault, "v", &closed(1), 2);
-        vault.counter(&closed(1), "n", true).unwrap();
+        vault.counter(&closed(1), &image(1), "n", true).unwrap();
         drop(vault);
         copy(folder, newest.path());
         clear(folder);
         copy(old.path(), folder);
         let turned_back = open().map(|vault| {
-            (read(&vault, "v", &closed(1)), vault.counter(&closed(1), "n", false).unwrap())
+            (
+                read(&vault, "v", &closed(1)),
+                vault.counter(&closed(1), &image(1), "n", false).unwrap(),
+            )
         });
         clear(folder);
         copy(newest.path(), folder);
@@ -36,7 +39,7 @@ fn a_folder_turned_back_is_refused_and_without_a_tpm_accepted() {
     assert_eq!(refused(attack(&|| site.open(), site.folder.path())), "stale");
     let vault = site.open().unwrap();
     assert_eq!(read(&vault, "v", &closed(1)), 2);
-    assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 2);
+    assert_eq!(vault.counter(&closed(1), &image(1), "n", false).unwrap(), 2);
 
     let folder = tempfile::tempdir().unwrap();
     let turned_back = attack(&|| software(folder.path()), folder.path()).unwrap();
@@ -47,7 +50,7 @@ fn a_folder_turned_back_is_refused_and_without_a_tpm_accepted() {
 fn a_copy_is_refused_by_another_hosts_tpm_and_without_one_accepted() {
     let (site, other) = (Site::new(), Site::new());
     let vault = site.open().unwrap();
-    vault.counter(&closed(1), "n", true).unwrap();
+    vault.counter(&closed(1), &image(1), "n", true).unwrap();
     drop(vault);
     copy(site.folder.path(), other.folder.path());
     assert_eq!(refused(other.open()), "seal-other-tpm");
@@ -58,13 +61,13 @@ fn a_copy_is_refused_by_another_hosts_tpm_and_without_one_accepted() {
     copy(site.folder.path(), other.folder.path());
     std::fs::write(other.folder.path().join("vault.key"), key).unwrap();
     assert_eq!(refused(other.open()), "wrong-key");
-    assert_eq!(site.open().unwrap().counter(&closed(1), "n", false).unwrap(), 1);
+    assert_eq!(site.open().unwrap().counter(&closed(1), &image(1), "n", false).unwrap(), 1);
 
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    software(here.path()).unwrap().counter(&closed(1), "n", true).unwrap();
+    software(here.path()).unwrap().counter(&closed(1), &image(1), "n", true).unwrap();
     copy(here.path(), there.path());
     let both = [here.path(), there.path()].map(|folder| software(folder).unwrap());
-    assert!(both.iter().all(|vault| vault.counter(&closed(1), "n", true).unwrap() == 2));
+    assert!(both.iter().all(|vault| vault.counter(&closed(1), &image(1), "n", true).unwrap() == 2));
 }
 
 #[test]
@@ -79,15 +82,18 @@ fn a_vault_is_open_once() {
     let mut guest = disk(&mut attached).unwrap();
     copy(site.folder.path(), copied.path());
     let second = Vault::open(copied.path(), site.root()).unwrap();
-    assert_eq!(refused(vault.counter(&closed(1), "n", true)), "superseded");
+    assert_eq!(refused(vault.counter(&closed(1), &image(1), "n", true)), "superseded");
     guest.write(0, &[1; 4096]).unwrap();
     assert_eq!(guest.flush().unwrap_err().code(), "anchor-failed");
-    assert_eq!(second.counter(&closed(1), "n", true).unwrap(), 1);
+    assert_eq!(second.counter(&closed(1), &image(1), "n", true).unwrap(), 1);
     drop((second, guest, attached, vault));
     // And its folder is an old one now.
     assert_eq!(refused(site.open()), "stale");
     assert_eq!(
-        Vault::open(copied.path(), site.root()).unwrap().counter(&closed(1), "n", false).unwrap(),
+        Vault::open(copied.path(), site.root())
+            .unwrap()
+            .counter(&closed(1), &image(1), "n", false)
+            .unwrap(),
         1
     );
 }

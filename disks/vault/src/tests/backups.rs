@@ -46,7 +46,7 @@ impl Scene {
     fn permit(&self) -> Permit {
         Permit {
             version: 1,
-            volume: InstanceId::from_hex(&self.here.volume("v").unwrap().id).unwrap(),
+            volume: self.here.volume("v").unwrap().id,
             sender: self.here.transport_key(),
             recipient: self.there.transport_key(),
             serial: InstanceId([9; 16]),
@@ -181,7 +181,7 @@ fn a_backup_is_whole_and_the_senders_and_for_its_recipient() {
     let third = software(folder.path()).unwrap();
     let own = Verifier::new(2);
     let volume = NewVolume { verifier_key: Some(own.point()), ..encrypted("v", by(7, 2)) };
-    let id = InstanceId::from_hex(&third.create_volume(&volume).unwrap().id).unwrap();
+    let id = third.create_volume(&volume).unwrap().id;
     let sender = third.transport_key();
     let mut forged = Vec::new();
     let serial = InstanceId([8; 16]);

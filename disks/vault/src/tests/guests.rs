@@ -53,8 +53,16 @@ fn a_newer_image_locks_the_older_out() {
     assert_eq!(refused(vault.attach("v", &signed(1, 7, 1))), "svn-too-low");
     write(&vault, "v", &signed(1, 7, 2), 1);
     write(&vault, "v", &signed(2, 7, 3), 2);
-    // Attaching alone raised it, for good.
-    drop(vault.attach("v", &signed(3, 7, 4)).unwrap());
+    // Whose image was not looked at yet locks nobody out, and gets no key.
+    let attached = vault.attach("v", &signed(3, 7, 9)).unwrap();
+    let AttachedDisk::Encrypted { file, channel, .. } = attached.disk else { panic!() };
+    drop((file, attached.hold));
+    assert!(coffer_disk::RemoteAnchor::connect(channel.into()).is_err());
+    assert_eq!(vault.volume("v").unwrap().svn_floor, 3);
+    // Whoever is let in does, for good.
+    let mut attached = vault.attach("v", &signed(3, 7, 4)).unwrap();
+    attached.hold.admit(Pace::flushes(1)).unwrap();
+    drop(attached);
     drop(vault);
     let vault = software(folder.path()).unwrap();
     assert_eq!(vault.volume("v").unwrap().svn_floor, 4);
@@ -123,30 +131,39 @@ fn sealed_data_is_whole_and_this_hosts() {
 }
 
 #[test]
-fn counters_are_their_guests_alone() {
+fn counters_are_theirs_alone_whom_the_guest_names() {
     let (folder, vault) = vault();
     let me = signed(1, 7, 3);
     for expected in 1..4 {
-        assert_eq!(vault.counter(&me, "a", true).unwrap(), expected);
+        assert_eq!(vault.counter(&me, &by(7, 0), "a", true).unwrap(), expected);
     }
     drop(vault);
     let vault = software(folder.path()).unwrap();
-    assert_eq!(vault.counter(&me, "a", false).unwrap(), 3);
-    // The signer's, whatever the image; nobody else's, and not an open box's.
-    assert_eq!(vault.counter(&signed(2, 7, 1), "a", false).unwrap(), 3);
-    for other in [signed(1, 8, 3), closed(1), closed(7), open_box(me)] {
-        assert_eq!(vault.counter(&other, "a", true).unwrap(), 1);
+    assert_eq!(vault.counter(&me, &by(7, 0), "a", false).unwrap(), 3);
+    // The signer's, whatever the image and the lowest security version.
+    assert_eq!(vault.counter(&signed(2, 7, 1), &by(7, 1), "a", false).unwrap(), 3);
+    assert_eq!(refused(vault.counter(&signed(2, 7, 1), &by(7, 2), "a", false)), "svn-too-low");
+    // An image without its signature, or with another, comes to no other counters: it is refused.
+    for other in [closed(1), signed(1, 8, 3), open_box(me)] {
+        assert_eq!(refused(vault.counter(&other, &by(7, 0), "a", true)), "not-owner");
     }
-    assert_eq!(vault.counter(&me, "b", false).unwrap(), 0);
-    assert_eq!(vault.counter(&me, "a", false).unwrap(), 3);
+    // The image's own are others, and the same whoever signed it; an open box moves none of them.
+    assert_eq!(vault.counter(&me, &image(1), "a", true).unwrap(), 1);
+    assert_eq!(vault.counter(&closed(1), &image(1), "a", true).unwrap(), 2);
+    assert_eq!(refused(vault.counter(&closed(2), &image(1), "a", true)), "not-owner");
+    assert_eq!(refused(vault.counter(&open_box(me), &image(1), "a", true)), "not-owner");
+    assert_eq!(vault.counter(&open_box(me), &Owner::Open, "a", true).unwrap(), 1);
+    assert_eq!(vault.counter(&me, &by(7, 0), "b", false).unwrap(), 0);
+    assert_eq!(vault.counter(&me, &by(7, 0), "a", false).unwrap(), 3);
     for name in ["", "a b", "a\n", &"a".repeat(65)] {
-        assert_eq!(refused(vault.counter(&me, name, true)), "bad-name");
+        assert_eq!(refused(vault.counter(&me, &by(7, 0), name, true)), "bad-name");
     }
     for n in 1..COUNTERS_MAX {
-        vault.counter(&me, &format!("{n:064}"), true).unwrap();
+        vault.counter(&me, &by(7, 0), &format!("{n:064}"), true).unwrap();
     }
-    assert_eq!(refused(vault.counter(&me, "one-more", true)), "too-many-counters");
-    assert_eq!(vault.counter(&me, "a", true).unwrap(), 4);
+    let more = vault.counter(&me, &by(7, 0), "one-more", true);
+    assert_eq!(refused(more), "too-many-counters");
+    assert_eq!(vault.counter(&me, &by(7, 0), "a", true).unwrap(), 4);
 }
 
 #[test]
@@ -154,10 +171,12 @@ fn counters_moved_at_once_count_each_move() {
     let (_folder, vault) = vault();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..10).for_each(|_| drop(vault.counter(&closed(1), "n", true))));
+            scope.spawn(|| {
+                (0..10).for_each(|_| drop(vault.counter(&closed(1), &image(1), "n", true)))
+            });
         }
     });
-    assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 40);
+    assert_eq!(vault.counter(&closed(1), &image(1), "n", false).unwrap(), 40);
 }
 
 #[test]

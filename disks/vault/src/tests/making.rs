@@ -12,12 +12,12 @@ fn a_vault_is_the_same_after_a_restart() {
     let site = Site::new();
     let vault = site.open().unwrap();
     let (id, key) = (vault.id(), vault.transport_key());
-    assert_eq!(vault.counter(&closed(1), "n", true).unwrap(), 1);
+    assert_eq!(vault.counter(&closed(1), &image(1), "n", true).unwrap(), 1);
     drop(vault);
     site.host.lock().unwrap().restart();
     let vault = site.open().unwrap();
     assert_eq!((vault.id(), vault.transport_key()), (id, key));
-    assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 1);
+    assert_eq!(vault.counter(&closed(1), &image(1), "n", false).unwrap(), 1);
     // Another host's, or another making's, is another vault.
     let other = Site::new().open().unwrap();
     assert_ne!(other.id(), id);
@@ -40,7 +40,11 @@ fn making_may_be_cut_off_anywhere() {
         if let Ok(id) = told {
             assert_eq!(vault.id(), id);
         }
-        assert_eq!(vault.counter(&closed(1), "n", true).unwrap(), 1, "after {cuts} steps");
+        assert_eq!(
+            vault.counter(&closed(1), &image(1), "n", true).unwrap(),
+            1,
+            "after {cuts} steps"
+        );
         drop(vault);
         if !whole {
             // From nothing again.
@@ -60,7 +64,7 @@ fn making_may_be_cut_off_again_and_again() {
         let _ = site.open_with(fuse(cuts).0);
     }
     let vault = site.open().unwrap();
-    assert_eq!(vault.counter(&closed(1), "n", true).unwrap(), 1);
+    assert_eq!(vault.counter(&closed(1), &image(1), "n", true).unwrap(), 1);
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn an_old_marker_starts_nothing_over() {
         }))
         .unwrap();
     let id = vault.id();
-    vault.counter(&closed(1), "n", true).unwrap();
+    vault.counter(&closed(1), &image(1), "n", true).unwrap();
     drop(vault);
     copy(site.folder.path(), &to);
     let seen = seen.lock().unwrap().clone();
@@ -141,7 +145,7 @@ fn an_old_marker_starts_nothing_over() {
                 Ok(vault) => {
                     assert!(rest && markers > 0);
                     assert_eq!(vault.id(), id);
-                    assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 1);
+                    assert_eq!(vault.counter(&closed(1), &image(1), "n", false).unwrap(), 1);
                     drop(vault);
                     clear(&to);
                     copy(site.folder.path(), &to);

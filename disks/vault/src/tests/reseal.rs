@@ -42,7 +42,7 @@ fn an_upgraded_host_opens_its_vault_by_its_verifiers_leave_only() {
     let (id, at_first) = (vault.id(), vault.info().unwrap());
     assert_eq!((at_first.registers.as_slice(), at_first.resealed_to), (&[0, 7, 11][..], None));
     let blob = vault.seal(&closed(1), &image(1), false, b"before").unwrap();
-    vault.counter(&closed(1), "n", true).unwrap();
+    vault.counter(&closed(1), &image(1), "n", true).unwrap();
     drop(vault);
     site.boot(true);
     assert_eq!(refused(site.open()), "seal-pcrs-moved");
@@ -65,7 +65,7 @@ fn an_upgraded_host_opens_its_vault_by_its_verifiers_leave_only() {
         let vault = site.open().unwrap();
         assert_eq!(vault.id(), id);
         assert_eq!(&**vault.unseal(&closed(1), &blob).unwrap().data, b"before");
-        assert_eq!(vault.counter(&closed(1), "n", false).unwrap(), 1);
+        assert_eq!(vault.counter(&closed(1), &image(1), "n", false).unwrap(), 1);
         let info = vault.info().unwrap();
         assert_eq!((info.sealed_to, info.resealed_to), (resealed.resealed_to, None));
     }

@@ -16,7 +16,7 @@ fn vault() -> (tempfile::TempDir, Vault) {
 }
 
 fn file_of(folder: &std::path::Path, vault: &Vault, name: &str) -> std::path::PathBuf {
-    folder.join("volumes").join(vault.volume(name).unwrap().id + ".disk")
+    folder.join("volumes").join(format!("{}.disk", vault.volume(name).unwrap().id))
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_full_disk_loses_nothing() {
     state.store(&[1; 20_000]).unwrap();
     is_full.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(refused(state.store(&[2; 20_000])), "storage-full");
-    assert_eq!(refused(vault.counter(&closed(1), "n", true)), "storage-full");
+    assert_eq!(refused(vault.counter(&closed(1), &image(1), "n", true)), "storage-full");
     assert_eq!(refused(vault.create_volume(&encrypted("v", image(1)))), "storage-full");
     assert_eq!(state.load().unwrap().unwrap()[0], 1);
     is_full.store(false, std::sync::atomic::Ordering::SeqCst);
@@ -380,6 +380,53 @@ fn what_a_failed_commit_left_is_not_told() {
             assert!(told_after_failures > 0, "no failure left a session");
             return;
         }
+    }
+}
+
+/// One write or flush fails, whichever: whoever comes next finds the vault in use as before, with all that was committed.
+#[test]
+fn one_failure_ends_the_vault_for_nobody() {
+    let mut resumed = 0;
+    for failing in 1.. {
+        let (folder, vault) = vault();
+        vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+        vault.create_volume(&encrypted("v", image(1))).unwrap();
+        drop(vault);
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::MAX));
+        let steps = left.clone();
+        let steps = move || match steps.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) {
+            1 => Err(std::io::Error::other("the cable is loose")),
+            _ => Ok(()),
+        };
+        let root = Root::DangerouslySoftware;
+        let steps = std::sync::Arc::new(steps);
+        let vault = Vault::open_in_steps(folder.path(), root, None, steps).unwrap();
+        let mut attached = vault.attach("v", &closed(1)).unwrap();
+        let mut guest = disk(&mut attached).unwrap();
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else {
+            panic!()
+        };
+        state.store(&[1; 20]).unwrap();
+        left.store(failing, std::sync::atomic::Ordering::SeqCst);
+        let stored = state.store(&[2; 20]).is_ok();
+        left.store(i64::MAX, std::sync::atomic::Ordering::SeqCst);
+        if stored {
+            assert!(resumed > 1, "no failure ended a session");
+            return;
+        }
+        resumed += 1;
+        assert!([1, 2].contains(&state.load().unwrap().unwrap()[0]), "step {failing}");
+        state.store(&[3; 20]).unwrap();
+        guest.write(0, &[4; BLOCK]).unwrap();
+        guest.flush().unwrap();
+        drop((state, guest, attached, vault));
+        let vault = software(folder.path()).unwrap();
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else {
+            panic!()
+        };
+        assert_eq!(*state.load().unwrap().unwrap(), [3; 20]);
+        drop(state);
+        assert_eq!(read(&vault, "v", &closed(1)), 4);
     }
 }
 

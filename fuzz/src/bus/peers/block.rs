@@ -146,7 +146,7 @@ impl BlockPeer {
             }
         };
         let file = file.try_clone().expect("a descriptor");
-        Box::new(Block::open(7, &spec, file, None).expect("a disk"))
+        Box::new(Block::open(7, &spec, file, None, Box::new(|_| ())).expect("a disk"))
     }
 
     /// A raw disk's storage.

@@ -25,6 +25,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::refusals::Refusals;
 use crate::virtio::device::{Chain, Pace, Queues, VirtioDevice};
+use crate::virtio::told_disk::{Tell, ToldDisk};
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 128;
@@ -72,14 +73,18 @@ pub struct Block {
 }
 
 impl Block {
-    /// Serves disk `index` of the spec.
+    /// Serves disk `index` of the spec; what fails of it, now and later, is told.
     pub fn open(
         index: usize,
         spec: &DiskSpec,
         file: File,
         anchor: Option<OwnedFd>,
+        tell: Tell,
     ) -> Result<Self, DiskRefused> {
-        let refused = |error| DiskRefused::Disk(index, error);
+        let refused = |error| {
+            tell(&error);
+            DiskRefused::Disk(index, error)
+        };
         let source: Source = match spec {
             DiskSpec::Integrity { data_size, root_hash, salt, ahead } => {
                 let salt = Salt::from_hex(salt).ok_or(DiskRefused::Salt(index))?;
@@ -97,7 +102,7 @@ impl Block {
                 Box::new(whole.ok_or(DiskRefused::Size(index, *size))?)
             }
         };
-        Ok(Self::over(index, source))
+        Ok(Self::over(index, Box::new(ToldDisk::new(source, tell))))
     }
 
     /// Serves any source as disk `index`.

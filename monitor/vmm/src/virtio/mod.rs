@@ -10,6 +10,7 @@ pub mod mmio;
 pub mod net;
 pub mod rng;
 pub mod status;
+pub mod told_disk;
 pub mod vsock;
 pub mod watch;
 
@@ -17,8 +18,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use coffer_disk::DiskError;
 use coffer_machine::Machine;
-use coffer_monitor_wire::{DiskSpec, NetSpec};
+use coffer_monitor_wire::{DiskSpec, Event, NetSpec};
 
 use crate::layout;
 use crate::process::Control;
@@ -37,7 +39,9 @@ pub fn attach(
 ) -> anyhow::Result<Vec<Arc<VirtioMmio>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, (spec, file, anchor)) in disks.into_iter().enumerate() {
-        devices.push(Box::new(block::Block::open(index, &spec, file, anchor)?));
+        let control = control.clone();
+        let tell = Box::new(move |error: &DiskError| tell_of(&control, index, error));
+        devices.push(Box::new(block::Block::open(index, &spec, file, anchor, tell)?));
     }
     for (spec, backend) in nics {
         devices.push(Box::new(net::Net::new(spec, backend, control.network.clone())?));
@@ -55,4 +59,11 @@ pub fn attach(
         VirtioMmio::new(device, Slot { memory, line, kicks, refusals }).map(Arc::new)
     };
     devices.into_iter().zip(0u32..).map(plug).collect()
+}
+
+fn tell_of(control: &Control, disk: usize, error: &DiskError) {
+    let (code, hint) = (error.code().into(), error.hint().into());
+    let event = Event::DiskFailed { disk, code, detail: error.to_string(), hint };
+    // Whoever does not listen now reads the error at the VM's end, or sees the guest's.
+    let _ = control.try_send(&event, &[]);
 }

@@ -139,6 +139,7 @@ pub fn record() -> LaunchRecord {
             kind: "integrity".into(),
             root_hash: Some(Digest([6; 32])),
             size: DATA_SIZE,
+            volume: None,
         }],
         nics: vec![],
         instance_id: InstanceId([4; 16]),
@@ -199,5 +200,6 @@ pub fn host_claims(hak: ObjectName) -> HostClaims {
         live_vms: 1,
         launch_log_head: Digest::ZERO,
         boot_id: [7; 16],
+        vault: None,
     }
 }

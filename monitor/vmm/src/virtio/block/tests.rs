@@ -202,7 +202,8 @@ fn raw_disk() -> (Block, File) {
     let mut file = tempfile::tempfile().unwrap();
     (0..16).for_each(|n| file.write_all(&[n; 512]).unwrap());
     let disk =
-        Block::open(0, &DiskSpec::Raw { size: RAW }, file.try_clone().unwrap(), None).unwrap();
+        Block::open(0, &DiskSpec::Raw { size: RAW }, file.try_clone().unwrap(), None, silent())
+            .unwrap();
     (disk, file)
 }
 
@@ -335,7 +336,7 @@ fn refuses_sizes_no_raw_disk_has() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(if size == 0 { 0 } else { RAW }).unwrap();
         assert!(matches!(
-            Block::open(3, &DiskSpec::Raw { size }, file, None),
+            Block::open(3, &DiskSpec::Raw { size }, file, None, silent()),
             Err(DiskRefused::Size(3, found)) if found == size
         ));
     }
@@ -412,7 +413,7 @@ fn opened(file: &File, id: &str, anchor: &DangerousMemoryAnchor) -> Result<Block
         coffer_disk::serve(keeper, zeroize::Zeroizing::new([7; 32]), &mut anchor)
     });
     let spec = DiskSpec::Encrypted { id: id.into(), size: 16 * BLOCK as u64 };
-    Block::open(2, &spec, file.try_clone().unwrap(), Some(ours.into()))
+    Block::open(2, &spec, file.try_clone().unwrap(), Some(ours.into()), silent())
 }
 
 #[track_caller]
@@ -493,4 +494,8 @@ fn an_encrypted_disk_without_its_counter_flushes_nothing() {
     put_header(&memory, VIRTIO_BLK_T_FLUSH, 0);
     assert_eq!(serve(&mut disk, &memory, &[(HEADER_AT, 16, 0), (STATUS_AT, 1, WRITE)]), Ok(1));
     assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
+}
+
+fn silent() -> crate::virtio::told_disk::Tell {
+    Box::new(|_| ())
 }

@@ -1,0 +1,97 @@
+//! How often what one guest does may be written to the host TPM's NV memory, which wears out (SPEC 11.9).
+//!
+//! So many at once as have been saved up, then one in so long. Whoever is early waits in line; nothing is refused.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use coffer_disk::{Anchor, AnchorError};
+
+/// Moves that may be saved up.
+const SAVED: u32 = 3000;
+
+/// The pace of one guest's counters, of one volume or of one vTPM.
+pub struct Pace {
+    every: Duration,
+    saved: Duration,
+    /// When the next one is due, if nothing had been saved up.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// Of a volume's or a vTPM's flushes: 3000, and so many a second.
+    pub fn flushes(a_second: u32) -> Self {
+        let every = Duration::from_secs(1) / a_second.max(1);
+        Self::of(every, every * SAVED)
+    }
+
+    fn of(every: Duration, saved: Duration) -> Self {
+        Self { every, saved, due: Mutex::new(None) }
+    }
+
+    /// Does it when it is its turn: whoever comes next waits in line.
+    pub fn keep<T>(&self, act: impl FnOnce() -> T) -> T {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wait, next) = self.turn(*due, Instant::now());
+        std::thread::sleep(wait);
+        *due = Some(next);
+        act()
+    }
+
+    /// How long who comes now waits, and when the next one is due.
+    fn turn(&self, due: Option<Instant>, now: Instant) -> (Duration, Instant) {
+        let due = due.map_or(now, |due| due.max(now));
+        ((due - now).saturating_sub(self.saved), due + self.every)
+    }
+}
+
+impl Default for Pace {
+    /// Of a guest's counters: one a second.
+    fn default() -> Self {
+        Self::of(Duration::from_secs(1), Duration::ZERO)
+    }
+}
+
+/// A counter that moves at a pace.
+pub(crate) struct Paced<A>(pub A, pub Pace);
+
+impl<A: Anchor> Anchor for Paced<A> {
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        self.0.read()
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        let Self(counter, pace) = self;
+        pace.keep(|| counter.advance(from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_up_goes_at_once_and_the_rest_in_its_turn() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let pace = Pace::of(second, 3 * second);
+        let mut due = None;
+        let mut wait = |at: u32| {
+            let (wait, next) = pace.turn(due, start + at * second);
+            due = Some(next);
+            wait.as_secs()
+        };
+        // Three that were saved up and one that is due, all at once; who comes then waits.
+        assert_eq!([0; 6].map(&mut wait), [0, 0, 0, 0, 1, 2]);
+        // Nobody came for long: as many again, and no more.
+        assert_eq!([100; 5].map(&mut wait), [0, 0, 0, 0, 1]);
+        assert_eq!([103; 2].map(&mut wait), [0, 0]);
+    }
+
+    #[test]
+    fn who_is_early_waits() {
+        let pace = Pace::of(Duration::from_millis(50), Duration::ZERO);
+        let start = Instant::now();
+        (0..4).for_each(|_| pace.keep(|| ()));
+        assert!(start.elapsed() >= Duration::from_millis(150));
+    }
+}
