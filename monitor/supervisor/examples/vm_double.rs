@@ -29,12 +29,17 @@ fn main() {
             std::thread::park();
         }
     }
+    if double.spec.cmdline == "stale-disk" {
+        double.tell_of_disk("stale");
+        let detail = "disk 0: it is an old copy".into();
+        return double.tell(&Event::Ended { reason: EndReason::Failed { detail } });
+    }
     double.tell(&Event::Running { setup_us: 1 });
     println!("guest says hello");
     let reason = match double.spec.cmdline.as_str() {
         "attest" => double.attest(),
         "serve" => double.be_served(),
-        "wait" => double.wait(),
+        "wait" | "lost-disk" => double.wait(),
         "network" => double.network(),
         "tampered" => {
             EndReason::Refused { reject: Reject::DiskIntegrity, detail: "block 3".into() }
@@ -56,6 +61,12 @@ struct Double {
 impl Double {
     fn tell(&self, event: &Event) {
         wire::send(self.control.as_fd(), event, &[]).unwrap();
+    }
+
+    /// Tells as a VM process that was taken over might.
+    fn tell_of_disk(&self, code: &str) {
+        let (code, detail) = (code.into(), "it fails\x1b[2J".into());
+        self.tell(&Event::DiskFailed { disk: 0, code, detail, hint: "plug it in".into() });
     }
 
     /// The kernel is sealed, disks cannot be written, and no descriptor came by inheritance.
@@ -134,7 +145,12 @@ impl Double {
         loop {
             match wire::receive::<Command>(&self.control).unwrap() {
                 Some((Command::Kill, _)) => return EndReason::Killed,
-                Some((Command::Pause, _)) => self.tell(&Event::Paused),
+                Some((Command::Pause, _)) => {
+                    if self.spec.cmdline == "lost-disk" {
+                        self.tell_of_disk("storage-failed");
+                    }
+                    self.tell(&Event::Paused);
+                }
                 Some((Command::Resume, _)) => self.tell(&Event::Resumed),
                 Some((Command::OpenNetwork, _)) => std::process::exit(11),
                 None => std::process::exit(0),

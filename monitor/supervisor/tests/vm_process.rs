@@ -22,7 +22,7 @@ use coffer_formats::claims::VmClaims;
 use coffer_formats::endorsement::GuestId;
 use coffer_formats::event_log::vm_launch_log;
 use coffer_formats::evidence::HostPart;
-use coffer_formats::launch::{BoxKind, LaunchRecord};
+use coffer_formats::launch::{BoxKind, LaunchDisk, LaunchRecord};
 use coffer_formats::{Digest, InstanceId, Nonce, Reject, binding, cbor};
 use coffer_host_tpm::HostTpm;
 use coffer_monitor::channel::Channels;
@@ -39,7 +39,7 @@ use coffer_monitor::registry::{Entry, Registry};
 use coffer_monitor::state::StateDir;
 use coffer_monitor::vm::{LaunchClock, Vm};
 use coffer_monitor::vm_process::{Companions, Control, VmProcess};
-use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState};
+use coffer_monitor_wire::api::{CreateVm, Restart, VmEvent, VmInfo, VmState, VolumeRequest};
 use coffer_monitor_wire::{FdRole, VmSpec};
 use coffer_services::ek_certificate::VtpmAuthority;
 use coffer_services::{Services, endorsement::Endorsements};
@@ -98,7 +98,13 @@ fn launch_watched(
         image_id: Digest::of(&[b"descriptor"]),
         vcpus: 1,
         memory_mib: 256,
-        disks: Vec::new(),
+        disks: vec![LaunchDisk {
+            name: "data".into(),
+            kind: "encrypted".into(),
+            root_hash: None,
+            size: 4096,
+            volume: Some(InstanceId([5; 16])),
+        }],
         nics: Vec::new(),
         instance_id: id,
         incarnation: 1,
@@ -228,7 +234,7 @@ fn request() -> CreateVm {
         memory_mib: None,
         publish: Vec::new(),
         disks: vec![],
-        volumes: vec![],
+        volumes: vec![VolumeRequest { name: "data".into(), volume: "kept".into() }],
         vtpm: None,
         verify_ahead: false,
         tap: None,
@@ -516,6 +522,29 @@ fn a_launch_that_runs_stays_entered() {
     assert_eq!(vm.registry.live(), 1);
     assert!(vm.entry.stop(Duration::ZERO));
     assert_eq!((vm.registry.live(), vm.registry.list().len()), (0, 1));
+}
+
+#[test]
+fn a_launch_whose_volume_does_not_open_names_it_the_cause_and_the_remedy() {
+    let vm = launch("stale-disk", None);
+    let error = vm.result.as_ref().unwrap_err();
+    assert_eq!(error.code(), ("stale", 503));
+    assert_eq!(error.to_string(), "volume `kept`: it fails?[2J");
+    assert_eq!(error.hint(), "plug it in");
+    vm.ended(VmState::Failed, Some("stale"));
+}
+
+#[test]
+fn a_volume_that_fails_while_its_guest_runs_is_told_and_the_vm_goes_on() {
+    let vm = launch("lost-disk", None);
+    let mut events = vm.registry.history.listen();
+    assert!(vm.control().pause(&vm.entry.vm, true));
+    let event = events.try_recv().unwrap();
+    assert_eq!(event.event, "disk-failed");
+    assert_eq!(event.detail.unwrap(), "storage-failed: volume `kept`: it fails?[2J");
+    assert!(vm.control().pause(&vm.entry.vm, false));
+    assert!(vm.entry.stop(Duration::ZERO));
+    vm.ended(VmState::Stopped, None);
 }
 
 #[test]

@@ -263,7 +263,7 @@ pub struct VmEvent {
     pub id: Option<InstanceId>,
     /// Its name.
     pub name: Option<String>,
-    /// The state it has now, by its name in `VmState`; or `removed`; or `lost`, where this reader was too slow.
+    /// The state it has now, by its name in `VmState`; or `removed`; or `disk-failed`; or `lost`, where this reader was too slow.
     pub event: String,
     /// Why, in a reason's code and a clause; the number of events `lost`.
     pub detail: Option<String>,
