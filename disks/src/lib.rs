@@ -32,6 +32,7 @@ mod store;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tree;
 mod volume;
 mod walk;
@@ -47,6 +48,7 @@ pub use ledger::{Ledger, LedgerCounter};
 pub use remote::{RemoteAnchor, serve};
 pub use shape::{BLOCKS_MAX, SPARE_MIN, Shape};
 pub use store::{FileStore, MemoryStore, Store, try_lock};
+pub use told::{Tell, ToldDisk};
 pub use walk::Report;
 
 /// Bytes of a block.

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 use coffer_disk::{
     BLOCK, BlockDevice, Disk, DiskError, DiskId, FileStore, Integrity, Raw, RemoteAnchor,
-    SystemEntropy,
+    SystemEntropy, Tell, ToldDisk,
 };
 use coffer_formats::Reject;
 use coffer_image::verity::Salt;
@@ -25,7 +25,6 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::refusals::Refusals;
 use crate::virtio::device::{Chain, Pace, Queues, VirtioDevice};
-use crate::virtio::told_disk::{Tell, ToldDisk};
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 128;

@@ -10,7 +10,6 @@ pub mod mmio;
 pub mod net;
 pub mod rng;
 pub mod status;
-pub mod told_disk;
 pub mod vsock;
 pub mod watch;
 

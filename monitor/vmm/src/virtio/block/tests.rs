@@ -496,6 +496,6 @@ fn an_encrypted_disk_without_its_counter_flushes_nothing() {
     assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
 }
 
-fn silent() -> crate::virtio::told_disk::Tell {
+fn silent() -> coffer_disk::Tell {
     Box::new(|_| ())
 }

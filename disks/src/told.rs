@@ -1,26 +1,25 @@
-//! A disk whose failures are told: the guest sees an I/O error and can say no more of it, so the supervisor hears the cause.
+//! A disk whose failures are told: a guest sees an I/O error and can say no more of it, so its monitor hears the cause.
 //!
 //! What it refuses: to be a way to keep anybody busy. Each code is told once.
 
 use std::collections::BTreeSet;
 
-use coffer_disk::{BlockDevice, DiskError};
-
-use super::block::Source;
+use crate::device::BlockDevice;
+use crate::error::DiskError;
 
 /// Tells of a failure; whoever cannot be told is gone.
 pub type Tell = Box<dyn Fn(&DiskError) + Send>;
 
 /// A disk of any kind.
 pub struct ToldDisk {
-    disk: Source,
+    disk: Box<dyn BlockDevice + Send>,
     tell: Tell,
     told: BTreeSet<&'static str>,
 }
 
 impl ToldDisk {
     /// Tells what fails from now on.
-    pub fn new(disk: Source, tell: Tell) -> Self {
+    pub fn new(disk: Box<dyn BlockDevice + Send>, tell: Tell) -> Self {
         Self { disk, tell, told: BTreeSet::new() }
     }
 
@@ -68,9 +67,8 @@ mod tests {
     use std::io::ErrorKind;
     use std::sync::{Arc, Mutex};
 
-    use coffer_disk::{BLOCK, Raw, Store};
-
     use super::*;
+    use crate::{BLOCK, Raw, Store};
 
     /// One block that is read, until it is unplugged; and never has room.
     #[derive(Clone, Default)]
