@@ -52,6 +52,10 @@ pub struct HostConfig {
     /// to be there.
     #[serde(default)]
     pub vault_disk: Option<PathBuf>,
+    /// Keeps the vault's key and counter in files beside it: whoever has the disk reads it, and turns it back. Such a host is
+    /// served as a developer's, and cannot pass for a sealed one.
+    #[serde(default)]
+    pub dangerously_software_vault: bool,
     /// Release key of the verifier that permits what changes whom the vault opens for, an uncompressed point in hex.
     #[serde(default)]
     pub vault_verifier: Option<String>,
@@ -158,8 +162,9 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
     let fixed = |value: &str| Some(value.to_owned());
     let listen = config.tls_listen.map(|address| address.to_string());
     let with_tls = |file: &str| listen.as_ref().map(|_| file.to_owned());
+    let software = config.dangerously_software_vault;
     let flags = [
-        ("--profile", fixed("sealed")),
+        ("--profile", fixed(if software { "developer" } else { "sealed" })),
         ("--images", fixed(IMAGES)),
         ("--tcti", fixed(config.tcti.as_deref().unwrap_or("device:/dev/tpmrm0"))),
         ("--disks", config.disks.as_ref().map(|folder| folder.to_string_lossy().into_owned())),
@@ -172,5 +177,56 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         ("--dangerously-listen-tcp", config.dangerously_listen_tcp.map(|to| to.to_string())),
     ];
     let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?]));
-    [PROGRAM, "serve"].map(str::to_owned).into_iter().chain(given.flatten()).collect()
+    let bare = software.then(|| "--dangerously-software-vault".to_owned());
+    [PROGRAM, "serve"].map(str::to_owned).into_iter().chain(given.flatten()).chain(bare).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{Config, Profile, ServeArgs};
+
+    #[derive(Parser)]
+    struct Served {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    /// What `serve` makes of a configuration with these fields; programs are those of any machine.
+    fn served(more: Value) -> Result<Config, String> {
+        let mut fields = json!({
+            "version": 1, "network": null, "images_disk": null, "tls_listen": null,
+            "dangerously_listen_tcp": null, "tcti": "device:/dev/null",
+        });
+        let more = more.as_object().unwrap().clone();
+        fields.as_object_mut().unwrap().extend(more);
+        let config: HostConfig = serde_json::from_value(fields).map_err(|e| e.to_string())?;
+        let programs = ["--vmm=/bin/true", "--swtpm=/bin/true", "--passt=/bin/true"];
+        let words = serve_command(&config).into_iter().skip(1);
+        let words = words.chain(programs.map(str::to_owned));
+        let typed = Served::try_parse_from(words).map_err(|e| e.to_string())?;
+        typed.args.resolve().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_vault_is_the_tpms_on_a_sealed_host_and_in_software_only_on_one_that_says_it_is_none() {
+        let disk = json!({ "vault_disk": "/dev/vdb" });
+        let config = served(disk.clone()).unwrap();
+        assert_eq!((config.profile, config.dangerously_software_vault), (Profile::Sealed, false));
+        assert_eq!(config.vault.as_deref(), Some(Path::new("/var/lib/coffer/vault/vault")));
+        let software = json!({ "vault_disk": "/dev/vdb", "dangerously_software_vault": true });
+        let config = served(software).unwrap();
+        assert_eq!((config.profile, config.dangerously_software_vault), (Profile::Developer, true));
+    }
+
+    #[test]
+    fn a_vault_in_software_without_a_disk_is_refused_and_so_is_what_no_field_says() {
+        let refused = served(json!({ "dangerously_software_vault": true })).unwrap_err();
+        assert!(refused.contains("--vault"), "{refused}");
+        let refused = served(json!({ "software_vault": true })).unwrap_err();
+        assert!(refused.contains("unknown field `software_vault`"), "{refused}");
+    }
 }

@@ -1,37 +1,25 @@
 //! A second monitor on a lab host, on real KVM, killed at many moments of a launch (SPEC 6.4.3).
 //!
-//! The host's own monitor is PID 1's service: its end is the host's. This one is a developer's, beside it, with a state
-//! directory, a socket and a part of the control groups of its own. The story runs on the host, because only there can
-//! one kill a monitor and see what is left; the test reads it as lines of JSON.
+//! The story runs on the host, because only there can one kill a monitor and see what is left; the test reads it as lines
+//! of JSON.
 
-use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::probe;
+use crate::second::{Second, call, processes, wait};
 
 /// Port of the story on a lab host.
 pub const PORT: u16 = 7073;
-/// Where the second monitor keeps its things.
-const FOLDER: &str = "/run/second";
-/// Its part of the control groups.
-const GROUP: &str = "/sys/fs/cgroup/second";
 /// A port that its VM publishes.
 const PUBLISHED: u16 = 9443;
 /// Moments after the request, milliseconds: among the copying, which takes longest here, the measuring and the starting;
 /// and one that comes with the answer, once the vCPUs run.
 const MOMENTS: [Option<u64>; 7] =
     [Some(0), Some(1500), Some(2500), Some(2800), Some(3200), Some(4000), None];
-/// Longest that anything here may take.
-const LIMIT: Duration = Duration::from_secs(40);
 
 /// Serves the story for as long as the host runs; each connection has it told once.
 pub fn serve() {
@@ -49,48 +37,6 @@ pub fn serve() {
     }
 }
 
-/// Becomes the second monitor, in a control group where it disturbs no other.
-pub fn become_second() -> Result<()> {
-    let inner = Path::new(GROUP).join("monitor");
-    let group = if inner.exists() { inner } else { GROUP.into() };
-    fs::create_dir_all(&group)?;
-    fs::write(group.join("cgroup.procs"), std::process::id().to_string())?;
-    let error = Command::new(probe::MONITOR)
-        .args(["serve", "--profile", "developer", "--images", "/var/lib/coffer/images"])
-        .args(["--socket", &format!("{FOLDER}/api.sock"), "--state", &format!("{FOLDER}/state")])
-        .exec();
-    Err(error.into())
-}
-
-struct Second(Child);
-
-impl Second {
-    fn start() -> Result<Self> {
-        let _ = fs::create_dir_all(FOLDER);
-        let child = Command::new(probe::PROGRAM).arg("second-monitor").stdin(Stdio::null()).spawn();
-        let mut second = Self(child.context("cannot start the second monitor")?);
-        wait("the second monitor's API", || {
-            ensure!(second.0.try_wait()?.is_none(), "the second monitor ended");
-            Ok(call("GET", "/v1/vms", "").is_ok().then_some(()))
-        })?;
-        Ok(second)
-    }
-
-    /// As by a crash.
-    fn kill(mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn story(out: &mut TcpStream) -> Result<()> {
     for moment in MOMENTS {
         let seen = one_life(moment).with_context(|| format!("killed after {moment:?} ms"))?;
@@ -102,7 +48,7 @@ fn story(out: &mut TcpStream) -> Result<()> {
 
 /// A launch, a kill `moment` later or with its answer, and what the next monitor finds.
 fn one_life(moment: Option<u64>) -> Result<Value> {
-    let second = Second::start()?;
+    let second = Second::start(&[])?;
     let asked = std::thread::spawn(|| create("no"));
     match moment {
         Some(moment) => std::thread::sleep(Duration::from_millis(moment)),
@@ -112,8 +58,8 @@ fn one_life(moment: Option<u64>) -> Result<Value> {
     second.kill()?;
     // However far it was: the connection has ended with the monitor.
     let answered = asked.join().is_ok_and(|answer| answer.is_ok());
-    let second = Second::start()?;
-    ensure!(self::processes()? == 0, "processes are left");
+    let second = Second::start(&[])?;
+    ensure!(crate::second::processes()? == 0, "processes are left");
     let known = list()?;
     ensure!(known.len() <= 1, "{known:?}");
     for vm in &known {
@@ -130,10 +76,10 @@ fn one_life(moment: Option<u64>) -> Result<Value> {
 
 /// One whose policy is `always` runs again, as another instance, under the next monitor.
 fn launched_again() -> Result<Value> {
-    let second = Second::start()?;
+    let second = Second::start(&[])?;
     let before = create("always")?;
     second.kill()?;
-    let second = Second::start()?;
+    let second = Second::start(&[])?;
     let after = wait("the VM that is to be launched again", || {
         let vm = list()?.into_iter().next().context("no VM is known")?;
         let runs = ["booting", "started", "attested", "running"];
@@ -149,15 +95,7 @@ fn launched_again() -> Result<Value> {
 
 fn clean_up() -> Result<()> {
     // Those made ahead end with their group, or with the next monitor: this one is told to end in order.
-    let mut second = Second::start()?;
-    let pid = rustix::process::Pid::from_child(&second.0);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    wait("the second monitor's end", || Ok(second.0.try_wait()?))?;
-    for group in ["vms", "monitor", ""] {
-        let _ = fs::remove_dir(Path::new(GROUP).join(group));
-    }
-    fs::remove_dir_all(FOLDER)?;
-    Ok(())
+    Second::start(&[])?.end()
 }
 
 fn create(policy: &str) -> Result<Value> {
@@ -173,47 +111,4 @@ fn create(policy: &str) -> Result<Value> {
 fn list() -> Result<Vec<Value>> {
     let (_, vms) = call("GET", "/v1/vms", "")?;
     Ok(vms.as_array().cloned().unwrap_or_default())
-}
-
-/// Processes in groups of the second monitor's VMs.
-fn processes() -> Result<usize> {
-    let groups = match fs::read_dir(Path::new(GROUP).join("vms")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other?,
-    };
-    let mut count = 0;
-    for group in groups {
-        // A group may end while it is looked at.
-        let inside = fs::read_to_string(group?.path().join("cgroup.procs")).unwrap_or_default();
-        count += inside.lines().count();
-    }
-    Ok(count)
-}
-
-fn call(method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
-    let mut stream = UnixStream::connect(format!("{FOLDER}/api.sock"))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((status, serde_json::from_str(body).unwrap_or_default()))
-}
-
-fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
-        if Instant::now() > deadline {
-            bail!("{what}: not within {} s", LIMIT.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -15,7 +15,7 @@ use crate::initrd::{self, API_PORT, Extras};
 use crate::intruder::{self, Attempt, Outcome};
 use crate::machine::{Machine, MachineSpec};
 use crate::needle::Needle;
-use crate::{crash, probe, process, wait, workspace};
+use crate::{crash, probe, process, rival, wait, workspace};
 
 /// Longest from power to the API's first answer: four times what an idle machine takes.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -49,6 +49,7 @@ pub struct LabHost {
     machine: Machine,
     folder: PathBuf,
     initrd: PathBuf,
+    profile: &'static str,
     memory_mib: u32,
     /// From power to the API's first answer.
     pub boot_time: Duration,
@@ -77,7 +78,7 @@ impl LabHost {
         // One from the boot before, if there was one.
         let _ = std::fs::remove_file(&initrd);
         initrd::write(&initrd, &extras)?;
-        let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT]
+        let ports: Vec<u16> = [API_PORT, probe::PORT, crash::PORT, intruder::PORT, rival::PORT]
             .iter()
             .chain(&config.publish)
             .copied()
@@ -99,7 +100,8 @@ impl LabHost {
             },
         )?;
         let (folder, boot_time) = (folder.to_path_buf(), Duration::ZERO);
-        let mut host = Self { machine, folder, initrd, memory_mib, boot_time };
+        let profile = if extras.dangerously_software_vault { "developer" } else { "sealed" };
+        let mut host = Self { machine, folder, initrd, profile, memory_mib, boot_time };
         host.wait_for_api()?;
         host.boot_time = started.elapsed();
         Ok(host)
@@ -145,7 +147,7 @@ impl LabHost {
     /// registers from a log of one boot of it.
     pub fn predict(&self, name: &str, firmware_log: &Path, into: &Path) -> Result<()> {
         Coffer::plain()
-            .run(["host", "reference", "--profile", "sealed", "--name", name], |c| {
+            .run(["host", "reference", "--profile", self.profile, "--name", name], |c| {
                 c.arg("--kernel").arg(workspace::kernel().unwrap_or_default());
                 c.arg("--initrd").arg(&self.initrd).args(["--cmdline", CMDLINE]);
                 c.args(["--qemu-memory", &format!("{}M", self.memory_mib)]);
@@ -204,6 +206,11 @@ impl LabHost {
     /// What the kernel says of the threads of every process of this name.
     pub fn threads(&self, process: &str) -> Result<Vec<BTreeMap<String, String>>> {
         probe::threads(self.machine.port(probe::PORT)?, process)
+    }
+
+    /// A second monitor on a copy of its vault, which stands where the host's does.
+    pub fn rival(&self, root: rival::Root) -> Result<rival::Rival> {
+        rival::Rival::start(self.machine.port(rival::PORT)?, root)
     }
 
     /// Has a process of the host's, under this uid, try things; what came of each.

@@ -52,6 +52,8 @@ pub struct Extras {
     pub vault_disk: Option<String>,
     /// Release key of the verifier that permits what changes whom the vault opens for, hex.
     pub vault_verifier: Option<String>,
+    /// Key and counter of the vault in files beside it, in place of the TPM: what the TPM keeps away happens.
+    pub dangerously_software_vault: bool,
 }
 
 /// Writes the initrd to `out`.
@@ -115,6 +117,7 @@ fn host_configuration(modules: &[&str], extras: &Extras) -> serde_json::Value {
         "images_disk": "/dev/vda",
         "vault_disk": extras.vault_disk,
         "vault_verifier": extras.vault_verifier,
+        "dangerously_software_vault": extras.dangerously_software_vault,
         // Open boxes may have the host's disks; the image store is mounted, and so taken.
         "disks": "/dev",
         "dangerously_listen_tcp": format!("0.0.0.0:{API_PORT}"),

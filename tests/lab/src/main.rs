@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer_lab::record::{self, BootPath};
-use coffer_lab::{bench, collapse, crash, demo, forward, guard, intruder, probe, recording};
+use coffer_lab::{bench, collapse, demo, forward, guard, intruder, probe, recording, second};
 
 #[derive(Parser)]
 #[command(name = "coffer-lab", version, about = "Coffer's lab: usually started by `cargo xtask`")]
@@ -66,7 +66,11 @@ enum Command {
     Probe,
     /// Become a second monitor; runs on the host
     #[command(hide = true)]
-    SecondMonitor,
+    SecondMonitor {
+        /// Flags of `coffer-monitor serve` more
+        #[arg(last = true)]
+        flags: Vec<String>,
+    },
     /// Make the attempts read from standard input; runs on the host
     #[command(hide = true)]
     Intrude,
@@ -102,7 +106,7 @@ fn main() -> ExitCode {
         Command::Collapse => collapse::run(),
         Command::Forward { port } => forward::run(port),
         Command::Probe => probe::serve(),
-        Command::SecondMonitor => crash::become_second(),
+        Command::SecondMonitor { flags } => second::become_second(&flags),
         Command::Intrude => intruder::intrude(),
         Command::GuineaPig => {
             println!("here");

@@ -34,6 +34,7 @@ use crate::crash;
 use crate::initrd;
 use crate::intruder;
 use crate::needle::Needle;
+use crate::rival;
 
 /// Port of the probe on a lab host.
 pub const PORT: u16 = 7071;
@@ -73,6 +74,7 @@ pub fn serve() -> Result<()> {
     }
     std::thread::spawn(crash::serve);
     std::thread::spawn(intruder::serve);
+    std::thread::spawn(rival::serve);
     // Held for as long as this process runs: a search must find it in both.
     let _planted = plant().context("cannot plant the decoy")?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;

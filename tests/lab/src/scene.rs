@@ -48,7 +48,7 @@ impl Scene {
     pub fn prepare() -> Result<Stage> {
         let workdir = Workdir::new()?;
         let tpm = HostTpm::manufacture(&workdir.folder("tpm")?)?;
-        let verifier = Verifier::start(&workdir.folder("verifier-side")?, &tpm)?;
+        let verifier = Verifier::start(&workdir.folder("verifier-side")?, &[&tpm])?;
         let operator = workdir.folder("operator")?;
         let key = SiteKey::make(&operator)?;
         let decoy = operator.join("decoy.pem");
@@ -91,24 +91,12 @@ impl Scene {
 
     /// Makes the verifier accept what this host booted: predicted from its files, its firmware as found.
     pub fn trust(&self, host: &LabHost, name: &str) -> Result<()> {
-        let log = host.folder().join("firmware.log");
-        host.event_log(&log)?;
-        let reference = host.folder().join("reference.json");
-        host.predict(name, &log, &reference)?;
-        self.verifier
-            .operator()
-            .run(["verifier", "trust-host"], |c| c.arg(&reference))?
-            .must()
-            .map(drop)
+        self.verifier.trust(host, name)
     }
 
     /// Enrols the host's TPM.
     pub fn enrol(&self, host: &LabHost, name: &str) -> Result<String> {
-        self.verifier
-            .operator()
-            .env("COFFER_HOST", host.api()?)
-            .run(["host", "enroll", "--name", name], |c| c)?
-            .must()
+        self.verifier.enrol(host, name)
     }
 
     /// Fetches the site's page through the published port, as a visitor who checks the certificate.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::coffer::Coffer;
+use crate::host::LabHost;
 use crate::host_tpm::HostTpm;
 use crate::machine::VERIFIER_ADDRESS;
 use crate::process::{self, Running};
@@ -14,6 +15,8 @@ use crate::{wait, workspace};
 
 /// The lab's TPM is software, which the default policy refuses: this one says what it gives up in its name.
 pub const POLICY: &str = "policies/policies/dangerous-software-tpm.cedar";
+/// The same for hosts that are none that are sealed.
+pub const DEVELOPER_POLICY: &str = "policies/policies/dangerous-developer-host.cedar";
 
 /// A verifier that runs.
 pub struct Verifier {
@@ -23,8 +26,13 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Initialises a verifier in `folder` that trusts the CA of this software TPM, and serves it.
-    pub fn start(folder: &Path, tpm: &HostTpm) -> Result<Self> {
+    /// Initialises a verifier in `folder` that trusts the CAs of these software TPMs, and serves it.
+    pub fn start(folder: &Path, tpms: &[&HostTpm]) -> Result<Self> {
+        Self::start_under(POLICY, folder, tpms)
+    }
+
+    /// The same under another policy.
+    pub fn start_under(policy: &str, folder: &Path, tpms: &[&HostTpm]) -> Result<Self> {
         let data = folder.join("verifier");
         Coffer::plain()
             .run(["verifier", "init", "--dir"], |c| {
@@ -37,14 +45,14 @@ impl Verifier {
             })?
             .must()?;
         let roots = data.join("ek-roots/dangerous-software");
-        for (at, root) in tpm.roots().iter().enumerate() {
-            std::fs::copy(root, roots.join(format!("lab-{at}.pem")))
+        for (at, root) in tpms.iter().flat_map(|tpm| tpm.roots()).enumerate() {
+            std::fs::copy(&root, roots.join(format!("lab-{at}.pem")))
                 .with_context(|| format!("cannot copy `{}`", root.display()))?;
         }
-        Self::serve(folder, &data)
+        Self::serve(policy, folder, &data)
     }
 
-    fn serve(folder: &Path, data: &Path) -> Result<Self> {
+    fn serve(policy: &str, folder: &Path, data: &Path) -> Result<Self> {
         let log = folder.join("verifier.log");
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut service = Running::start(
@@ -52,7 +60,7 @@ impl Verifier {
                 .args(["verifier", "serve", "--listen", &format!("127.0.0.1:{port}"), "--dir"])
                 .arg(data)
                 .arg("--policy")
-                .arg(workspace::root().join(POLICY)),
+                .arg(workspace::root().join(policy)),
             &log,
         )?;
         wait::until("the verifier's answer", Duration::from_secs(15), || {
@@ -93,6 +101,22 @@ impl Verifier {
     /// What image authors pin.
     pub fn pin(&self) -> Result<serde_json::Value> {
         self.operator().run(["verifier", "pin"], |c| c)?.json()
+    }
+
+    /// Makes it accept what this host booted: predicted from its files, its firmware as found.
+    pub fn trust(&self, host: &LabHost, name: &str) -> Result<()> {
+        let log = host.folder().join("firmware.log");
+        host.event_log(&log)?;
+        let reference = host.folder().join("reference.json");
+        host.predict(name, &log, &reference)?;
+        let trusted = self.operator().run(["verifier", "trust-host"], |c| c.arg(&reference));
+        trusted?.must().map(drop)
+    }
+
+    /// Enrols the host's TPM.
+    pub fn enrol(&self, host: &LabHost, name: &str) -> Result<String> {
+        let operator = self.operator().env("COFFER_HOST", host.api()?);
+        operator.run(["host", "enroll", "--name", name], |c| c)?.must()
     }
 
     /// Every decision, newest first.

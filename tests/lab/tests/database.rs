@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use coffer_lab::coffer::Coffer;
 use coffer_lab::host::{LabConfig, LabHost};
 use coffer_lab::scene::{HOST_NAME, Scene};
+use coffer_lab::vault_disk::VaultDisk;
 use coffer_lab::{appliance, database, process, wait, workspace};
 
 /// A cluster is made by an emulated CPU in an emulated CPU.
@@ -96,9 +97,7 @@ fn stop(host: &LabHost) {
 fn a_database_keeps_its_data_across_stop_reboot_and_upgrade_and_from_the_image_before() {
     let stage = Stage::prepare().unwrap();
     let disk = stage.scene.workdir.path().join("vault.raw");
-    let mut mkfs = Command::new("/usr/sbin/mkfs.ext4");
-    let made = process::run(mkfs.arg("-q").arg(&disk).arg("1G"), Duration::from_secs(60)).unwrap();
-    assert!(made.ok, "{made:?}");
+    VaultDisk::format(&disk, "1G").unwrap();
 
     let host = stage.boot("host", &disk).unwrap();
     stage.scene.trust(&host, HOST_NAME).unwrap();

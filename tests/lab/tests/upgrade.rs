@@ -1,46 +1,46 @@
 //! A sealed host keeps its vault over an upgrade of its build by leave of the verifier that its configuration names, and not
-//! without (SPEC 11.18).
+//! without: what an appliance keeps on a volume, and what it sealed, opens under the next build, and not before it may
+//! (SPEC 11.16, 11.18).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use coffer_lab::coffer::Coffer;
 use coffer_lab::host::{LabConfig, LabHost};
 use coffer_lab::host_tpm::HostTpm;
 use coffer_lab::initrd::Extras;
-use coffer_lab::process;
+use coffer_lab::keeper::{Maker, create_volume, keep, refused as launch_refused, stop};
+use coffer_lab::vault_disk::VaultDisk;
 use coffer_lab::verifier::Verifier;
 use coffer_lab::workdir::Workdir;
+use serde_json::json;
 
 struct Stage {
     workdir: Workdir,
     tpm: HostTpm,
     verifier: Verifier,
-    disk: PathBuf,
+    maker: Maker,
+    disk: VaultDisk,
 }
 
 impl Stage {
     fn prepare() -> Result<Self> {
         let workdir = Workdir::new()?;
-        workdir.folder("images")?;
         let tpm = HostTpm::manufacture(&workdir.folder("tpm")?)?;
-        let verifier = Verifier::start(&workdir.folder("verifier")?, &tpm)?;
-        let disk = workdir.path().join("vault.raw");
-        let mut mkfs = Command::new("/usr/sbin/mkfs.ext4");
-        let made = process::run(mkfs.arg("-q").arg(&disk).arg("512M"), Duration::from_secs(60))?;
-        ensure!(made.ok, "mkfs.ext4 failed: {}", made.err);
-        Ok(Self { workdir, tpm, verifier, disk })
+        let verifier = Verifier::start(&workdir.folder("verifier")?, &[&tpm])?;
+        let maker = Maker::new(workdir.path())?;
+        maker.sign(&maker.keeper("keeper", 1, &json!({}))?)?;
+        let disk = VaultDisk::format(&workdir.path().join("vault.raw"), "512M")?;
+        Ok(Self { workdir, tpm, verifier, maker, disk })
     }
 
     /// Boots a build, which is one by what its initrd holds.
     fn boot(&self, build: &str) -> Result<LabHost> {
         let key = self.verifier.pin()?["release_key"].as_str().context("a key")?.to_owned();
         let config = LabConfig {
-            images: Some(self.workdir.path().join("images")),
-            vault: Some(self.disk.clone()),
+            images: Some(self.maker.images.clone()),
+            vault: Some(self.disk.path().to_owned()),
             extras: Extras {
                 marker: Some(build.to_owned()),
                 vault_verifier: Some(key),
@@ -83,15 +83,19 @@ fn reseal(host: &LabHost, permit: &Path) -> Result<String, String> {
     if said.ok { Ok(said.out) } else { Err(said.err) }
 }
 
+/// Starts the keeper and stops it; how often it was there, and all that it said.
+fn keeps(host: &LabHost) -> (u32, Vec<String>) {
+    let kept = keep(host, "keeper", "kept").unwrap();
+    stop(host, "keeper").unwrap();
+    kept
+}
+
 #[test]
 fn a_vault_opens_for_the_build_that_its_verifier_permits_and_for_no_other() {
     let stage = Stage::prepare().unwrap();
     let host = stage.boot("first").unwrap();
-    let create = host
-        .coffer()
-        .unwrap()
-        .run(["volume", "create"], |c| c.args(["kept", "--size", "4M", "--for", "open"]));
-    create.unwrap().must().unwrap();
+    create_volume(&host, &["kept", "--size", "64M", "--for", &stage.maker.owner()]).unwrap();
+    assert_eq!(keeps(&host).0, 0);
     let here = stage.file("here.json", &vault(&host));
     host.power_off().unwrap();
 
@@ -99,6 +103,8 @@ fn a_vault_opens_for_the_build_that_its_verifier_permits_and_for_no_other() {
     let host = stage.boot("second").unwrap();
     let refused = volumes(&host).unwrap_err();
     assert!(refused.contains("seal-pcrs-moved"), "{refused}");
+    let volume = ["--volume", "data=kept"];
+    launch_refused(&host.run("keeper", "keeper", &volume).unwrap(), "no-vault");
     let log = stage.workdir.path().join("second.bin");
     host.event_log(&log).unwrap();
     let replayed = Coffer::plain().run(["eventlog", "replay"], |c| c.arg("--json").arg(&log));
@@ -121,8 +127,11 @@ fn a_vault_opens_for_the_build_that_its_verifier_permits_and_for_no_other() {
     reseal(&host, &permit).unwrap();
     host.power_off().unwrap();
 
+    // Under the next build the appliance finds what it left, and opens what it sealed under the one before.
     let host = stage.boot("second").unwrap();
-    assert!(volumes(&host).unwrap().contains("kept"));
+    let (found, lines) = keeps(&host);
+    assert_eq!(found, 1);
+    assert!(lines.contains(&"unsealed secret of launch 0".to_owned()), "{lines:?}");
     // The leave led here, and leads nowhere any more.
     let refused = reseal(&host, &permit).unwrap_err();
     assert!(refused.contains("permit-used"), "{refused}");

@@ -5,7 +5,7 @@ use coffer_lab::initrd::API_PORT;
 use coffer_lab::intruder::attempt::TWIN_SOCKET;
 use coffer_lab::intruder::{self, Attempt, Outcome};
 use coffer_lab::scene::PUBLISHED;
-use coffer_lab::{crash, probe};
+use coffer_lab::{crash, probe, rival};
 
 use super::{ROOT, STRANGER, attempt, call, done, site_is_well};
 use crate::world::enter;
@@ -52,7 +52,7 @@ fn a_vm_has_no_socket_with_a_name_and_no_port_but_those_published() {
     // No control channel of swtpm, no monitor of a hypervisor; the second is the look's own.
     assert_eq!(named, ["/run/coffer/monitor.sock", &format!("@{TWIN_SOCKET}")]);
     let ports = done(&world.host, Attempt::Ports);
-    let known = [API_PORT, probe::PORT, crash::PORT, intruder::PORT, PUBLISHED];
+    let known = [API_PORT, probe::PORT, crash::PORT, intruder::PORT, rival::PORT, PUBLISHED];
     assert_eq!(ports, known.map(|port| port.to_string()).join("\n"));
 }
 
