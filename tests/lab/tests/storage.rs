@@ -151,7 +151,7 @@ fn what_is_kept_survives_reboots_and_upgrades_and_nothing_older_or_elsewhere_ope
     let words = ["too-late", "--kind", "vtpm", "--for", "open"];
     let late = host.coffer().unwrap().run(["volume", "create"], |c| c.args(words)).unwrap().said;
     assert!(!late.ok && late.err.contains("superseded"), "{late:?}");
-    refused(&launch(&host, "counter", "counter", &["--vtpm", "registers"]), "superseded");
+    refused(&launch(&host, "counter", "counter", &["--vtpm", "registers"]), "session-ended");
     drop(rival);
     host.power_off().unwrap();
     let host = stage.boot("host", &tpm, &stage.disk).unwrap();

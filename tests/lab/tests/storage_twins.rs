@@ -124,10 +124,9 @@ fn without_the_tpm_old_storage_is_taken_a_copy_opens_elsewhere_and_two_hosts_run
     for host in [&host, &other] {
         assert!(VMS.iter().all(|vm| runs(host, vm).unwrap()));
     }
-
     stage.verifier.trust(&other, "other").unwrap();
     stage.verifier.enrol(&other, "other").unwrap();
-    assert_eq!(ask(&other), "vm-moved");
+    assert_eq!(ask(&other), "duplicate-vm-identity");
 
     // And twice on one host: the copy goes on, and so does what it was made of.
     let rival = other.rival(Root::Software).unwrap();
