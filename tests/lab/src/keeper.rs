@@ -200,8 +200,7 @@ pub fn told<'a>(lines: &'a [String], begins: &str) -> Result<&'a str> {
 
 /// Starts the keeper on this volume as `keeper`; what it found, and all that it said.
 pub fn keep(host: &LabHost, image: &str, volume: &str) -> Result<(u32, Vec<String>)> {
-    let lines =
-        start(host, image, "keeper", &["--volume", &format!("data={volume}")], "left ")?;
+    let lines = start(host, image, "keeper", &["--volume", &format!("data={volume}")], "left ")?;
     Ok((told(&lines, "found ")?.parse()?, lines))
 }
 

@@ -16,7 +16,8 @@ pub struct VaultDisk(PathBuf);
 impl VaultDisk {
     /// Makes one, empty, of a size such as `512M`.
     pub fn format(path: &Path, size: &str) -> Result<Self> {
-        let said = process::run(Command::new("/usr/sbin/mkfs.ext4").arg("-q").arg(path).arg(size), LIMIT)?;
+        let said =
+            process::run(Command::new("/usr/sbin/mkfs.ext4").arg("-q").arg(path).arg(size), LIMIT)?;
         ensure!(said.ok, "mkfs.ext4 failed: {}", said.err);
         Ok(Self(path.to_path_buf()))
     }
@@ -29,7 +30,8 @@ impl VaultDisk {
     /// Another disk, beside this one, with what is on it now.
     pub fn copy(&self, name: &str) -> Result<Self> {
         let copy = self.0.with_file_name(name);
-        let said = process::run(Command::new("cp").arg("--sparse=always").arg(&self.0).arg(&copy), LIMIT)?;
+        let said =
+            process::run(Command::new("cp").arg("--sparse=always").arg(&self.0).arg(&copy), LIMIT)?;
         ensure!(said.ok, "cp failed: {}", said.err);
         Ok(Self(copy))
     }

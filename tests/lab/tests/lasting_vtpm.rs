@@ -102,7 +102,8 @@ fn launch(host: &LabHost, image: &str, incarnation: u32) -> Vec<String> {
 }
 
 #[test]
-fn what_tpm2_tools_sealed_opens_at_later_launches_of_the_image_and_each_launch_is_released_its_secret() {
+fn what_tpm2_tools_sealed_opens_at_later_launches_of_the_image_and_each_launch_is_released_its_secret()
+ {
     let stage = Stage::prepare().unwrap();
     let host = stage.boot().unwrap();
     stage.verifier.trust(&host, "host").unwrap();
@@ -126,5 +127,8 @@ fn what_tpm2_tools_sealed_opens_at_later_launches_of_the_image_and_each_launch_i
     host.power_off().unwrap();
     let decisions = stage.verifier.decisions().unwrap();
     let releases: Vec<_> = decisions.iter().filter(|made| made["kind"] == "release").collect();
-    assert!(releases.len() == 5 && releases.iter().all(|made| made["allowed"] == true), "{releases:#?}");
+    assert!(
+        releases.len() == 5 && releases.iter().all(|made| made["allowed"] == true),
+        "{releases:#?}"
+    );
 }

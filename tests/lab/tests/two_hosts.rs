@@ -230,7 +230,8 @@ fn a_volume_and_what_is_sealed_for_a_fleet_go_where_the_verifier_permits_and_now
     says(&lines, "fleet opens: ", "sealed by launch 1");
 
     // And back: what the one sealed for the fleet, the other opens.
-    let info: Value = serde_json::from_str(&stage.on(&there, &["disk", "info", "--json", "kept"])).unwrap();
+    let info: Value =
+        serde_json::from_str(&stage.on(&there, &["disk", "info", "--json", "kept"])).unwrap();
     permit(info["id"].as_str().unwrap(), "@there.key", "@here.key", "@back");
     stage.on(&there, &backup("kept", "@back.backup", "@back"));
     stage.on(&here, &["disk", "restore", "@back.backup", "returned"]);
