@@ -42,8 +42,8 @@ pub struct Disk<S, A> {
     superblock_key: SuperblockKey,
     /// A commit failed half way: whether it counts is decided at the next opening.
     ended: bool,
-    /// Somebody else moved the anchor: this one's states are dead.
-    superseded: bool,
+    /// Somebody else moved the anchor, from where to where: this one's states are dead.
+    superseded: Option<(u64, u64)>,
     /// Scratch.
     entries: Vec<Entry>,
 }
@@ -109,7 +109,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     /// Begins the next session after one that a failed commit ended, as opening would; nothing if none did. What was not
     /// flushed is lost. A disk that somebody else has taken over stays ended.
     pub fn resume(&mut self, key: &DiskKey, entropy: &mut dyn Entropy) -> Result<(), DiskError> {
-        if !self.ended || self.superseded {
+        if !self.ended || self.superseded.is_some() {
             return self.in_session();
         }
         let store = &mut self.volume.store;
@@ -152,7 +152,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
             place,
             superblock_key,
             ended: false,
-            superseded: false,
+            superseded: None,
             entries: Vec::new(),
         }
     }
@@ -376,7 +376,9 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         write_superblock(&mut self.volume.store, &self.superblock_key, &next, self.place ^ 1)?;
         // 4. The state before is dead when this returns.
         self.anchor.advance(self.state.epoch).inspect_err(|error| {
-            self.superseded = matches!(error, AnchorError::Moved { .. });
+            if let AnchorError::Moved { expected, found } = error {
+                self.superseded = Some((*expected, *found));
+            }
         })?;
         self.volume.space.committed();
         self.state = next;
@@ -386,7 +388,11 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     }
 
     fn in_session(&self) -> Result<(), DiskError> {
-        if self.ended { Err(DiskError::SessionEnded) } else { Ok(()) }
+        match (self.ended, self.superseded) {
+            (_, Some((expected, found))) => Err(DiskError::Superseded { expected, found }),
+            (true, None) => Err(DiskError::SessionEnded),
+            (false, None) => Ok(()),
+        }
     }
 
     fn inside(&self, first: u64, count: u64) -> Result<(), DiskError> {

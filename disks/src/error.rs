@@ -182,6 +182,11 @@ impl DiskError {
         }
     }
 
+    /// The code that this is, if it is one of [`DiskError::code`]'s.
+    pub fn known_code(code: &str) -> Option<&'static str> {
+        CODES.into_iter().find(|known| *known == code)
+    }
+
     /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be.
     pub fn is_failure(&self) -> bool {
         !matches!(self, Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly)
@@ -222,6 +227,31 @@ impl DiskError {
         }
     }
 }
+
+/// All that [`DiskError::code`] gives.
+const CODES: [&str; 21] = [
+    "not-a-disk",
+    "unsupported-version",
+    "truncated",
+    "corrupt",
+    "stale",
+    "foreign",
+    "wrong-key",
+    "anchor-behind",
+    "superseded",
+    "anchor-failed",
+    "storage-failed",
+    "storage-full",
+    "busy",
+    "no-entropy",
+    "out-of-range",
+    "unaligned",
+    "read-only",
+    "bad-shape",
+    "storage-short",
+    "not-empty",
+    "session-ended",
+];
 
 impl From<AnchorError> for DiskError {
     fn from(error: AnchorError) -> Self {

@@ -33,7 +33,7 @@ pub(crate) struct Opened {
     pub space: Space,
 }
 
-/// Finds the state that counts on the medium, and makes it this session's.
+/// Finds the state that counts, and makes it this session's.
 pub(crate) fn find<S: Store, A: Anchor>(
     store: &mut S,
     anchor: &mut A,
@@ -41,7 +41,6 @@ pub(crate) fn find<S: Store, A: Anchor>(
     id: DiskId,
     entropy: &mut dyn Entropy,
 ) -> Result<Opened, DiskError> {
-    store.forget().map_err(DiskError::storage("flushing"))?;
     let at = anchor.read()?;
     let found = choose(store, key, id, at)?;
     begin(store, anchor, found, at, entropy)

@@ -5,8 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use rustix::fs::Advice;
-
 use crate::error::DiskError;
 
 /// Storage. It may lose, alter, replay and reorder; then reads fail. Durability alone is taken from it: what was
@@ -24,11 +22,6 @@ pub trait Store {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Returns when everything written before is on the medium.
     fn flush(&mut self) -> io::Result<()>;
-    /// From here on reads tell what is on the medium: a flush that failed can leave in a cache what never got there.
-    /// Storage without a cache of the system's has nothing to forget.
-    fn forget(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl<S: Store + ?Sized> Store for Box<S> {
@@ -46,10 +39,6 @@ impl<S: Store + ?Sized> Store for Box<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         (**self).flush()
-    }
-
-    fn forget(&mut self) -> io::Result<()> {
-        (**self).forget()
     }
 }
 
@@ -97,12 +86,6 @@ impl Store for FileStore {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.sync_data()
-    }
-
-    /// Linux tells of a failed write-back once, and keeps the pages as if they were written.
-    fn forget(&mut self) -> io::Result<()> {
-        self.flush()?;
-        Ok(rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed)?)
     }
 }
 

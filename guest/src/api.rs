@@ -309,10 +309,7 @@ impl Api {
 
     fn counter(&self, name: &str, query: &str, advance: bool) -> Result<Answer, Refusal> {
         let name = unescape(name).ok_or_else(|| refuse(400, "bad-name", "the name is no text"))?;
-        let of = match (query, query.strip_prefix("of=")) {
-            ("", _) => Some("this".into()),
-            (_, of) => of.filter(|of| !of.contains('&')).and_then(unescape),
-        };
+        let of = query.strip_prefix("of=").filter(|of| !of.contains('&')).and_then(unescape);
         let of = of.ok_or_else(|| refuse(400, "bad-request", "the query is `of=POLICY`"))?;
         let value = self.channel.counter(&self.policy(of)?, &name, advance)?;
         Answer::json(&CounterBody { value })

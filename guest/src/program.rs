@@ -27,7 +27,7 @@ const USAGE: &str = "usage: coffer-guest [--socket PATH] COMMAND
   evidence --nonce HEX                 evidence for a verifier's challenge, to standard output
   seal --to this|image:HEX|signer:HEX[,svn=N]|open [--fleet]    standard input to standard output
   unseal                               the same back; who sealed it, to standard error
-  counter NAME [--of this|image:HEX|signer:HEX|open] [--advance]    a counter that never falls; of this image, if not said
+  counter NAME --of this|image:HEX|signer:HEX|open [--advance]    a counter that never falls
   check-peer CHAIN [--host HAK[,pcrs=HEX]]...    whether a peer is a closed box of this image";
 
 /// Why a command ended in failure.
@@ -119,10 +119,10 @@ fn carry_out(words: &mut Words) -> Result<(), Error> {
             write_out(&answer.body)
         }
         "counter" => {
-            let (advance, of) = (words.flag("--advance"), words.value("--of")?);
+            let (advance, of) = (words.flag("--advance"), words.needed("--of")?);
             let name = words.next("NAME")?;
             words.end()?;
-            counter(&agent, &name, of.as_deref().unwrap_or("this"), advance)
+            counter(&agent, &name, &of, advance)
         }
         "check-peer" => {
             let mut hosts = Vec::new();

@@ -124,7 +124,7 @@ fn each_call_reaches_the_monitor_and_its_answer_the_workload() {
     let (_, _, blob) = agent.call("POST", "/v1/seal?to=this", b"z");
     assert_eq!(blob, format!("image:{} false z", "01".repeat(32)).into_bytes());
 
-    assert_eq!(agent.call("GET", "/v1/counters/a", b"").2, br#"{"value":41}"#);
+    assert_eq!(agent.call("GET", "/v1/counters/a?of=this", b"").2, br#"{"value":41}"#);
     assert_eq!(agent.call("POST", "/v1/counters/a?of=this", b"").2, br#"{"value":42}"#);
     assert_eq!(agent.call("GET", "/v1/counters/a?of=open", b"").2, br#"{"value":7}"#);
 }
@@ -154,6 +154,7 @@ fn refusals_have_the_code_of_whoever_refuses() {
     honest.refuses("POST", "/v1/seal", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/seal?to=open&to=open", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/seal?to=open&flee=true", b"", (400, "bad-request"));
+    honest.refuses("GET", "/v1/counters/a", b"", (400, "bad-request"));
     honest.refuses("GET", "/v1/counters/a?off=open", b"", (400, "bad-request"));
     honest.refuses("GET", "/v1/counters/a?of=open&of=open", b"", (400, "bad-request"));
     honest.refuses("POST", "/v1/unseal", &vec![0; 70_000], (413, "too-large"));
@@ -229,8 +230,8 @@ fn the_tool_in_the_guest_speaks_the_api() {
     let unsealed = agent.guest(&["unseal"], &blob);
     assert_eq!(unsealed.stdout, b"a secret");
     assert!(String::from_utf8_lossy(&unsealed.stderr).starts_with(r#"sealed by {"box":"closed""#));
-    assert_eq!(agent.ok(&["counter", "a"], b""), b"41\n");
-    assert_eq!(agent.ok(&["counter", "a", "--advance"], b""), b"42\n");
+    assert_eq!(agent.ok(&["counter", "a", "--of", "this"], b""), b"41\n");
+    assert_eq!(agent.ok(&["counter", "a", "--of", "this", "--advance"], b""), b"42\n");
     assert_eq!(agent.ok(&["counter", "a", "--of", "open"], b""), b"7\n");
     // The double's certificates are none.
     agent.fails(&["check-peer", &out], 1, "peer-forged: the certificate is not one of a monitor");
@@ -245,12 +246,17 @@ fn the_tool_refuses_what_it_does_not_understand() {
     agent.fails(&["id", "--jsn"], 2, "`--jsn` is not understood");
     agent.fails(&["seal"], 2, "`--to` is missing");
     agent.fails(&["seal", "--to", "a&b"], 2, "`--to` is no policy");
-    agent.fails(&["counter", "../id"], 2, "`../id` is no name");
+    agent.fails(&["counter", "a"], 2, "`--of` is missing");
+    agent.fails(&["counter", "../id", "--of", "this"], 2, "`../id` is no name");
     agent.fails(&["counter", "a", "--of", "a&b"], 2, "`--of` is no policy");
     agent.fails(&["check-peer", "x", "--host", "00"], 2, "`--host` is not HAK");
     agent.fails(&["evidence", "--nonce", "00"], 2, "`--nonce` is not 32 bytes");
     let refusing = Agent::start(Manner::Refuses("no-vault: this host keeps no sealed store"));
-    refusing.fails(&["counter", "a"], 1, "no-vault: this host keeps no sealed store");
+    refusing.fails(
+        &["counter", "a", "--of", "open"],
+        1,
+        "no-vault: this host keeps no sealed store",
+    );
     let nobody = Command::new(env!("CARGO_BIN_EXE_coffer-init"))
         .arg0("coffer-guest")
         .args(["--socket", "/nowhere", "id"])

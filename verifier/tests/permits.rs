@@ -6,6 +6,7 @@ mod testkit;
 
 use coffer_attestation::claims::VaultClaim;
 use coffer_attestation::evidence::PcrValue;
+use coffer_attestation::launch::BoxKind;
 use coffer_attestation::permit::{
     FleetGrant, GRANT_LABEL, PERMIT_LABEL, RESEAL_LABEL, ResealPermit, VolumePermit,
 };
@@ -266,6 +267,10 @@ fn a_grant_is_for_the_vault_that_an_enrolled_host_showed() {
     let mut second = Vm::launch(&Shape { incarnation: 2, ..Shape::default() });
     scene.attest(&mut second).1.refused(Reject::LaunchMismatch);
     refused(&scene, &asked(2));
+    // Nor what evidence shows that is good, but that the policies give nothing to.
+    let mut open = Vm::launch(&Shape { launched_as: BoxKind::Open, ..Shape::default() });
+    scene.attest(&mut open).1.refused(Reject::PolicyDenied);
+    refused(&scene, &asked(2));
     // Another vault in the place of the one before; and a host that is removed is nobody's.
     scene.secrets(&mut vm);
     scene.service.admin_post(GRANT, &asked(2)).ok::<api::Permitted>();
@@ -297,4 +302,21 @@ fn a_volume_leaves_for_and_from_vaults_that_enrolled_hosts_showed() {
     let said = scene.decisions()[0].explanation.clone();
     assert!(said.contains("from rack-7") && said.contains("to rack-8"), "{said}");
     scene.service.admin_post(PATH, &back).ok::<api::Permitted>();
+    // Two hosts that show one key: one of them lies.
+    scene.host.vault = Some(vault(1));
+    scene.secrets(&mut Vm::launch(&Shape::default()));
+    refused(&scene, &attested);
+}
+
+/// A software TPM's host is enrolled, and its evidence is good; the default policy gives it nothing, and so takes nothing from
+/// it.
+#[test]
+fn a_host_that_the_policies_refuse_shows_no_vault() {
+    let mut scene = Scene::with_policies(&["default"]);
+    scene.host.vault = Some(vault(1));
+    let mut vm = Vm::launch(&Shape::default());
+    scene.attest(&mut vm).1.refused(Reject::PolicyDenied);
+    let asked =
+        api::NewFleetGrant { vault: InstanceId([1; 16]), dangerously_unattested: false, ..grant() };
+    assert_eq!(scene.service.admin_post(GRANT, &asked).error().code, "unknown-vault");
 }

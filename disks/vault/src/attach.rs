@@ -48,14 +48,14 @@ pub struct Hold {
 
 impl Hold {
     /// Lets the guest in, whose image is known by now to be what its descriptor says: images of a lower security version
-    /// are locked out for good, and an encrypted disk gets its key and counter, which moves at this pace. A launch that is
-    /// refused before that has changed nothing.
-    pub fn admit(&mut self, pace: Pace) -> Result<(), VaultError> {
+    /// are locked out for good, and an encrypted disk gets its key and counter, which moves at the volume's pace. A launch
+    /// that is refused before that has changed nothing.
+    pub fn admit(&mut self) -> Result<(), VaultError> {
         if self.vault.record(&self.name)?.floor != self.record.floor {
             self.vault.save(&self.name, &self.record)?;
         }
         if let Some(stream) = self.waiting.take() {
-            self.service = Some(self.vault.keep_counter(&self.record, stream, pace)?);
+            self.service = Some(self.vault.keep_counter(&self.record, stream)?);
         }
         Ok(())
     }
@@ -76,6 +76,7 @@ pub struct VtpmState {
     vault: Vault,
     record: String,
     launch: u64,
+    pace: Arc<Pace>,
     _claim: Arc<Claim>,
 }
 
@@ -93,7 +94,7 @@ impl VtpmState {
     /// Returns when `state`, at most 128 KiB, is what every later [`VtpmState::load`] gives, and no older one.
     pub fn store(&self, state: &[u8]) -> Result<(), VaultError> {
         match state.len() {
-            0..=VTPM_STATE_MAX => self.vault.0.records.put(&self.record, state),
+            0..=VTPM_STATE_MAX => self.pace.keep(|| self.vault.0.records.put(&self.record, state)),
             found => Err(VaultError::TooLarge { found, limit: VTPM_STATE_MAX }),
         }
     }
@@ -159,6 +160,7 @@ impl Vault {
                 vault: self.clone(),
                 record: record.state(),
                 launch: self.next_launch(record)?,
+                pace: self.pace(record.id),
                 _claim: claim.clone(),
             }),
         };
@@ -183,12 +185,11 @@ impl Vault {
         &self,
         record: &VolumeRecord,
         ours: UnixStream,
-        pace: Pace,
     ) -> Result<(UnixStream, JoinHandle<()>), VaultError> {
         let failed = || VaultError::storage("serving a volume's counter");
         let (_, holder) = disk_of(record)?;
         let (stream, key) = (ours.try_clone().map_err(failed())?, self.key_of(record));
-        let mut counter = Paced(self.0.ledger.counter(holder), pace);
+        let mut counter = Paced(self.0.ledger.counter(holder), self.pace(record.id));
         let thread = std::thread::Builder::new().name("volume-counter".into());
         let thread = thread.spawn(move || {
             // What ends it ends that disk's session; the disk says so itself.

@@ -51,7 +51,7 @@ impl Vault {
         if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(VaultError::BadName(name.to_owned()));
         }
-        let record = record(of);
+        let record = record(of, by);
         let _one = self.0.counting.lock().map_err(|_| panicked())?;
         let mut counters = match self.0.records.get(&record)? {
             None => Counters { version: VERSION, values: BTreeMap::new() },
@@ -73,12 +73,12 @@ impl Vault {
     }
 }
 
-/// Open boxes have theirs apart, so that none moves a closed one's. Of a signer's there is one set, whatever the lowest
+/// Open boxes have theirs apart, by image, so that none moves a closed one's or another's. Of a signer's there is one set, whatever the lowest
 /// security version.
-fn record(of: &Owner) -> String {
+fn record(of: &Owner, by: &Identity) -> String {
     match of {
         Owner::Image(image) => format!("counter/closed/image/{image}"),
         Owner::Signer { key, .. } => format!("counter/closed/signer/{key}"),
-        Owner::Open => "counter/open".into(),
+        Owner::Open => format!("counter/open/image/{}", by.image_id),
     }
 }

@@ -38,6 +38,8 @@ mod volume;
 mod volume_record;
 mod volumes;
 
+pub use coffer_disk::DiskError;
+
 pub use attach::{Hold, VTPM_STATE_MAX, VtpmState};
 pub use counters::COUNTERS_MAX;
 pub use error::VaultError;

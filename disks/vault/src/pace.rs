@@ -2,13 +2,16 @@
 //!
 //! So many at once as have been saved up, then one in so long. Whoever is early waits in line; nothing is refused.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_disk::{Anchor, AnchorError};
+use coffer_formats::InstanceId;
 
-/// Moves that may be saved up.
+/// Moves of a volume that may be saved up, and that are kept up in a second.
 const SAVED: u32 = 3000;
+const A_SECOND: u32 = 5;
 
 /// The pace of one guest's counters, of one volume or of one vTPM.
 pub struct Pace {
@@ -19,12 +22,6 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of a volume's or a vTPM's flushes: 3000, and so many a second.
-    pub fn flushes(a_second: u32) -> Self {
-        let every = Duration::from_secs(1) / a_second.max(1);
-        Self::of(every, every * SAVED)
-    }
-
     fn of(every: Duration, saved: Duration) -> Self {
         Self { every, saved, due: Mutex::new(None) }
     }
@@ -52,8 +49,37 @@ impl Default for Pace {
     }
 }
 
+/// The paces of a vault's volumes: each has one for as long as the vault is open, however often it is attached.
+pub(crate) struct Paces {
+    every: Duration,
+    saved: u32,
+    of: BTreeMap<InstanceId, Arc<Pace>>,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(1) / A_SECOND, SAVED)
+    }
+}
+
+impl Paces {
+    pub(crate) fn new(every: Duration, saved: u32) -> Self {
+        Self { every, saved, of: BTreeMap::new() }
+    }
+
+    /// The same, of so many a second.
+    pub(crate) fn a_second(count: u32) -> Self {
+        Self::new(Duration::from_secs(1) / count.max(1), SAVED)
+    }
+
+    pub(crate) fn of(&mut self, volume: InstanceId) -> Arc<Pace> {
+        let new = || Arc::new(Pace::of(self.every, self.every * self.saved));
+        Arc::clone(self.of.entry(volume).or_insert_with(new))
+    }
+}
+
 /// A counter that moves at a pace.
-pub(crate) struct Paced<A>(pub A, pub Pace);
+pub(crate) struct Paced<A>(pub A, pub Arc<Pace>);
 
 impl<A: Anchor> Anchor for Paced<A> {
     fn read(&mut self) -> Result<u64, AnchorError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_disk::{Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
 use coffer_formats::InstanceId;
@@ -14,6 +14,7 @@ use crate::folder::{DISK, Folder, ID, Steps};
 use crate::key_file::Sealing;
 use crate::keys::Keys;
 use crate::making::Ground;
+use crate::pace::{Pace, Paces};
 use crate::records::{Records, VaultDisk, VaultLedger, shape};
 use crate::root::Root;
 
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     /// Release key of the verifier whose leave it takes.
     pub verifier: Option<[u8; 65]>,
     pub root: Root,
+    paces: Mutex<Paces>,
     id: [u8; 16],
     users: Mutex<Users>,
 }
@@ -108,6 +110,7 @@ impl Vault {
             sealing,
             verifier,
             root,
+            paces: Mutex::default(),
             id,
             users: Mutex::default(),
         }));
@@ -141,9 +144,23 @@ impl Vault {
             sealing: None,
             verifier: None,
             root,
+            paces: Mutex::default(),
             id,
             users,
         })))
+    }
+
+    /// How many flushes a second each volume and each vTPM keeps up for long, from the next attaching on; 5 if nobody says.
+    pub fn set_flushes_per_second(&self, count: u32) {
+        self.set_paces(Paces::a_second(count));
+    }
+
+    pub(crate) fn set_paces(&self, new: Paces) {
+        *self.0.paces.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
+    pub(crate) fn pace(&self, volume: InstanceId) -> Arc<Pace> {
+        self.0.paces.lock().unwrap_or_else(PoisonError::into_inner).of(volume)
     }
 
     /// Names the vault: random, drawn when it was made.
@@ -246,10 +263,6 @@ impl Store for SteppingStore {
     fn flush(&mut self) -> io::Result<()> {
         (self.1)()?;
         self.0.flush()
-    }
-
-    fn forget(&mut self) -> io::Result<()> {
-        self.0.forget()
     }
 }
 

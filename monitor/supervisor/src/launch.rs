@@ -17,7 +17,7 @@ use coffer_image::blob::Blob;
 use coffer_image::{descriptor::Descriptor, layout::ImageFiles};
 use coffer_monitor_wire::api::{CreateVm, VmInfo, VmState};
 use coffer_monitor_wire::{EndReason, FdRole, VmSpec};
-use coffer_vault::{Pace, VtpmState};
+use coffer_vault::{Hold, VtpmState};
 use zeroize::Zeroizing;
 
 use crate::given_disk::{self, GivenDisk};
@@ -80,13 +80,12 @@ pub fn launch(
     }
 
     // The image is what its descriptor says: now it may lock older ones out.
-    let flushes = || Pace::flushes(host.config.flushes_per_second);
-    holds.iter_mut().try_for_each(|hold| hold.admit(flushes()))?;
+    holds.iter_mut().try_for_each(Hold::admit)?;
     let record = plan.record.encode();
     let log = boot.measurements(&layout.image_id(), &record);
     let (vtpm, tpm_channel) = vtpm.measure(&log.events, &record)?.seal()?;
     let folder = directory.path().join(VTPM);
-    let keeper = lasting.map(|state| vtpm_keeper::start(state, &folder, flushes()));
+    let keeper = lasting.map(|state| vtpm_keeper::start(state, &folder));
     let keeper = keeper.transpose().map_err(LaunchError::system("keeping the vTPM's state"))?;
     let (tpm_keeper, keeper) = keeper.unzip();
     clock.mark("measure");

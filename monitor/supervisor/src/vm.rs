@@ -9,8 +9,9 @@
 //! Whatever a guest reports moves it forward only; how it ended is judged from both sides: the guest's last
 //! word and the VM process's account. One that is launched again is another VM in its place.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{collections::BTreeMap, sync::Arc};
 
 use coffer_formats::InstanceId;
 use coffer_formats::channel::Phase;
@@ -19,6 +20,7 @@ use coffer_monitor_wire::api::{
     CreateVm, Measurements, Publish, Reporter, RestartPolicy, Timing, VmInfo, VmState,
 };
 use coffer_monitor_wire::{EndReason, Refusal};
+use coffer_vault::DiskError;
 
 use crate::guarded::Guarded;
 use crate::history::{History, Kept};
@@ -55,6 +57,8 @@ struct Life {
     network_failure: Option<String>,
     /// The first disk that failed.
     disk_failure: Option<DiskFailure>,
+    /// Failures that were told: each of a disk once, whatever its VM process says.
+    disks_told: BTreeSet<(usize, &'static str)>,
     refusals: BTreeMap<Refusal, u64>,
     stop_asked: bool,
     kill_asked: bool,
@@ -127,6 +131,7 @@ impl Vm {
             guest_failure: None,
             network_failure: None,
             disk_failure: None,
+            disks_told: BTreeSet::new(),
             refusals: BTreeMap::new(),
             stop_asked: false,
             kill_asked: false,
@@ -201,12 +206,15 @@ impl Vm {
 
     /// Disk `index` cannot be opened, or failed: the guest sees an I/O error and knows no more.
     pub fn disk_failed(&self, index: usize, failure: DiskFailure) {
-        let [code, detail, hint] =
-            [failure.code, failure.detail, failure.hint].map(|text| printable(&text));
+        let code = DiskError::known_code(&failure.code);
+        let new = |code| self.life.lock().disks_told.insert((index, code));
+        let known = self.identity.as_ref().is_some_and(|it| index < it.record.disks.len());
+        let Some(code) = code.filter(|code| known && new(code)) else { return };
+        let [detail, hint] = [failure.detail, failure.hint].map(|text| printable(&text));
         let detail = format!("{}: {detail}", self.disk(index));
         tracing::warn!(vm = %self.id, name = %self.name, code, detail, "a disk failed");
         self.history.tell_disk_failed(&self.info(), format!("{code}: {detail}"));
-        let failure = DiskFailure { code, detail, hint };
+        let failure = DiskFailure { code: code.into(), detail, hint };
         self.life.lock().disk_failure.get_or_insert(failure);
     }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use coffer_formats::Digest;
-use coffer_vault::{Pace, VTPM_STATE_MAX, VtpmState};
+use coffer_vault::{VTPM_STATE_MAX, VtpmState};
 use coffer_vtpm::STATE_FILE;
 use rustix::fs::{Mode, OFlags};
 
@@ -24,16 +24,15 @@ struct VtpmKeeper {
     file: PathBuf,
     /// What is in the vault. Its bytes are compared: two writings in one tick of the clock can have one inode and one time.
     kept: Option<Digest>,
-    pace: Pace,
     stream: UnixStream,
 }
 
 /// Keeps what the swtpm with this folder wrote, then answers the VM process until that is gone; its end of the stream.
-pub fn start(state: VtpmState, folder: &Path, pace: Pace) -> io::Result<(OwnedFd, KeeperThread)> {
+pub fn start(state: VtpmState, folder: &Path) -> io::Result<(OwnedFd, KeeperThread)> {
     let (theirs, stream) = UnixStream::pair()?;
     let ours = stream.try_clone()?;
     let file = folder.join(STATE_FILE);
-    let mut keeper = VtpmKeeper { state, file, kept: None, pace, stream };
+    let mut keeper = VtpmKeeper { state, file, kept: None, stream };
     keeper.keep()?;
     let thread = thread::Builder::new().name("vtpm-keeper".into());
     Ok((theirs.into(), KeeperThread(ours, Some(thread.spawn(move || keeper.serve())?))))
@@ -60,7 +59,7 @@ impl VtpmKeeper {
         file.take(VTPM_STATE_MAX as u64 + 1).read_to_end(&mut state)?;
         let found = Digest::of(&[&state]);
         if self.kept != Some(found) {
-            self.pace.keep(|| self.state.store(&state)).map_err(io::Error::other)?;
+            self.state.store(&state).map_err(io::Error::other)?;
             self.kept = Some(found);
         }
         Ok(())
@@ -136,9 +135,7 @@ mod tests {
         }
 
         fn start(&self) -> io::Result<(UnixStream, KeeperThread)> {
-            let pace = Pace::flushes(1);
-            let started = start(self.attach().0, self.folder.path(), pace);
-            started.map(|(end, thread)| (end.into(), thread))
+            start(self.attach().0, self.folder.path()).map(|(end, thread)| (end.into(), thread))
         }
 
         fn kept(&self) -> Vec<u8> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use anyhow::Result;
+use coffer_lab::appliance::Part;
 use coffer_lab::host::{LabConfig, LabHost};
 use coffer_lab::host_tpm::HostTpm;
 use coffer_lab::keeper::{Maker, count, create_volume, keep, keep_plain, no_vault, refused, stop};
@@ -30,6 +31,9 @@ impl Stage {
             maker.sign(&maker.keeper(name, svn, &json!({}))?)?;
         }
         maker.keeper("keeper-unsigned", 3, &json!({}))?;
+        let next = maker.keeper("keeper-3", 3, &json!({}))?;
+        maker.sign(&next)?;
+        next.tampered(Part::Initrd, &maker.images.join("keeper-3-forged"))?;
         let counter = maker.counter("counter", &json!({}))?.id;
         maker.plain()?;
         let disk = VaultDisk::format(&workdir.path().join("vault.raw"), "512M")?;
@@ -93,6 +97,11 @@ fn what_is_kept_survives_reboots_and_upgrades_and_nothing_older_or_elsewhere_ope
 
     // Second life: the host rebooted, the image is the next one of the same signer.
     let host = stage.boot("host", &tpm, &stage.disk).unwrap();
+    // Who stores a newer image and changes it locks nobody out by that: `keeper-2` opens all the same.
+    refused(
+        &launch(&host, "keeper-3-forged", "forged", &["--volume", "data=kept"]),
+        "initrd-digest",
+    );
     let (found, lines) = keep(&host, "keeper-2");
     assert_eq!(found, 2);
     assert!(lines.contains(&"unsealed secret of launch 1".to_owned()), "{lines:?}");
@@ -151,7 +160,7 @@ fn what_is_kept_survives_reboots_and_upgrades_and_nothing_older_or_elsewhere_ope
     let words = ["too-late", "--kind", "vtpm", "--for", "open"];
     let late = host.coffer().unwrap().run(["volume", "create"], |c| c.args(words)).unwrap().said;
     assert!(!late.ok && late.err.contains("superseded"), "{late:?}");
-    refused(&launch(&host, "counter", "counter", &["--vtpm", "registers"]), "session-ended");
+    refused(&launch(&host, "counter", "counter", &["--vtpm", "registers"]), "superseded");
     drop(rival);
     host.power_off().unwrap();
     let host = stage.boot("host", &tpm, &stage.disk).unwrap();

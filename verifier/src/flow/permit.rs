@@ -109,9 +109,14 @@ pub(crate) async fn new_fleet_grant(
     Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
 }
 
-/// The enrolled host that showed this transport key, and its vault's id.
+/// The one enrolled host that showed this transport key, and its vault's id.
 async fn holder(verifier: &Verifier, key: &[u8; 65]) -> Result<(String, InstanceId), Fault> {
-    verifier.store.host_with_vault(key).await?.ok_or_else(|| {
+    let mut hosts = verifier.store.hosts_with_vault(key).await?;
+    if let [(one, _), (other, _), ..] = hosts.as_slice() {
+        let why = format!("`{one}` and `{other}` showed the same transport key");
+        return Err(Fault::new(FaultKind::UnknownVault, why));
+    }
+    hosts.pop().ok_or_else(|| {
         let key = hex::encode(key);
         Fault::new(
             FaultKind::UnknownVault,

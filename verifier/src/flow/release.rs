@@ -120,8 +120,7 @@ impl Case<'_> {
             restart_count: clock.restart_count,
             clock: clock.clock,
         };
-        let vault = current.facts().host_claims.vault.as_ref();
-        verifier.store.note_quote(&row.ak_name, clock, vault, now).await?;
+        verifier.store.note_quote(&row.ak_name, clock, now).await?;
         let ids = declared(&descriptor, current.facts().resources())?;
         check_lifetime(&descriptor, now)?;
 
@@ -137,6 +136,10 @@ impl Case<'_> {
         if let Some(fault) = denied {
             return Err(fault);
         }
+
+        // Whoever gets secrets is believed in what he says of his vault too.
+        let vault = current.facts().host_claims.vault.as_ref();
+        verifier.store.note_vault(&row.ak_name, vault).await?;
 
         // 8. Seal.
         let secrets = permitted

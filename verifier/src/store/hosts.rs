@@ -129,24 +129,37 @@ impl Store {
         rows.iter().map(from_row).collect()
     }
 
-    /// Notes an accepted quote, and the vault its host showed. Of quotes that overtook each other the latest stays.
+    /// Notes the vault that a host showed in evidence the policies released a secret to: a developer's host, or one without
+    /// a chip, shows none that counts where they get nothing.
+    pub(crate) async fn note_vault(
+        &self,
+        ak_name: &ObjectName,
+        vault: Option<&VaultClaim>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE host_clocks SET vault_id = ?, vault_key = ? WHERE ak_name = ?")
+            .bind(vault.map(|vault| vault.id.0.to_vec()))
+            .bind(vault.map(|vault| vault.transport_key.to_vec()))
+            .bind(ak_name.as_bytes())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes an accepted quote. Of quotes that overtook each other the latest stays.
     pub(crate) async fn note_quote(
         &self,
         ak_name: &ObjectName,
         clock: HostClock,
-        vault: Option<&VaultClaim>,
         now: u64,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE host_clocks SET reset_count = ?, restart_count = ?, clock = ?, last_seen = ?, vault_id = ?,
-             vault_key = ? WHERE ak_name = ? AND (reset_count, restart_count, clock) <= (?, ?, ?)",
+            "UPDATE host_clocks SET reset_count = ?, restart_count = ?, clock = ?, last_seen = ?
+             WHERE ak_name = ? AND (reset_count, restart_count, clock) <= (?, ?, ?)",
         )
         .bind(i64::from(clock.reset_count))
         .bind(i64::from(clock.restart_count))
         .bind(clock.clock.to_be_bytes().as_slice())
         .bind(int(now))
-        .bind(vault.map(|vault| vault.id.0.to_vec()))
-        .bind(vault.map(|vault| vault.transport_key.to_vec()))
         .bind(ak_name.as_bytes())
         .bind(i64::from(clock.reset_count))
         .bind(i64::from(clock.restart_count))
@@ -156,18 +169,18 @@ impl Store {
         Ok(())
     }
 
-    /// The enrolled host that showed a vault with this transport key, and that vault's id.
-    pub(crate) async fn host_with_vault(
+    /// The enrolled hosts that showed a vault with this transport key, and that vault's id.
+    pub(crate) async fn hosts_with_vault(
         &self,
         transport_key: &[u8; 65],
-    ) -> Result<Option<(String, InstanceId)>, StoreError> {
-        let row = sqlx::query(
+    ) -> Result<Vec<(String, InstanceId)>, StoreError> {
+        let rows = sqlx::query(
             "SELECT h.name, c.vault_id FROM hosts h JOIN host_clocks c USING (ak_name) WHERE c.vault_key = ?",
         )
         .bind(transport_key.as_slice())
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        row.map(|row| Ok((row.try_get(0)?, vault_id(row.try_get(1)?)?))).transpose()
+        rows.iter().map(|row| Ok((row.try_get(0)?, vault_id(row.try_get(1)?)?))).collect()
     }
 
     /// True if there was such a host.

@@ -1,5 +1,7 @@
-//! Two lanes of test programs: the lab's suite, whose host is one emulated CPU, and beside it everything else.
+//! Two lanes of test programs: the lab's suite, whose host is one emulated CPU, and beside it everything else. Whichever is
+//! done takes what is left of the rest.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread;
 
@@ -24,12 +26,15 @@ pub fn run(
         let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *sum = std::mem::take(&mut *sum).and(counts);
     };
-    let lane = |programs: &[Program]| -> Result<()> {
-        programs.iter().try_for_each(|program| program.run(workspace, filter).map(add))
+    let others = Mutex::new(VecDeque::from(others));
+    let next = || others.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+    let lane = |first: Vec<Program>| -> Result<()> {
+        let mut programs = first.into_iter().chain(std::iter::from_fn(next));
+        programs.try_for_each(|program| program.run(workspace, filter).map(add))
     };
     thread::scope(|scope| {
-        let beside = scope.spawn(|| lane(&long));
-        lane(&others)?;
+        let beside = scope.spawn(|| lane(long));
+        lane(Vec::new())?;
         beside.join().ok().context("a lane of tests panicked")?
     })?;
     // After both: rustdoc builds, and what it builds with may be in use.

@@ -61,7 +61,7 @@ fn a_newer_image_locks_the_older_out() {
     assert_eq!(vault.volume("v").unwrap().svn_floor, 3);
     // Whoever is let in does, for good.
     let mut attached = vault.attach("v", &signed(3, 7, 4)).unwrap();
-    attached.hold.admit(Pace::flushes(1)).unwrap();
+    attached.hold.admit().unwrap();
     drop(attached);
     drop(vault);
     let vault = software(folder.path()).unwrap();
@@ -153,6 +153,8 @@ fn counters_are_theirs_alone_whom_the_guest_names() {
     assert_eq!(refused(vault.counter(&closed(2), &image(1), "a", true)), "not-owner");
     assert_eq!(refused(vault.counter(&open_box(me), &image(1), "a", true)), "not-owner");
     assert_eq!(vault.counter(&open_box(me), &Owner::Open, "a", true).unwrap(), 1);
+    assert_eq!(vault.counter(&open_box(closed(1)), &Owner::Open, "a", true).unwrap(), 2);
+    assert_eq!(vault.counter(&open_box(closed(2)), &Owner::Open, "a", true).unwrap(), 1);
     assert_eq!(vault.counter(&me, &by(7, 0), "b", false).unwrap(), 0);
     assert_eq!(vault.counter(&me, &by(7, 0), "a", false).unwrap(), 3);
     for name in ["", "a b", "a\n", &"a".repeat(65)] {

@@ -149,7 +149,7 @@ pub(super) fn encrypted(name: &str, owner: Owner) -> NewVolume {
 
 /// What the VM process does with an encrypted volume.
 pub(super) fn disk(attached: &mut Attached) -> Result<Disk<FileStore, RemoteAnchor>, DiskError> {
-    attached.hold.admit(Pace::flushes(1000)).unwrap();
+    attached.hold.admit().unwrap();
     let AttachedDisk::Encrypted { file, id, channel, .. } = &attached.disk else {
         panic!("this volume is not encrypted")
     };

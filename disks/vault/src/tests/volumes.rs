@@ -428,6 +428,28 @@ fn one_failure_ends_the_vault_for_nobody() {
     }
 }
 
+/// However often it is attached, a volume's flushes and a vTPM's states move the TPM's counter at their pace.
+#[test]
+fn what_wears_the_tpm_keeps_its_pace_over_launches() {
+    let (_folder, vault) = vault();
+    let pace = std::time::Duration::from_millis(60);
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    vault.create_volume(&new("t", NewKind::Vtpm, image(1))).unwrap();
+    vault.set_paces(crate::pace::Paces::new(pace, 0));
+    let start = std::time::Instant::now();
+    // An opening moves the counter twice, a flush once.
+    (0..2).for_each(|n| write(&vault, "v", &closed(1), n));
+    assert!(start.elapsed() >= 5 * pace);
+    let start = std::time::Instant::now();
+    for n in 0..4 {
+        let AttachedDisk::Vtpm(state) = vault.attach("t", &closed(1)).unwrap().disk else {
+            panic!()
+        };
+        state.store(&[n; 9]).unwrap();
+    }
+    assert!(start.elapsed() >= 3 * pace);
+}
+
 #[test]
 fn many_large_records_do_not_mix() {
     let (folder, vault) = vault();
