@@ -222,7 +222,7 @@ pub struct HostEntry {
     pub last_seen: u64,
     /// TPM reset counter in the last accepted quote.
     pub reset_count: u32,
-    /// Id of the vault it showed with that.
+    /// Id of the vault it showed with the last evidence that it got a secret for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<InstanceId>,
 }

@@ -107,7 +107,7 @@ Examples:
 `coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key,
 `coffer host vault --json` its vault. The log is that of one good boot of the upgraded build on the
 same firmware. Only volumes made with this verifier's key, and hosts configured with it, take its
-word, and only for keys that enrolled hosts showed: an appliance on each has attested here.
+word, and only for keys that enrolled hosts showed: an appliance on each has got a secret here.
 A permit is good once, and stands in the log of decisions.")]
 pub struct VerifierPermitArgs {
     /// Id of the volume
@@ -126,7 +126,7 @@ pub struct VerifierPermitArgs {
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub expires_in: String,
     /// Take your word for whose keys these are: by default an enrolled host has to have shown them in
-    /// evidence that the verifier accepted
+    /// evidence that the verifier gave a secret for
     #[arg(long, conflicts_with = "vault")]
     pub dangerously_unattested: bool,
     /// File to write
@@ -169,7 +169,7 @@ Examples:
   coffer host join --grant rack7.grant
 
 Only that host's vault opens the key in it; the verifier never has it. The vault has to be one that an
-enrolled host showed: an appliance on it has attested here. The grant stands in the log of decisions.
+enrolled host showed: an appliance on it has got a secret here. The grant stands in the log of decisions.
 A host stays in the fleet that it joined.")]
 pub struct FleetGrantArgs {
     /// The fleet's key
@@ -182,7 +182,7 @@ pub struct FleetGrantArgs {
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub expires_in: String,
     /// Take your word for whose keys these are: by default an enrolled host has to have shown them in
-    /// evidence that the verifier accepted
+    /// evidence that the verifier gave a secret for
     #[arg(long)]
     pub dangerously_unattested: bool,
     /// File to write

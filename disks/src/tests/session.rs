@@ -352,3 +352,37 @@ fn what_a_failed_flush_left_in_a_cache_is_not_built_upon() {
         assert!(blocks[201 * BLOCK..].iter().all(|byte| *byte == 1));
     }
 }
+
+/// A monitor takes a code from a VM process only if it is one of these.
+#[test]
+fn every_code_is_known() {
+    let io = || io::Error::other("x");
+    let (found, anchor, needed) = (1, 2, 3);
+    let errors = [
+        DiskError::NotADisk,
+        DiskError::UnsupportedVersion { version: 2, features: 0 },
+        DiskError::Truncated { needed, found },
+        DiskError::Corrupt(Place::Data(1)),
+        DiskError::Stale { found, anchor },
+        DiskError::Foreign,
+        DiskError::WrongKey,
+        DiskError::AnchorBehind { found, anchor },
+        DiskError::Superseded { expected: 1, found },
+        DiskError::AnchorFailed("x".into()),
+        DiskError::Storage { doing: "x", source: io() },
+        DiskError::StorageFull,
+        DiskError::Busy,
+        DiskError::NoEntropy,
+        DiskError::OutOfRange { first: 1, count: 1 },
+        DiskError::Unaligned(1),
+        DiskError::ReadOnly,
+        DiskError::BadShape { blocks: 1, spare: 1 },
+        DiskError::StorageShort { needed, found },
+        DiskError::NotEmpty,
+        DiskError::SessionEnded,
+    ];
+    for error in &errors {
+        assert_eq!(DiskError::known_code(error.code()), Some(error.code()));
+    }
+    assert_eq!(DiskError::known_code("policy-denied"), None);
+}

@@ -73,8 +73,8 @@ impl Vault {
     }
 }
 
-/// Open boxes have theirs apart, by image, so that none moves a closed one's or another's. Of a signer's there is one set, whatever the lowest
-/// security version.
+/// Open boxes have theirs apart, by image, so that none moves a closed one's or another's. Of a signer's there is one set,
+/// whatever the lowest security version.
 fn record(of: &Owner, by: &Identity) -> String {
     match of {
         Owner::Image(image) => format!("counter/closed/image/{image}"),

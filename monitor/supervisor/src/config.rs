@@ -269,10 +269,6 @@ mod tests {
         check(&["--tcti", software], Ok(()));
         let refusal = "a sealed host cannot use a software TPM";
         check(&["--profile", "sealed", "--tcti", software], Err(refusal));
-        let vault = ["--vault", "/vault", "--dangerously-software-vault"];
-        check(&vault, Ok(()));
-        let sealed = ["--profile", "sealed", "--tcti", "device:/dev/null"];
-        check(&[&sealed[..], &vault].concat(), Err(refusal));
         // Its driver may come later than the flags.
         check(&["--profile", "sealed", "--tcti", "device:/dev/absent"], Ok(()));
         for flag in ["--socket", "--state", "--images", "--vmm", "--swtpm", "--passt"] {

@@ -4,7 +4,7 @@ use coffer_formats::Reject;
 use coffer_vault::VaultError;
 use coffer_vtpm::VtpmError;
 
-use crate::{group::GroupError, kvm::KvmUnusable, state::StateError, vm::DiskFailure};
+use crate::{disk_failure::DiskFailure, group::GroupError, kvm::KvmUnusable, state::StateError};
 
 /// Why.
 #[derive(Debug, thiserror::Error)]

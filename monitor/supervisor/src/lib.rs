@@ -20,6 +20,7 @@ pub mod boot_files;
 pub mod channel;
 pub mod config;
 pub mod console;
+pub mod disk_failure;
 pub mod enroll;
 pub mod evidence;
 pub mod gate;

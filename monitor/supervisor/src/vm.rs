@@ -22,6 +22,7 @@ use coffer_monitor_wire::api::{
 use coffer_monitor_wire::{EndReason, Refusal};
 use coffer_vault::DiskError;
 
+use crate::disk_failure::DiskFailure;
 use crate::guarded::Guarded;
 use crate::history::{History, Kept};
 use crate::verdict::Verdict;
@@ -65,17 +66,6 @@ struct Life {
     paused: bool,
     ended: bool,
     next: Next,
-}
-
-/// Why a disk failed; `detail` names it as whoever launched the VM did.
-#[derive(Debug, Clone)]
-pub struct DiskFailure {
-    /// Code (SPEC 11.10).
-    pub code: String,
-    /// One clause.
-    pub detail: String,
-    /// What to try.
-    pub hint: String,
 }
 
 /// Whether there will be another launch in its place, and on whose word.

@@ -15,8 +15,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::process::{Owned, Tail};
 use crate::vtpm_keeper::KeeperThread;
 use crate::{
-    channel::Channels, group::Group, launch_error::LaunchError, state::VmDir, vm::DiskFailure,
-    vm::Vm,
+    channel::Channels, disk_failure::DiskFailure, group::Group, launch_error::LaunchError,
+    state::VmDir, vm::Vm,
 };
 
 /// How long a VM process may take to exit after it said how it ended.

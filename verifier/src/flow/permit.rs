@@ -1,7 +1,7 @@
 //! Leave to take a volume to another host, to seal a vault to its next host, and to join a fleet, signed with the release
 //! key on the operator's word (SPEC 7.5.1 to 7.5.3).
 //!
-//! Whose volume it is the verifier does not know: the operator says so. Transport keys it knows from evidence it accepted:
+//! Whose volume it is the verifier does not know: the operator says so. Transport keys it knows from evidence it gave secrets for:
 //! whoever manages a host could name the operator a key of his own. That volume or host names this verifier's key, and that
 //! the permit is for them, the vaults check. A fleet's key it cannot read. A permit that cannot be logged is not signed.
 

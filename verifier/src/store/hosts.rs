@@ -23,7 +23,7 @@ pub(crate) struct HostRow {
     pub(crate) enrolled_at: u64,
     pub(crate) clock: HostClock,
     pub(crate) last_seen: u64,
-    /// The vault it showed with the last accepted quote.
+    /// The vault it showed with the last evidence that it got a secret for.
     pub(crate) vault: Option<InstanceId>,
 }
 

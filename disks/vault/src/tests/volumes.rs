@@ -428,6 +428,44 @@ fn one_failure_ends_the_vault_for_nobody() {
     }
 }
 
+/// A flush of the vault's disk fails, whichever, and the next ones do not: a guest that flushes its volume meanwhile does not
+/// hear of it.
+#[test]
+fn a_failure_that_passes_ends_no_guests_disk() {
+    for failing in 1.. {
+        let (folder, vault) = vault();
+        vault.create_volume(&encrypted("v", image(1))).unwrap();
+        drop(vault);
+        let (left, flushes) = (std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::MAX)), 3);
+        let steps = left.clone();
+        let steps = move || match steps.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) {
+            1 => Err(std::io::Error::other("the cable is loose")),
+            _ => Ok(()),
+        };
+        let steps = std::sync::Arc::new(steps);
+        let root = Root::DangerouslySoftware;
+        let vault = Vault::open_in_steps(folder.path(), root, None, steps).unwrap();
+        let mut attached = vault.attach("v", &closed(1)).unwrap();
+        let mut guest = disk(&mut attached).unwrap();
+        guest.write(0, &[4; BLOCK]).unwrap();
+        left.store(failing, std::sync::atomic::Ordering::SeqCst);
+        let flushed = guest.flush();
+        let passed = left.swap(i64::MAX, std::sync::atomic::Ordering::SeqCst) > 0;
+        // What fails is a block's own write: it answers for itself, before anything is committed.
+        if passed {
+            assert!(failing > flushes, "fewer steps than a commit has");
+            flushed.unwrap();
+            return;
+        }
+        if failing > 1 {
+            flushed.unwrap_or_else(|error| panic!("step {failing}: {error}"));
+            drop((guest, attached, vault));
+            let vault = software(folder.path()).unwrap();
+            assert_eq!(read(&vault, "v", &closed(1)), 4);
+        }
+    }
+}
+
 /// However often it is attached, a volume's flushes and a vTPM's states move the TPM's counter at their pace.
 #[test]
 fn what_wears_the_tpm_keeps_its_pace_over_launches() {
