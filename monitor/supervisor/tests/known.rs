@@ -247,8 +247,8 @@ fn what_broke_its_promise_is_not_launched_again_whatever_the_policy() {
     }
 }
 
-/// Restarts of all of them are written at about the same time, a second after each start: each life ends at another
-/// moment around that.
+/// Restarts of all of them are written at about the same time, a second after each start: each life ends when so many
+/// of them are written, be they written fast or slowly.
 #[test]
 fn killed_at_any_moment_it_knows_all_of_them_again() {
     const VMS: u8 = 40;
@@ -257,14 +257,15 @@ fn killed_at_any_moment_it_knows_all_of_them_again() {
     let dir = left(&vms);
     let folder = dir.path().join("state/known");
     let mut monitor = Monitor::start_in(dir);
-    let (mut written, mut mixed) = (0, 0);
-    for life in 0..16 {
+    let mut mixed = 0;
+    for life in 0..=15 {
         let start = SystemTime::now();
-        std::thread::sleep(Duration::from_millis(700 + 40 * life));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while tried(&folder, start) < usize::from(VMS) * life / 15 {
+            assert!(Instant::now() < deadline, "life {life}");
+        }
         monitor.kill();
-        let tried = tried(&folder, start);
-        written += usize::from(tried > 0);
-        mixed += usize::from(tried > 0 && tried < VMS.into());
+        mixed += usize::from((1..VMS.into()).contains(&tried(&folder, start)));
         monitor = monitor.killed_and_started_again();
         let known = list(&monitor);
         let mut names: Vec<String> = known.iter().map(|vm| vm.name.clone()).collect();
@@ -275,8 +276,8 @@ fn killed_at_any_moment_it_knows_all_of_them_again() {
             file.unwrap().path().extension().is_some_and(|extension| extension == "part")
         }));
     }
-    // Some lives ended before the first was written, some after the last, and some between.
-    assert!(written > 0 && mixed > 0, "{written} {mixed}");
+    // The first life ended before the first was written and the last after the last; of the others some, between.
+    assert!(mixed > 0, "each life wrote all of them, or none");
 }
 
 /// How many files were written since `start`; each of them says that a launch was tried.
