@@ -82,7 +82,7 @@ pub enum Command {
     /// Keep data that outlives VMs
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Tend encrypted volumes: check, rekey, grow, back up
+    /// Tend encrypted volumes: check, repair, rekey, grow, back up
     #[command(subcommand)]
     Disk(DiskCommand),
     /// Set up, run and ask a verifier

@@ -3,7 +3,8 @@
 use coffer_vault::{GrowVolume, VolumeInfo, VolumeKind, VolumeReport};
 
 use crate::args::{
-    DiskCheckArgs, DiskCommand, DiskCreateArgs, DiskGrowArgs, DiskRekeyArgs, DiskShowArgs,
+    DiskCheckArgs, DiskCommand, DiskCreateArgs, DiskGrowArgs, DiskRekeyArgs, DiskRepairArgs,
+    DiskShowArgs,
 };
 use crate::error::{Error, one_line};
 use crate::monitor_client::Monitor;
@@ -18,6 +19,7 @@ pub fn run(command: DiskCommand) -> Result<(), Error> {
         DiskCommand::Create(args) => create(args),
         DiskCommand::Info(args) => info(&args),
         DiskCommand::Check(args) => check(&args),
+        DiskCommand::Repair(args) => repair(&args),
         DiskCommand::Rekey(args) => rekey(&args),
         DiskCommand::Grow(args) => grow(&args),
         DiskCommand::Backup(args) => backup::back_up(&args),
@@ -54,7 +56,7 @@ fn check(args: &DiskCheckArgs) -> Result<(), Error> {
     drop(step);
     match args.json {
         true => output::json(&report)?,
-        false => print(&report)?,
+        false => print(&report, "damaged")?,
     }
     match report.damaged {
         0 => Ok(()),
@@ -62,11 +64,20 @@ fn check(args: &DiskCheckArgs) -> Result<(), Error> {
     }
 }
 
-fn print(report: &VolumeReport) -> Result<(), Error> {
+fn repair(args: &DiskRepairArgs) -> Result<(), Error> {
+    let path = volume_path(&args.name, "/repair")?;
+    let step = Step::start(format!("repairing `{}`", args.name));
+    let report: VolumeReport = block_on(Monitor::new(&args.monitor)?.work(&path, &()))?;
+    drop(step);
+    if args.json { output::json(&report) } else { print(&report, "given up now") }
+}
+
+fn print(report: &VolumeReport, damaged: &str) -> Result<(), Error> {
     output::pairs(&[
         ("blocks of data", report.data.to_string()),
         ("blocks of the tree", report.nodes.to_string()),
-        ("damaged", report.damaged.to_string()),
+        ("blocks given up", report.lost.to_string()),
+        (damaged, report.damaged.to_string()),
     ])?;
     report.places.iter().try_for_each(|place| output::line(one_line(place)))?;
     let told = u64::try_from(report.places.len()).unwrap_or(u64::MAX);

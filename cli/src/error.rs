@@ -220,7 +220,8 @@ impl Error {
             ),
             Self::NotConforming { .. } => "the report above names each, with what was found".into(),
             Self::DamagedVolume { .. } => {
-                "what is damaged is never given to a guest; restore a backup under another name"
+                "what is damaged is never given to a guest; restore a backup under another name, or give up \
+                 what is damaged with `coffer disk repair`"
                     .into()
             }
             Self::BrokenOff => {

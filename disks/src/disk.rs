@@ -10,12 +10,14 @@
 //! Promises: after `flush` returned, every later session sees that state or a later one of this history; nothing else
 //! opens. Trusts: the disk key, the anchor, that the storage's flush is durable. Refuses all else by name.
 
+use zeroize::Zeroizing;
+
 use crate::anchor::{Anchor, AnchorError};
 use crate::entropy::Entropy;
 use crate::entry::Entry;
 use crate::error::{DiskError, Place};
 use crate::keys::{DataKey, DiskId, DiskKey, SuperblockKey};
-use crate::opening::{Opened, find, spent, write_superblock};
+use crate::opening::{Damage, Opened, find, spent, write_superblock};
 use crate::sealer::Sealer;
 use crate::shape::{RESERVED, Shape};
 use crate::space::Space;
@@ -24,7 +26,7 @@ use crate::superblock::Superblock;
 use crate::tree::Tree;
 use crate::volume::{CHUNK, Volume};
 use crate::walk::{Report, Walk};
-use crate::{BLOCK, BLOCK_BYTES};
+use crate::{BLOCK, BLOCK_BYTES, FANOUT};
 
 /// Nodes kept in memory: 1 MiB, the map of 85 MiB of data. With [`CHUNK`] blocks of scratch, two bits for each block of
 /// storage and 8 bytes for each block replaced since the last commit this is all the memory a disk takes.
@@ -102,8 +104,24 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         id: DiskId,
         entropy: &mut dyn Entropy,
     ) -> Result<Self, DiskError> {
-        let opened = find(&mut store, &mut anchor, key, id, entropy)?;
+        let opened = find(&mut store, &mut anchor, key, id, Damage::Refused, entropy)?;
         Ok(Self::with(store, anchor, opened))
+    }
+
+    /// Opens a disk as [`Disk::open`] does, and gives up for good what of it is `corrupt`: from then on the rest can be
+    /// used, and what was given up is an error, never zeros, until something is written there. The report tells what was
+    /// given up now, as `damaged`, and what is left.
+    pub fn repair(
+        mut store: S,
+        mut anchor: A,
+        key: &DiskKey,
+        id: DiskId,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, Report), DiskError> {
+        let opened = find(&mut store, &mut anchor, key, id, Damage::Tolerated, entropy)?;
+        let mut disk = Self::with(store, anchor, opened);
+        let report = disk.give_up_damage()?;
+        Ok((disk, report))
     }
 
     /// Begins the next session after one that a failed commit ended, as opening would; nothing if none did. What was not
@@ -113,18 +131,14 @@ impl<S: Store, A: Anchor> Disk<S, A> {
             return self.in_session();
         }
         let store = &mut self.volume.store;
-        let opened = find(store, &mut self.anchor, key, self.state.id, entropy)?;
+        let (anchor, id) = (&mut self.anchor, self.state.id);
+        let opened = find(store, anchor, key, id, Damage::Refused, entropy)?;
         let Opened { state, place, superblock_key, sealer, space } = opened;
         (self.volume.sealer, self.volume.space) = (sealer, space);
         self.tree.reset(state.shape.blocks, state.root);
         (self.state, self.place, self.superblock_key) = (state, place, superblock_key);
         self.ended = false;
         Ok(())
-    }
-
-    /// Whether a failed commit ended the session.
-    pub fn has_ended(&self) -> bool {
-        self.ended
     }
 
     /// Opens the newest state there is, be it old: shows what the anchor is for.
@@ -138,7 +152,8 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     ) -> Result<Self, DiskError> {
         let at = anchor.read()?;
         let found = crate::opening::dangerous_choose_newest(&store, key, id)?;
-        let opened = crate::opening::begin(&mut store, &mut anchor, found, at, entropy)?;
+        let damage = Damage::Refused;
+        let opened = crate::opening::begin(&mut store, &mut anchor, found, at, damage, entropy)?;
         Ok(Self::with(store, anchor, opened))
     }
 
@@ -202,7 +217,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         let (mut block, end) = (first, first + count);
         while block < end {
             if !self.tree.has_leaf(&mut self.volume, block)? {
-                block = (block / crate::FANOUT + 1) * crate::FANOUT;
+                block = (block / FANOUT + 1) * FANOUT;
                 continue;
             }
             self.make_room(1)?;
@@ -233,6 +248,8 @@ impl<S: Store, A: Anchor> Disk<S, A> {
             return Err(DiskError::BadShape { blocks, spare: shape.spare });
         }
         enough_storage(&self.volume.store, shape)?;
+        self.flush()?;
+        self.tree.spell_out_lost(&mut self.volume, self.state.shape.blocks - 1)?;
         self.flush()?;
         self.ended = true;
         self.volume.space.grow(physical);
@@ -268,6 +285,49 @@ impl<S: Store, A: Anchor> Disk<S, A> {
             report.places.insert(0, Place::Superblock(self.place));
         }
         Ok(report)
+    }
+
+    fn give_up_damage(&mut self) -> Result<Report, DiskError> {
+        let (mut found, mut block) = (Report::default(), 0);
+        while block < self.state.shape.blocks {
+            match self.give_up_data(block, &mut found) {
+                Ok(count) => block += count,
+                Err(DiskError::Corrupt(place @ Place::Node { level, index })) => {
+                    self.make_room(1)?;
+                    self.tree.give_up(&mut self.volume, level, index)?;
+                    found.damage(place);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if found.damaged > 0 {
+            self.commit()?;
+        }
+        let Volume { store, sealer, .. } = &mut self.volume;
+        let left = Walk::all(store, sealer, &self.state)?;
+        match left.places.first() {
+            Some(place) => Err(DiskError::Corrupt(*place)),
+            None => Ok(Report { damaged: found.damaged, places: found.places, ..left }),
+        }
+    }
+
+    /// Of the blocks that have one leaf with `first`, from there on; how many there are.
+    fn give_up_data(&mut self, first: u64, found: &mut Report) -> Result<u64, DiskError> {
+        let count = (FANOUT - first % FANOUT).min(self.state.shape.blocks - first);
+        let (mut entries, mut buffer) = (Vec::new(), Zeroizing::new([0; BLOCK]));
+        self.tree.entries(&mut self.volume, first, count, &mut entries)?;
+        for (block, entry) in (first..).zip(&entries).filter(|(_, entry)| entry.is_stored()) {
+            match self.volume.read(Place::Data(block), entry, &mut *buffer) {
+                Err(DiskError::Corrupt(place)) => {
+                    self.make_room(1)?;
+                    let old = self.tree.replace(&mut self.volume, block, &Entry::LOST)?;
+                    self.volume.give_back(&old);
+                    found.damage(place);
+                }
+                other => other?,
+            }
+        }
+        Ok(count)
     }
 
     /// What the disk is and how full.
@@ -319,7 +379,8 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         for run in self.entries.chunk_by(side_by_side) {
             let (data, tail) = rest.split_at_mut(run.len() * BLOCK);
             match run.first() {
-                Some(entry) if !entry.is_none() => self.volume.read_run(block, run, data)?,
+                Some(entry) if entry.is_stored() => self.volume.read_run(block, run, data)?,
+                Some(entry) if entry.is_lost() => return Err(DiskError::Lost(Place::Data(block))),
                 _ => data.fill(0),
             }
             block += run.len() as u64;
@@ -387,7 +448,8 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         Ok(())
     }
 
-    fn in_session(&self) -> Result<(), DiskError> {
+    /// Or why there is none.
+    pub(crate) fn in_session(&self) -> Result<(), DiskError> {
         match (self.ended, self.superseded) {
             (_, Some((expected, found))) => Err(DiskError::Superseded { expected, found }),
             (true, None) => Err(DiskError::SessionEnded),
@@ -410,9 +472,9 @@ fn blocks_in(len: usize) -> Result<u64, DiskError> {
 
 /// Zero blocks too are a run.
 fn side_by_side(a: &Entry, b: &Entry) -> bool {
-    match a.is_none() {
-        true => b.is_none(),
-        false => b.physical == a.physical + 1,
+    match a.is_stored() && b.is_stored() {
+        true => b.physical == a.physical + 1,
+        false => a == b,
     }
 }
 

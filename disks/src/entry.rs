@@ -16,7 +16,7 @@ pub(crate) struct Seal {
     pub tag: [u8; 16],
 }
 
-/// A child, or none: then all blocks below are zero.
+/// A child; or none: then all blocks below are zero; or one that a repair gave up: then all blocks below are errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
     /// Block of the storage; 0, where a superblock lies, for none.
@@ -28,8 +28,23 @@ impl Entry {
     pub(crate) const NONE: Self =
         Self { physical: 0, seal: Seal { salt: [0; 16], counter: 0, tag: [0; 16] } };
 
+    /// 48 bytes of 0xFF.
+    pub(crate) const LOST: Self = Self {
+        physical: u64::MAX,
+        seal: Seal { salt: [255; 16], counter: u64::MAX, tag: [255; 16] },
+    };
+
     pub(crate) fn is_none(&self) -> bool {
         self.physical == 0
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        *self == Self::LOST
+    }
+
+    /// Whether it names a block of the storage.
+    pub(crate) fn is_stored(&self) -> bool {
+        !self.is_none() && !self.is_lost()
     }
 
     pub(crate) fn encode(&self) -> [u8; ENTRY] {

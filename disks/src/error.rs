@@ -60,6 +60,9 @@ pub enum DiskError {
     /// A block fails its authentication: altered, torn, moved, from another time or another disk.
     #[error("{0} is not what was written there")]
     Corrupt(Place),
+    /// A block that a repair gave up, and that nothing was written to since.
+    #[error("{0} was given up when the disk was repaired")]
+    Lost(Place),
     /// An older state of the disk.
     #[error("the disk is in state {found}, but the anchor is at {anchor}: it is an old copy")]
     Stale {
@@ -162,6 +165,7 @@ impl DiskError {
             Self::UnsupportedVersion { .. } => "unsupported-version",
             Self::Truncated { .. } => "truncated",
             Self::Corrupt(_) => "corrupt",
+            Self::Lost(_) => "lost",
             Self::Stale { .. } => "stale",
             Self::Foreign => "foreign",
             Self::WrongKey => "wrong-key",
@@ -187,9 +191,13 @@ impl DiskError {
         CODES.into_iter().find(|known| *known == code)
     }
 
-    /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be.
+    /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be, or that
+    /// whoever repaired the disk knows to be lost.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly)
+        !matches!(
+            self,
+            Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly | Self::Lost(_)
+        )
     }
 
     /// What to try.
@@ -198,7 +206,10 @@ impl DiskError {
             Self::NotADisk => "name the file the disk was created in",
             Self::UnsupportedVersion { .. } => "use the version of coffer that made the disk",
             Self::Truncated { .. } => "the rest of the file is missing: restore a backup",
-            Self::Corrupt(_) => "the storage is not to be trusted: restore a backup elsewhere",
+            Self::Corrupt(_) => {
+                "the storage is not to be trusted: restore a backup elsewhere, or, without one, repair the disk"
+            }
+            Self::Lost(_) => "write or discard the block, or restore a backup",
             Self::Stale { .. } => "give back the newest copy; an older one is not accepted",
             Self::Foreign => "check which file belongs to which disk",
             Self::WrongKey => "after an interrupted rekey, try the key of before and after",
@@ -229,11 +240,12 @@ impl DiskError {
 }
 
 /// All that [`DiskError::code`] gives.
-const CODES: [&str; 21] = [
+const CODES: [&str; 22] = [
     "not-a-disk",
     "unsupported-version",
     "truncated",
     "corrupt",
+    "lost",
     "stale",
     "foreign",
     "wrong-key",

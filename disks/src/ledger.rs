@@ -44,12 +44,14 @@ struct Held<S, A> {
 impl<S: Store, A: Anchor> Held<S, A> {
     /// The disk, in a session if it can be.
     fn disk(&mut self) -> Result<&mut Disk<S, A>, DiskError> {
-        if self.disk.has_ended() {
-            let key = self.key.as_ref().ok_or(DiskError::SessionEnded)?;
-            let since = self.tried.map_or(PAUSE, |tried| tried.elapsed());
-            std::thread::sleep(PAUSE.saturating_sub(since));
-            self.tried = Some(Instant::now());
-            self.disk.resume(&key(), &mut SystemEntropy)?;
+        match (self.disk.in_session(), &self.key) {
+            (Err(DiskError::SessionEnded), Some(key)) => {
+                let since = self.tried.map_or(PAUSE, |tried| tried.elapsed());
+                std::thread::sleep(PAUSE.saturating_sub(since));
+                self.tried = Some(Instant::now());
+                self.disk.resume(&key(), &mut SystemEntropy)?;
+            }
+            (session, _) => session?,
         }
         Ok(&mut self.disk)
     }

@@ -12,6 +12,13 @@ impl Node {
         Self(Box::new([0; BLOCK]))
     }
 
+    /// One of which nothing is left: `count` entries of blocks that were given up.
+    pub(crate) fn lost(count: u64) -> Self {
+        let mut node = Self::empty();
+        (0..count.min(FANOUT)).for_each(|slot| node.set(slot as usize, &Entry::LOST));
+        node
+    }
+
     /// The entry in `slot`, which is less than 85.
     pub(crate) fn entry(&self, slot: usize) -> Entry {
         Entry::decode(&bytes::get(&*self.0, slot * ENTRY))

@@ -33,17 +33,27 @@ pub(crate) struct Opened {
     pub space: Space,
 }
 
+/// What a damaged node leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A refusal.
+    Refused,
+    /// Nothing yet: it is going to be given up.
+    Tolerated,
+}
+
 /// Finds the state that counts, and makes it this session's.
 pub(crate) fn find<S: Store, A: Anchor>(
     store: &mut S,
     anchor: &mut A,
     key: &DiskKey,
     id: DiskId,
+    damage: Damage,
     entropy: &mut dyn Entropy,
 ) -> Result<Opened, DiskError> {
     let at = anchor.read()?;
     let found = choose(store, key, id, at)?;
-    begin(store, anchor, found, at, entropy)
+    begin(store, anchor, found, at, damage, entropy)
 }
 
 /// The superblock that counts with the anchor at `anchor`.
@@ -120,6 +130,7 @@ pub(crate) fn begin<S: Store, A: Anchor>(
     anchor: &mut A,
     found: Found,
     mut at: u64,
+    damage: Damage,
     entropy: &mut dyn Entropy,
 ) -> Result<Opened, DiskError> {
     let Found { state, data_key, superblock_key, place } = found;
@@ -130,7 +141,10 @@ pub(crate) fn begin<S: Store, A: Anchor>(
     }
     let epoch = at.max(state.epoch).checked_add(2).ok_or_else(spent)?;
     let mut sealer = Sealer::new(state.id, data_key, epoch, entropy)?;
-    let space = Walk::nodes(store, &mut sealer, &state)?;
+    let space = match damage {
+        Damage::Refused => Walk::nodes(store, &mut sealer, &state)?,
+        Damage::Tolerated => Walk::what_is_left(store, &mut sealer, &state)?,
+    };
 
     // 1. A state whose commit was cut off is committed now; its rival of epoch `at` is dead from here on. Its superblock
     // was perhaps read from a cache, and the medium has the rival alone: so it is written and flushed first.

@@ -8,12 +8,13 @@ use crate::cache::{Cache, Cached, Slot};
 use crate::entry::Entry;
 use crate::error::{DiskError, Place};
 use crate::node::Node;
-use crate::shape::levels;
+use crate::shape::{levels, nodes_of};
 use crate::store::Store;
 use crate::volume::Volume;
 
 /// The map of a disk.
 pub(crate) struct Tree {
+    blocks: u64,
     levels: u8,
     /// As stored; stands for the root node when that is not dirty.
     root: Entry,
@@ -23,13 +24,13 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(blocks: u64, root: Entry, cached_nodes: usize) -> Self {
-        Self { levels: levels(blocks), root, cache: Cache::new(cached_nodes), dirty: 0 }
+        Self { blocks, levels: levels(blocks), root, cache: Cache::new(cached_nodes), dirty: 0 }
     }
 
     /// Forgets what was not stored: the tree of a disk of so many blocks, as it lies under `root`.
     pub(crate) fn reset(&mut self, blocks: u64, root: Entry) {
         self.cache.clear();
-        (self.levels, self.root, self.dirty) = (levels(blocks), root, 0);
+        (self.blocks, self.levels, self.root, self.dirty) = (blocks, levels(blocks), root, 0);
     }
 
     /// The root as written last; the state's, once [`Self::write_out`] returned.
@@ -86,6 +87,42 @@ impl Tree {
         Ok(old)
     }
 
+    /// Gives up a node that cannot be read, and with it all blocks below it.
+    pub(crate) fn give_up<S: Store>(
+        &mut self,
+        volume: &mut Volume<S>,
+        level: u8,
+        index: u64,
+    ) -> Result<(), DiskError> {
+        if level == self.levels {
+            volume.give_back(&std::mem::replace(&mut self.root, Entry::LOST));
+            return Ok(());
+        }
+        let Some(parent) = self.locate(volume, level + 1, index / FANOUT, false)? else {
+            return Ok(());
+        };
+        let node = &mut self.cache.get_mut(parent).node;
+        volume.give_back(&node.entry(slot_of(index)));
+        node.set(slot_of(index), &Entry::LOST);
+        self.mark(parent);
+        Ok(())
+    }
+
+    /// Before a disk grows beyond `block`, its last: if that was given up with a node above it, the node is written again,
+    /// with entries for the blocks there were and none for those to come.
+    pub(crate) fn spell_out_lost<S: Store>(
+        &mut self,
+        volume: &mut Volume<S>,
+        block: u64,
+    ) -> Result<(), DiskError> {
+        if let Some(leaf) = self.locate(volume, 1, block / FANOUT, false)?
+            && self.cache.get(leaf).node.entry(slot_of(block)).is_lost()
+        {
+            self.mark(leaf);
+        }
+        Ok(())
+    }
+
     /// Whether anything is stored of the 85 blocks around `block`.
     pub(crate) fn has_leaf<S: Store>(
         &mut self,
@@ -109,7 +146,7 @@ impl Tree {
     pub(crate) fn grow(&mut self, blocks: u64) {
         let (old, new) = (self.levels, levels(blocks));
         self.cache.clear();
-        self.levels = new;
+        (self.blocks, self.levels) = (blocks, new);
         if old == new || self.root.is_none() {
             return;
         }
@@ -156,7 +193,7 @@ impl Tree {
         if let Some(parent) = parent {
             self.cache.get_mut(parent).children += 1;
         }
-        match self.load(volume, Place::Node { level, index }, &entry) {
+        match self.load(volume, level, index, &entry) {
             Ok(node) => Ok(Some(self.cache.insert(Cached::new(level, index, node, parent)))),
             Err(error) => {
                 if let Some(parent) = parent {
@@ -170,7 +207,8 @@ impl Tree {
     fn load<S: Store>(
         &mut self,
         volume: &mut Volume<S>,
-        place: Place,
+        level: u8,
+        index: u64,
         entry: &Entry,
     ) -> Result<Node, DiskError> {
         while self.cache.is_full() {
@@ -180,9 +218,12 @@ impl Tree {
             }
             self.cache.remove(slot);
         }
+        if entry.is_lost() {
+            return Ok(Node::lost(nodes_of(self.blocks, level - 1) - index * FANOUT));
+        }
         let mut node = Node::empty();
         if !entry.is_none() {
-            volume.read(place, entry, &mut *node.0)?;
+            volume.read(Place::Node { level, index }, entry, &mut *node.0)?;
         }
         Ok(node)
     }

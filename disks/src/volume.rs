@@ -86,7 +86,7 @@ impl<S: Store> Volume<S> {
 
     /// Gives back what an entry named.
     pub(crate) fn give_back(&mut self, entry: &Entry) {
-        if !entry.is_none() {
+        if entry.is_stored() {
             self.space.give_back(entry.physical);
         }
     }

@@ -1,4 +1,7 @@
-//! Going through a whole tree as it is stored: at opening, to learn what is taken; at a check, to verify all of it.
+//! Going through a whole tree as it is stored: at opening, to learn what is taken; at a check, to verify all of it;
+//! before a repair, to learn what is taken by what can be reached.
+
+use zeroize::Zeroizing;
 
 use crate::entry::Entry;
 use crate::error::{DiskError, Place};
@@ -21,10 +24,21 @@ pub struct Report {
     pub data: u64,
     /// Nodes stored.
     pub nodes: u64,
+    /// Data blocks that a repair gave up, and that nothing was written to since.
+    pub lost: u64,
     /// Damaged places; what lies below a damaged node was not reached.
     pub damaged: u64,
     /// The first of them.
     pub places: Vec<Place>,
+}
+
+impl Report {
+    pub(crate) fn damage(&mut self, place: Place) {
+        self.damaged += 1;
+        if self.places.len() < DAMAGE_NAMED {
+            self.places.push(place);
+        }
+    }
 }
 
 /// One pass.
@@ -34,7 +48,18 @@ pub(crate) struct Walk<'a, S> {
     blocks: u64,
     space: Space,
     report: Report,
-    thorough: bool,
+    how: How,
+}
+
+/// What is read, and what damage leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Nodes; a refusal.
+    Nodes,
+    /// Nodes; a line in the report.
+    WhatIsLeft,
+    /// Nodes and data; a line in the report.
+    All,
 }
 
 impl<'a, S: Store> Walk<'a, S> {
@@ -44,7 +69,16 @@ impl<'a, S: Store> Walk<'a, S> {
         sealer: &'a mut Sealer,
         state: &Superblock,
     ) -> Result<Space, DiskError> {
-        Ok(Self::run(store, sealer, state, false)?.0)
+        Ok(Self::run(store, sealer, state, How::Nodes)?.0)
+    }
+
+    /// Reads all nodes that can be reached: what they name is taken.
+    pub(crate) fn what_is_left(
+        store: &'a S,
+        sealer: &'a mut Sealer,
+        state: &Superblock,
+    ) -> Result<Space, DiskError> {
+        Ok(Self::run(store, sealer, state, How::WhatIsLeft)?.0)
     }
 
     /// Reads all nodes and all data, and reports what is damaged.
@@ -53,26 +87,38 @@ impl<'a, S: Store> Walk<'a, S> {
         sealer: &'a mut Sealer,
         state: &Superblock,
     ) -> Result<Report, DiskError> {
-        Ok(Self::run(store, sealer, state, true)?.1)
+        Ok(Self::run(store, sealer, state, How::All)?.1)
     }
 
     fn run(
         store: &'a S,
         sealer: &'a mut Sealer,
         state: &Superblock,
-        thorough: bool,
+        how: How,
     ) -> Result<(Space, Report), DiskError> {
         let blocks = state.shape.blocks;
         let space = Space::new(state.shape.physical()?, RESERVED);
         let report = Report::default();
-        let mut walk = Self { store, sealer, blocks, space, report, thorough };
-        if !state.root.is_none() {
-            walk.node(levels(blocks), 0, &state.root)?;
-        }
+        let mut walk = Self { store, sealer, blocks, space, report, how };
+        walk.child(levels(blocks), 0, &state.root)?;
         Ok((walk.space, walk.report))
     }
 
-    /// A node and what it holds. Recursion ends at level 1; there are at most five levels.
+    /// What an entry says of a node, or of data at level 0. Recursion ends there; there are at most five levels.
+    fn child(&mut self, level: u8, index: u64, entry: &Entry) -> Result<(), DiskError> {
+        match level {
+            _ if entry.is_none() => Ok(()),
+            _ if entry.is_lost() => {
+                let reach = FANOUT.pow(level.into());
+                self.report.lost += reach.min(self.blocks.saturating_sub(index * reach));
+                Ok(())
+            }
+            0 => self.data(index, entry),
+            _ => self.node(level, index, entry),
+        }
+    }
+
+    /// A node and what it holds.
     fn node(&mut self, level: u8, index: u64, entry: &Entry) -> Result<(), DiskError> {
         let place = Place::Node { level, index };
         let mut node = Node::empty();
@@ -85,21 +131,15 @@ impl<'a, S: Store> Walk<'a, S> {
         if !node.is_well_formed(children) {
             return self.damage(place);
         }
-        for (child, entry) in (first..).zip(node.entries()).filter(|(_, entry)| !entry.is_none()) {
-            match level {
-                1 => self.data(child, &entry)?,
-                _ => self.node(level - 1, child, &entry)?,
-            }
-        }
-        Ok(())
+        (first..).zip(node.entries()).try_for_each(|(at, entry)| self.child(level - 1, at, &entry))
     }
 
     fn data(&mut self, block: u64, entry: &Entry) -> Result<(), DiskError> {
         let place = Place::Data(block);
         self.report.data += 1;
-        if self.take(place, entry)? && self.thorough {
-            let mut buffer = [0; BLOCK];
-            self.read(place, entry, &mut buffer)?;
+        if self.take(place, entry)? && self.how == How::All {
+            let mut buffer = Zeroizing::new([0; BLOCK]);
+            self.read(place, entry, &mut *buffer)?;
         }
         Ok(())
     }
@@ -121,13 +161,10 @@ impl<'a, S: Store> Walk<'a, S> {
     }
 
     fn damage(&mut self, place: Place) -> Result<(), DiskError> {
-        if !self.thorough {
+        if self.how == How::Nodes {
             return Err(DiskError::Corrupt(place));
         }
-        self.report.damaged += 1;
-        if self.report.places.len() < DAMAGE_NAMED {
-            self.report.places.push(place);
-        }
+        self.report.damage(place);
         Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! Encrypted disks on storage whose owner altered it, mixed it from several times, or took pieces of another disk: what
-//! opens is the last state, block by block or not at all, and goes on as a disk does.
+//! opens is the last state, block by block or not at all, and goes on as a disk does; what a repair leaves is the last
+//! state, or lost, and opens.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use coffer_disk::{
-    BLOCK, DangerousMemoryAnchor, Disk, DiskError, DiskId, DiskKey, Entropy, MemoryStore, Shape,
+    BLOCK, DangerousMemoryAnchor, Disk, DiskError, DiskId, DiskKey, Entropy, MemoryStore, Place,
+    Shape,
 };
 use coffer_fuzz::one_in;
 use libfuzzer_sys::fuzz_target;
@@ -98,11 +100,46 @@ fuzz_target!(init: {
     let mut storage = KEPT.storages[STATES - 1].clone();
     data.chunks_exact(4).take(EDITS_MAX).for_each(|edit| apply(edit, &mut storage));
     let altered = storage != KEPT.storages[STATES - 1];
-    match open(storage, KEPT.epochs[STATES - 1]) {
-        Ok(disk) => use_it(disk, one_in(8, data)),
-        Err(_) => assert!(altered, "what nobody altered opens"),
+    let opened = open(storage.clone(), KEPT.epochs[STATES - 1]);
+    assert!(altered || opened.is_ok(), "what nobody altered opens");
+    if one_in(3, data) {
+        match (repair(storage), &opened) {
+            (Ok(disk), Ok(_) | Err(DiskError::Corrupt(Place::Node { .. }))) => use_repaired(disk),
+            (Err(found), Err(refused)) => assert_eq!(found.code(), refused.code()),
+            (found, _) => panic!("repaired: {:?}", found.err()),
+        }
+    }
+    if let Ok(disk) = opened {
+        use_it(disk, one_in(8, data));
     }
 });
+
+fn repair(storage: Vec<u8>) -> Result<Volume, DiskError> {
+    let anchor = DangerousMemoryAnchor::at(KEPT.epochs[STATES - 1]);
+    let repaired =
+        Disk::repair(MemoryStore(storage), anchor, &key(), KEPT.id, &mut Dice(4))?;
+    Ok(repaired.0)
+}
+
+/// Every block is the last state's or lost, at the next opening too; and lost no more when it is written.
+fn use_repaired(mut disk: Volume) {
+    for again in [false, true] {
+        for block in 0..SHAPE.blocks {
+            let mut buffer = [0xaa; BLOCK];
+            let expected = &KEPT.content[block as usize * BLOCK..][..BLOCK];
+            match disk.read(block, &mut buffer) {
+                Ok(()) => assert!(buffer == expected, "block {block} is not what was written"),
+                Err(DiskError::Lost(_)) => {
+                    assert!(buffer == [0; BLOCK] && !again, "block {block}");
+                    disk.write(block, expected).expect("there is room");
+                }
+                Err(error) => panic!("block {block}: {error}"),
+            }
+        }
+        let (store, anchor) = disk.close().expect("nothing hinders it");
+        disk = Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was repaired");
+    }
+}
 
 /// What the owner of the storage can do.
 fn apply(edit: &[u8], storage: &mut Vec<u8>) {

@@ -147,6 +147,8 @@ pub enum DiskCommand {
     Info(DiskShowArgs),
     /// Read and verify all of a volume
     Check(DiskCheckArgs),
+    /// Give up what of an encrypted volume is damaged, so that the rest can be used
+    Repair(DiskRepairArgs),
     /// Give an encrypted volume a new key
     Rekey(DiskRekeyArgs),
     /// Make a volume larger
@@ -207,6 +209,27 @@ Examples:
 
 Exits 1 if anything is damaged, and says where. The volume must not be in use.")]
 pub struct DiskCheckArgs {
+    /// Name of the volume
+    pub name: String,
+    /// The monitor
+    #[command(flatten)]
+    pub monitor: MonitorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coffer disk repair`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  coffer disk check db && echo whole
+  coffer disk repair db
+
+For when there is no backup. What is damaged is given up for good, and listed: reading it is an error,
+never zeros, until the guest writes or discards it. An old or foreign file is refused as ever, and what
+cannot be read at all is to be copied to a better disk first. The volume must not be in use.")]
+pub struct DiskRepairArgs {
     /// Name of the volume
     pub name: String,
     /// The monitor

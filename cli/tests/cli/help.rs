@@ -43,6 +43,7 @@ const COMMANDS: &[&str] = &[
     "disk create",
     "disk info",
     "disk check",
+    "disk repair",
     "disk rekey",
     "disk grow",
     "disk backup",

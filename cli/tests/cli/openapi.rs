@@ -187,7 +187,10 @@ fn values_of_volumes_fit_their_schemas() {
         fits("VolumeInfo", &info);
     }
     fits("GrowVolume", &GrowVolume { bytes: 8192 });
-    fits("VolumeReport", &VolumeReport { data: 1, nodes: 2, damaged: 1, places: vec!["1".into()] });
+    fits(
+        "VolumeReport",
+        &VolumeReport { data: 1, nodes: 2, lost: 1, damaged: 1, places: vec!["1".into()] },
+    );
     let vault = VaultInfo {
         id: "00".into(),
         transport_key: "04".into(),

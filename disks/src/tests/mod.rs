@@ -8,6 +8,7 @@ mod model;
 pub(crate) mod nonces;
 mod power_cut;
 mod remote;
+mod repair;
 mod scramble;
 mod session;
 mod superblocks;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use coffer_disk::{
-    Anchor, BLOCK, Disk, DiskError, DiskId, DiskKey, FileStore, LedgerCounter, Store,
-    SystemEntropy, serve, try_lock,
+    Anchor, BLOCK, Disk, DiskError, DiskId, DiskKey, Entropy, FileStore, LedgerCounter, Place,
+    Store, SystemEntropy, serve, try_lock,
 };
 use coffer_formats::Digest;
 use zeroize::Zeroizing;
@@ -27,8 +27,9 @@ use crate::volume_record::{ENDING, VolumeRecord};
 use crate::volumes::salt;
 
 /// The disk of a volume, with its counter in the vault.
-pub(crate) type VolumeDisk =
-    Disk<FileStore, LedgerCounter<Box<dyn Store + Send>, Box<dyn Anchor + Send>>>;
+pub(crate) type VolumeDisk = Disk<FileStore, VolumeCounter>;
+
+type VolumeCounter = LedgerCounter<Box<dyn Store + Send>, Box<dyn Anchor + Send>>;
 
 /// Most bytes of a vTPM's state.
 pub const VTPM_STATE_MAX: usize = 128 << 10;
@@ -219,6 +220,26 @@ pub(crate) fn open_file(
     name: &str,
     record: &VolumeRecord,
 ) -> Result<File, VaultError> {
+    let (file, found) = measured(vault, name, record)?;
+    if found < record.stored {
+        let (name, needed) = (name.to_owned(), record.stored);
+        return Err(VaultError::VolumeShort { name, needed, found });
+    }
+    locked(name, file)
+}
+
+/// Makes a file that became shorter as long as it was. What is missing is zeros then, and damaged: no block is zeros.
+pub(crate) fn lengthen(vault: &Vault, name: &str, record: &VolumeRecord) -> Result<(), VaultError> {
+    let (file, found) = measured(vault, name, record)?;
+    let file = locked(name, file)?;
+    if found < record.stored {
+        let lengthened = file.set_len(record.stored).and_then(|()| file.sync_all());
+        lengthened.map_err(VaultError::storage("lengthening a volume's file"))?;
+    }
+    Ok(())
+}
+
+fn measured(vault: &Vault, name: &str, record: &VolumeRecord) -> Result<(File, u64), VaultError> {
     let path = vault.0.folder.path(&(record.file() + ENDING));
     let writable = record.kind() != VolumeKind::Integrity;
     let file = match OpenOptions::new().read(true).write(writable).open(path) {
@@ -229,10 +250,10 @@ pub(crate) fn open_file(
     };
     let metadata = file.metadata().map_err(VaultError::storage("measuring a volume's file"))?;
     let found = if metadata.is_file() { metadata.len() } else { 0 };
-    if found < record.stored {
-        let (name, needed) = (name.to_owned(), record.stored);
-        return Err(VaultError::VolumeShort { name, needed, found });
-    }
+    Ok((file, found))
+}
+
+fn locked(name: &str, file: File) -> Result<File, VaultError> {
     match try_lock(&file) {
         Ok(()) => Ok(file),
         // A VM that outlived its attachment, or something that is no vault.
@@ -249,13 +270,30 @@ pub(crate) fn open_volume(
     name: &str,
     record: &VolumeRecord,
 ) -> Result<VolumeDisk, VaultError> {
-    let (id, holder) = disk_of(record)?;
     let file = open_file(vault, name, record)?;
+    open_with(vault, name, record, file, Disk::open)
+}
+
+/// What `open` makes of an encrypted volume: file, counter, key, and which disk it is.
+pub(crate) fn open_with<T>(
+    vault: &Vault,
+    name: &str,
+    record: &VolumeRecord,
+    file: File,
+    open: impl FnOnce(
+        FileStore,
+        VolumeCounter,
+        &DiskKey,
+        DiskId,
+        &mut dyn Entropy,
+    ) -> Result<T, DiskError>,
+) -> Result<T, VaultError> {
+    let (id, holder) = disk_of(record)?;
     let disk = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
     let key = DiskKey::new(&mut vault.key_of(record));
     let counter = vault.0.ledger.counter(holder);
     let store = FileStore::new(file).map_err(disk)?;
-    Disk::open(store, counter, &key, id, &mut SystemEntropy).map_err(disk)
+    open(store, counter, &key, id, &mut SystemEntropy).map_err(disk)
 }
 
 /// Ends a change of keys that was cut off: whichever key opens the disk is the one.
@@ -268,19 +306,30 @@ pub(crate) fn settle(
         return Ok(record);
     }
     let old = VolumeRecord { rekeying: false, ..record };
-    let settled = match open_volume(vault, &claim.name, &old) {
-        Ok(_) => old,
+    let settled = match fits(vault, &claim.name, &old) {
+        Ok(()) => old,
         Err(VaultError::VolumeDisk {
             source: DiskError::WrongKey | DiskError::Stale { .. },
             ..
         }) => {
             let generation = old.generation.checked_add(1).ok_or(VaultError::Full)?;
             let new = VolumeRecord { generation, ..old };
-            open_volume(vault, &claim.name, &new)?;
+            fits(vault, &claim.name, &new)?;
             new
         }
         Err(error) => return Err(error),
     };
     vault.save(&claim.name, &settled)?;
     Ok(settled)
+}
+
+/// Whether the key of this record is the disk's: with another nobody gets as far as a damaged node.
+fn fits(vault: &Vault, name: &str, record: &VolumeRecord) -> Result<(), VaultError> {
+    let file = open_file(vault, name, record)?;
+    match open_with(vault, name, record, file, Disk::open) {
+        Err(VaultError::VolumeDisk { source: DiskError::Corrupt(Place::Node { .. }), .. }) => {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::VaultError;
-use crate::requests::{CreateVolume, GrowVolume};
+use crate::requests::{CreateVolume, GrowVolume, VolumeReport};
 use crate::vault::Vault;
 use crate::volume::VolumeInfo;
 
@@ -33,6 +33,8 @@ pub enum Verb {
     Remove,
     /// One, verified: a [`VolumeReport`](crate::VolumeReport).
     Check,
+    /// One, without what of it is damaged: a [`VolumeReport`](crate::VolumeReport).
+    Repair,
     /// One made larger, of a [`GrowVolume`]: its [`VolumeInfo`].
     Grow,
     /// One with another key: its [`VolumeInfo`].
@@ -82,7 +84,8 @@ pub fn manage(
             Ok(()) | Err(VaultError::NoSuchVolume(_)) => Ok((204, Vec::new())),
             Err(error) => Err(error.into()),
         },
-        Verb::Check => told(200, &vault?.report(name)?),
+        Verb::Check => told(200, &VolumeReport::from(vault?.check(name)?)),
+        Verb::Repair => told(200, &VolumeReport::from(vault?.repair(name)?)),
         Verb::Grow => {
             let GrowVolume { bytes } = parse(body)?;
             told(200, &vault?.grow(name, bytes)?)

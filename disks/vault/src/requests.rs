@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use coffer_disk::Report;
 use coffer_formats::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +75,9 @@ pub struct VolumeReport {
     pub data: u64,
     /// Blocks of the tree above.
     pub nodes: u64,
-    /// Damaged places; what lies below a damaged node was not reached.
+    /// Blocks of data that a repair gave up, and that nothing was written to since.
+    pub lost: u64,
+    /// Damaged places, or those a repair gave up now; what lies below a damaged node was not reached.
     pub damaged: u64,
     /// The first of them, in words.
     pub places: Vec<String>,
@@ -138,11 +141,12 @@ impl Vault {
             fleet: self.fleet()?.map(|key| key.id().to_hex()),
         })
     }
+}
 
-    /// Reads and verifies all of a volume that nobody uses.
-    pub fn report(&self, name: &str) -> Result<VolumeReport, VaultError> {
-        let coffer_disk::Report { data, nodes, damaged, places } = self.check(name)?;
+impl From<Report> for VolumeReport {
+    fn from(report: Report) -> Self {
+        let Report { data, nodes, lost, damaged, places } = report;
         let places = places.iter().map(ToString::to_string).collect();
-        Ok(VolumeReport { data, nodes, damaged, places })
+        Self { data, nodes, lost, damaged, places }
     }
 }

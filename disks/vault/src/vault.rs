@@ -6,15 +6,17 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coffer_disk::{Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
+use coffer_disk::{Anchor, Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
 use coffer_formats::InstanceId;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use crate::error::VaultError;
 use crate::folder::{DISK, Folder, ID, Steps};
 use crate::key_file::Sealing;
 use crate::keys::Keys;
 use crate::making::Ground;
-use crate::pace::{Pace, Paces};
+use crate::pace::{Pace, Paced, Paces};
 use crate::records::{Records, VaultDisk, VaultLedger, shape};
 use crate::root::Root;
 
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub verifier: Option<[u8; 65]>,
     pub root: Root,
     paces: Mutex<Paces>,
+    /// Of the counter that all of them move.
+    pace: Arc<Pace>,
     id: [u8; 16],
     users: Mutex<Users>,
 }
@@ -75,11 +79,13 @@ impl Vault {
     ) -> Result<Self, VaultError> {
         let folder = Folder::open(folder, steps)?;
         let Ground { keys, anchor, sealing, fresh } = Ground::find(&folder, &root)?;
+        let pace = Arc::new(Pace::in_all());
+        let anchor: Box<dyn Anchor + Send> = Box::new(Paced(anchor, Arc::clone(&pace)));
         let disk = match fresh {
             true => {
                 let file = folder.create(DISK)?;
                 file.set_len(shape().storage()?)
-                    .and_then(|()| file.sync_all())
+                    .and_then(|()| reserve(&file))
                     .map_err(VaultError::storage("making the vault's disk"))?;
                 let store = store(file, &folder)?;
                 let disk = Disk::create(store, anchor, &keys.disk(), shape(), &mut SystemEntropy)?;
@@ -111,6 +117,7 @@ impl Vault {
             verifier,
             root,
             paces: Mutex::default(),
+            pace,
             id,
             users: Mutex::default(),
         }));
@@ -128,7 +135,7 @@ impl Vault {
         let (folder, keys) = (Folder::open(folder, Arc::new(|| Ok(())))?, Keys::new(&mut key));
         let store: Box<dyn Store + Send> =
             Box::new(coffer_disk::MemoryStore::zeroed(shape().storage()?));
-        let anchor: Box<dyn coffer_disk::Anchor + Send> =
+        let anchor: Box<dyn Anchor + Send> =
             Box::new(coffer_disk::DangerousMemoryAnchor::default());
         let disk = Disk::create(store, anchor, &keys.disk(), shape(), &mut SystemEntropy)?;
         let ledger = Ledger::new(disk);
@@ -145,6 +152,7 @@ impl Vault {
             verifier: None,
             root,
             paces: Mutex::default(),
+            pace: Arc::new(Pace::in_all()),
             id,
             users,
         })))
@@ -153,6 +161,16 @@ impl Vault {
     /// How many flushes a second each volume and each vTPM keeps up for long, from the next attaching on; 5 if nobody says.
     pub fn set_flushes_per_second(&self, count: u32) {
         self.set_paces(Paces::a_second(count));
+    }
+
+    /// How many moves a second of the TPM's counter all of them together keep up for long; 10 if nobody says.
+    pub fn set_moves_per_second(&self, count: u32) {
+        self.0.pace.set_in_all(count);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pace_in_all(&self) -> &Pace {
+        &self.0.pace
     }
 
     pub(crate) fn set_paces(&self, new: Paces) {
@@ -228,15 +246,28 @@ pub(crate) fn panicked() -> VaultError {
 fn open_disk(
     folder: &Folder,
     keys: &Keys,
-    anchor: Box<dyn coffer_disk::Anchor + Send>,
+    anchor: Box<dyn Anchor + Send>,
 ) -> Result<VaultDisk, VaultError> {
     // The key is of one disk only, so the id is as good as authentic once that opens.
     let id = folder.read(ID)?.ok_or(VaultError::KeyFile(ID))?;
     let id = std::str::from_utf8(&id).ok().and_then(InstanceId::from_hex);
     let id = DiskId(id.ok_or(VaultError::KeyFile(ID))?.0);
     let file = OpenOptions::new().read(true).write(true).open(folder.path(DISK));
-    let store = store(file.map_err(VaultError::storage("opening the vault's disk"))?, folder)?;
+    let file = file.map_err(VaultError::storage("opening the vault's disk"))?;
+    // A copy that left out what was zero would fail everybody once the file system is full.
+    reserve(&file).map_err(VaultError::storage("taking room for the vault's disk"))?;
+    let store = store(file, folder)?;
     Ok(Disk::open(store, anchor, &keys.disk(), id, &mut SystemEntropy)?)
+}
+
+/// Takes all the room of a file, where the file system can: once it is full, by a volume for instance, who asks for more
+/// fails, and not every flush of every volume.
+fn reserve(file: &std::fs::File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.sync_all(),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn store(file: std::fs::File, folder: &Folder) -> Result<Box<dyn Store + Send>, VaultError> {

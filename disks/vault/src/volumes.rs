@@ -16,7 +16,7 @@ use coffer_disk::{
 use coffer_formats::{Digest, InstanceId};
 use coffer_image::verity::{Geometry, Salt, Superblock, build_tree};
 
-use crate::attach::{open_file, open_volume, settle};
+use crate::attach::{lengthen, open_file, open_volume, open_with, settle};
 use crate::error::VaultError;
 use crate::keys::random;
 use crate::vault::{Claim, Vault};
@@ -145,6 +145,21 @@ impl Vault {
         }
     }
 
+    /// Gives up what of an encrypted volume that nobody uses is damaged, for good. Of a file that became shorter the rest is
+    /// damaged too.
+    pub fn repair(&self, name: &str) -> Result<Report, VaultError> {
+        let claim = self.claim(name)?;
+        let record = self.record(name)?;
+        if record.kind() != VolumeKind::Encrypted {
+            let kind = record.kind().as_str();
+            return Err(VaultError::WrongKind { kind, verb: "be repaired" });
+        }
+        lengthen(self, name, &record)?;
+        let record = settle(self, &claim, record)?;
+        let file = open_file(self, name, &record)?;
+        open_with(self, name, &record, file, Disk::repair).map(|(_, report)| report)
+    }
+
     /// Makes a raw or encrypted volume larger. Cut off, it is to be done again.
     pub fn grow(&self, name: &str, bytes: u64) -> Result<VolumeInfo, VaultError> {
         let claim = self.claim(name)?;
@@ -153,14 +168,14 @@ impl Vault {
         if bytes < record.bytes {
             return Err(VaultError::BadSize(bytes));
         }
-        let lengthen = |bytes: u64| {
+        let grow_file = |bytes: u64| {
             let file = open_file(self, name, &record)?;
             let grown = file.metadata().and_then(|now| file.set_len(bytes.max(now.len())));
             grown.and_then(|()| file.sync_all()).map_err(VaultError::storage("growing a file"))
         };
         let mut grown = match record.kind() {
             VolumeKind::Raw => {
-                lengthen(bytes)?;
+                grow_file(bytes)?;
                 VolumeRecord { stored: bytes, ..record }
             }
             VolumeKind::Encrypted => {
@@ -169,7 +184,7 @@ impl Vault {
                 let shape = open_volume(self, name, &record)?.info().shape;
                 let larger = Shape { blocks: blocks.max(shape.blocks), ..shape };
                 let stored = larger.storage().map_err(disk)?;
-                lengthen(stored)?;
+                grow_file(stored)?;
                 if larger != shape {
                     open_volume(self, name, &record)?.grow(blocks).map_err(disk)?;
                 }

@@ -86,6 +86,10 @@ pub struct Config {
     /// NV memory of the host's TPM, which wears out.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub flushes_per_second: u32,
+    /// Moves a second of the TPM's counter that all of them keep up together; 10,000 more may be saved up. Flushes that
+    /// wait share one.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub counter_moves_per_second: u32,
     /// The coffer-vmm program.
     #[arg(long, default_value = "/usr/bin/coffer-vmm")]
     pub vmm: PathBuf,

@@ -155,7 +155,10 @@ fn open_vault(config: &Config) -> Result<Vault, String> {
         _ => Ok(Root::DangerouslySoftware),
     };
     let vault = root.and_then(|root| Vault::open_under(folder, root, config.vault_verifier));
-    let vault = vault.inspect(|vault| vault.set_flushes_per_second(config.flushes_per_second));
+    let vault = vault.inspect(|vault| {
+        vault.set_flushes_per_second(config.flushes_per_second);
+        vault.set_moves_per_second(config.counter_moves_per_second);
+    });
     vault.map_err(|error| {
         let said = format!("{}: {error}", error.code());
         tracing::error!(%said, hint = error.hint(), "the vault does not open");

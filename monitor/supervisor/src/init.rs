@@ -59,6 +59,12 @@ pub struct HostConfig {
     /// Release key of the verifier that permits what changes whom the vault opens for, an uncompressed point in hex.
     #[serde(default)]
     pub vault_verifier: Option<String>,
+    /// Flushes a second that each volume and each vTPM keeps up; 5 if absent.
+    #[serde(default)]
+    pub flushes_per_second: Option<u32>,
+    /// Moves a second of the TPM's counter that all of them keep up together; 10 if absent.
+    #[serde(default)]
+    pub counter_moves_per_second: Option<u32>,
     /// Folder of raw disks, such as `/dev`; without it there are none.
     #[serde(default)]
     pub disks: Option<PathBuf>,
@@ -170,6 +176,11 @@ fn serve_command(config: &HostConfig) -> Vec<String> {
         ("--disks", config.disks.as_ref().map(|folder| folder.to_string_lossy().into_owned())),
         ("--vault", config.vault_disk.as_ref().map(|_| format!("{VAULT}/vault"))),
         ("--vault-verifier", config.vault_verifier.clone()),
+        ("--flushes-per-second", config.flushes_per_second.map(|count| count.to_string())),
+        (
+            "--counter-moves-per-second",
+            config.counter_moves_per_second.map(|count| count.to_string()),
+        ),
         ("--tls-cert", with_tls(TLS_CERTIFICATE)),
         ("--tls-key", with_tls(TLS_KEY)),
         ("--client-ca", with_tls(CLIENT_CA)),
@@ -220,6 +231,16 @@ mod tests {
         let software = json!({ "vault_disk": "/dev/vdb", "dangerously_software_vault": true });
         let config = served(software).unwrap();
         assert_eq!((config.profile, config.dangerously_software_vault), (Profile::Developer, true));
+    }
+
+    #[test]
+    fn a_host_with_a_weak_chip_says_how_often_it_may_be_written() {
+        let rates = |config: Config| (config.flushes_per_second, config.counter_moves_per_second);
+        assert_eq!(rates(served(json!({})).unwrap()), (5, 10));
+        let weak = json!({ "flushes_per_second": 1, "counter_moves_per_second": 2 });
+        assert_eq!(rates(served(weak).unwrap()), (1, 2));
+        let refused = served(json!({ "flushes_per_second": 0 })).unwrap_err();
+        assert!(refused.contains("--flushes-per-second"), "{refused}");
     }
 
     #[test]

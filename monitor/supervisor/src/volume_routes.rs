@@ -31,6 +31,7 @@ pub fn router() -> Router<App> {
         .route("/v1/volumes", get(to(Verb::List)).post(to(Verb::Create)))
         .route("/v1/volumes/{name}", get(to(Verb::Show)).delete(to(Verb::Remove)))
         .route("/v1/volumes/{name}/check", post(to(Verb::Check)))
+        .route("/v1/volumes/{name}/repair", post(to(Verb::Repair)))
         .route("/v1/volumes/{name}/grow", post(to(Verb::Grow)))
         .route("/v1/volumes/{name}/rekey", post(to(Verb::Rekey)))
         .route("/v1/volumes/{name}/backup", post(backup))

@@ -247,6 +247,7 @@ fn volumes_are_made_shown_tended_and_removed() {
     assert_eq!(json("POST", "/v1/volumes/a/rekey", ""), (200, grown));
     let (status, report) = json("POST", "/v1/volumes/a/check", "");
     assert_eq!((status, &report["damaged"]), (200, &json!(0)));
+    assert_eq!(json("POST", "/v1/volumes/a/repair", ""), (200, report));
     let (status, vault) = json("GET", "/v1/vault", "");
     assert_eq!((status, vault["id"].as_str().map(str::len)), (200, Some(32)));
     for (method, path, body, expected) in [

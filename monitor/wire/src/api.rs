@@ -34,6 +34,7 @@
 //! | `GET /v1/volumes/{name}` | | [`VolumeInfo`] |
 //! | `DELETE /v1/volumes/{name}` | | 204, also if there is none; refused with `volume-in-use` while a VM has it |
 //! | `POST /v1/volumes/{name}/check` | | [`VolumeReport`] |
+//! | `POST /v1/volumes/{name}/repair` | | [`VolumeReport`] of what is left; `damaged` was given up now |
 //! | `POST /v1/volumes/{name}/grow` | [`GrowVolume`] | [`VolumeInfo`] |
 //! | `POST /v1/volumes/{name}/rekey` | | [`VolumeInfo`] |
 //! | `POST /v1/volumes/{name}/backup` | the verifier's permit | the backup, bytes |

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use coffer_disk::{BLOCK, BlockDevice as _, Integrity};
 
 use super::support::*;
+use crate::volume_record::VolumeRecord;
 use crate::*;
 
 fn vault() -> (tempfile::TempDir, Vault) {
@@ -226,6 +227,49 @@ fn a_lost_torn_or_foreign_file_is_named() {
     fs::copy(&kept, &v).unwrap();
     assert_eq!(read(&vault, "v", &closed(1)), 4);
     assert_eq!(read(&vault, "w", &closed(1)), 4);
+}
+
+/// All but the superblocks is gone: nothing opens, until what is gone is given up.
+#[test]
+fn a_damaged_volume_is_refused_until_it_is_repaired() {
+    let (folder, vault) = vault();
+    for (name, kind) in
+        [("v", NewKind::Encrypted { bytes: BYTES }), ("r", NewKind::Raw { bytes: BYTES })]
+    {
+        vault.create_volume(&new(name, kind, image(1))).unwrap();
+    }
+    assert_eq!(refused(vault.repair("r")), "wrong-kind");
+    assert_eq!(refused(vault.repair("none")), "no-such-volume");
+    write(&vault, "v", &closed(1), 4);
+    let v = file_of(folder.path(), &vault, "v");
+    let length = fs::metadata(&v).unwrap().len();
+    OpenOptions::new().write(true).open(&v).unwrap().set_len(8192).unwrap();
+    assert_eq!(refused(vault.check("v")), "volume-short");
+    let mut attached = vault.attach("v", &closed(1)).err();
+    assert_eq!(attached.take().map(|error| error.code()), Some("volume-short"));
+    // Its key was being changed, too.
+    let record = vault.record("v").unwrap();
+    vault.save("v", &VolumeRecord { rekeying: true, ..record }).unwrap();
+    let report = vault.repair("v").unwrap();
+    assert_eq!((report.damaged, report.lost), (1, BYTES / BLOCK as u64));
+    assert_eq!(fs::metadata(&v).unwrap().len(), length);
+    assert!(!vault.record("v").unwrap().rekeying);
+    let mut attached = vault.attach("v", &closed(1)).unwrap();
+    assert_eq!(refused(vault.repair("v")), "volume-in-use");
+    let mut disk = disk(&mut attached).unwrap();
+    let mut block = [1; BLOCK];
+    assert_eq!(disk.read(0, &mut block).unwrap_err().code(), "lost");
+    assert_eq!(block, [0; BLOCK]);
+    drop((disk, attached));
+    write(&vault, "v", &closed(1), 5);
+    assert_eq!(read(&vault, "v", &closed(1)), 5);
+    let report = vault.check("v").unwrap();
+    assert_eq!((report.damaged, report.lost), (0, BYTES / BLOCK as u64 - 1));
+    // An old copy is not made new by it.
+    let old = fs::read(&v).unwrap();
+    write(&vault, "v", &closed(1), 6);
+    fs::write(&v, old).unwrap();
+    assert_eq!(refused(vault.repair("v")), "stale");
 }
 
 #[test]
@@ -486,6 +530,49 @@ fn what_wears_the_tpm_keeps_its_pace_over_launches() {
         state.store(&[n; 9]).unwrap();
     }
     assert!(start.elapsed() >= 3 * pace);
+}
+
+/// Two volumes at once, neither of which is at its own pace's end; what waits shares a move.
+#[test]
+fn all_volumes_together_keep_the_vaults_pace() {
+    let (_folder, vault) = vault();
+    let pace = std::time::Duration::from_millis(60);
+    for name in ["v", "w"] {
+        vault.create_volume(&encrypted(name, image(1))).unwrap();
+    }
+    let both = || {
+        let start = std::time::Instant::now();
+        let work = |name| write(&vault, name, &closed(1), 3);
+        std::thread::scope(|scope| drop(["v", "w"].map(|name| scope.spawn(move || work(name)))));
+        start.elapsed()
+    };
+    vault.pace_in_all().set(pace, 0);
+    // Each of them moves its counter three times, and those of both take three moves at least.
+    let slow = both();
+    assert!(slow >= 2 * pace, "{slow:?}");
+    // With so many saved up nobody waits.
+    vault.pace_in_all().set(std::time::Duration::from_secs(60), 100);
+    let fast = both();
+    assert!(fast < std::time::Duration::from_secs(30), "{fast:?}");
+}
+
+/// A full file system fails who wants more of it, and not the vault.
+#[test]
+fn the_vaults_disk_has_all_its_room() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (folder, vault) = vault();
+    drop(vault);
+    let disk = folder.path().join("vault.disk");
+    let taken = || fs::metadata(&disk).map(|file| file.blocks() * 512 >= file.len()).unwrap();
+    assert!(taken());
+    // A copy with holes is given it again.
+    let copy = folder.path().join("copy");
+    let args = ["--sparse=always", disk.to_str().unwrap(), copy.to_str().unwrap()];
+    assert!(std::process::Command::new("cp").args(args).status().unwrap().success());
+    fs::rename(&copy, &disk).unwrap();
+    assert!(!taken());
+    drop(software(folder.path()).unwrap());
+    assert!(taken());
 }
 
 #[test]
