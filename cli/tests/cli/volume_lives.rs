@@ -247,7 +247,14 @@ fn damage_on_the_hosts_storage_is_found_and_said() {
     let path = host.0.folder.path(&format!("vault/volumes/{}.disk", id.trim()));
     let mut file: File = OpenOptions::new().write(true).open(path).expect("the volume's file");
     let length = file.metadata().expect("a length").len();
+    file.set_len(8192).expect("shorten it");
+    host.refuses(&place, &["disk", "check", "db"], "(volume-short)");
+    assert!(host.says(&place, &["disk", "repair", "db"]).contains("given up now:       0"));
+    assert_eq!(file.metadata().expect("a length").len(), length);
+    host.says(&place, &["disk", "check", "db"]);
     file.seek(SeekFrom::Start(0)).expect("seek");
     file.write_all(&vec![0x5a; usize::try_from(length).expect("small")]).expect("damage it");
     host.refuses(&place, &["disk", "check", "db"], "");
+    // Of what is no disk any more nothing is repaired.
+    host.refuses(&place, &["disk", "repair", "db"], "(not-a-disk)");
 }
