@@ -225,6 +225,9 @@ pub struct HostEntry {
     /// Id of the vault it showed with the last evidence that it got a secret for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<InstanceId>,
+    /// Unix seconds of that evidence; permits and grants name the vault for seven days after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_seen: Option<u64>,
 }
 
 /// Decisions, newest first.

@@ -23,6 +23,8 @@ pub(crate) enum FaultKind {
     BadRequest,
     /// No host showed such a vault.
     UnknownVault,
+    /// A host showed it too long ago, or nobody knows when.
+    StaleVault,
     /// No valid admin token.
     Unauthorized,
     /// There is no such thing.
@@ -55,7 +57,7 @@ impl Fault {
         match self.kind {
             FaultKind::Reject(reject) => reject.code(),
             FaultKind::BadRequest => "bad-request",
-            FaultKind::UnknownVault => "unknown-vault",
+            FaultKind::UnknownVault | FaultKind::StaleVault => "unknown-vault",
             FaultKind::Unauthorized => "unauthorized",
             FaultKind::NotFound => "not-found",
             FaultKind::Busy => "busy",
@@ -67,9 +69,10 @@ impl Fault {
     pub(crate) fn message(&self) -> String {
         match self.kind {
             FaultKind::Reject(reject) => reject.message().to_owned(),
-            FaultKind::BadRequest | FaultKind::NotFound | FaultKind::UnknownVault => {
-                self.explanation.clone()
-            }
+            FaultKind::BadRequest
+            | FaultKind::NotFound
+            | FaultKind::UnknownVault
+            | FaultKind::StaleVault => self.explanation.clone(),
             FaultKind::Unauthorized => "the admin token is missing or wrong".to_owned(),
             FaultKind::Busy => "the verifier has too much to do".to_owned(),
             FaultKind::Internal => "the verifier could not do this".to_owned(),
@@ -106,6 +109,9 @@ impl Fault {
             }
             FaultKind::UnknownVault => Some(
                 "have an appliance on that host attest here, or take the risk: `--dangerously-unattested`",
+            ),
+            FaultKind::StaleVault => Some(
+                "have an appliance on that host attest here again, or take the risk: `--dangerously-unattested`",
             ),
             FaultKind::BadRequest | FaultKind::NotFound => None,
         }

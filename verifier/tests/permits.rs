@@ -308,6 +308,101 @@ fn a_volume_leaves_for_and_from_vaults_that_enrolled_hosts_showed() {
     refused(&scene, &attested);
 }
 
+const WEEK_S: u64 = 7 * 24 * 3600;
+/// Longer than a step of a test takes.
+const MARGIN_S: u64 = 600;
+
+/// A host may be stolen, reinstalled or retired after it showed its vault: a grant months later must not be for it.
+#[test]
+fn a_vault_shown_is_believed_for_seven_days_and_again_once_it_is_shown_again() {
+    let mut scene = Scene::new();
+    let mut vm = Vm::launch(&Shape::default());
+    scene.host.vault = Some(vault(1));
+    let asked =
+        api::NewFleetGrant { vault: InstanceId([1; 16]), dangerously_unattested: false, ..grant() };
+    let told = |scene: &Scene| scene.service.admin_post(GRANT, &asked).error();
+    let stale = |scene: &Scene, why: &str| {
+        let error = told(scene);
+        assert_eq!(error.code, "unknown-vault");
+        assert!(error.message.contains("`rack-7`") && error.message.contains(why), "{error:?}");
+        assert!(
+            error.hint.as_ref().is_some_and(|it| it.contains("attest here again")),
+            "{error:?}"
+        );
+    };
+    let permitted =
+        |scene: &Scene| scene.service.admin_post(GRANT, &asked).ok::<api::Permitted>().serial;
+    let seen =
+        |scene: &Scene| scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts[0].vault_seen;
+    assert_eq!(seen(&scene), None);
+    scene.secrets(&mut vm);
+    let first = seen(&scene).unwrap();
+    permitted(&scene);
+    scene.service.later(WEEK_S - MARGIN_S);
+    permitted(&scene);
+    scene.service.later(MARGIN_S + 1);
+    stale(&scene, "7 days and 0 h ago");
+    scene.service.later(93 * 24 * 3600 + 7200);
+    stale(&scene, "100 days and 2 h ago");
+    assert_eq!(seen(&scene), Some(first), "asking shows nothing");
+    let believed = api::NewFleetGrant { dangerously_unattested: true, ..asked.clone() };
+    scene.service.admin_post(GRANT, &believed).ok::<api::Permitted>();
+
+    scene.secrets(&mut vm);
+    assert!(seen(&scene).unwrap() > first + 100 * 24 * 3600);
+    permitted(&scene);
+    // The clock was set back since; and a row from before it was noted when.
+    scene.service.sql(&["UPDATE host_clocks SET vault_seen = vault_seen + 600"]);
+    stale(&scene, "still to come");
+    scene.service.sql(&["UPDATE host_clocks SET vault_seen = vault_seen - 600"]);
+    permitted(&scene);
+    scene.service.sql(&["UPDATE host_clocks SET vault_seen = NULL"]);
+    stale(&scene, "not known when");
+    scene.secrets(&mut vm);
+    permitted(&scene);
+    // Who shows none any more has none, and never showed it.
+    scene.host.vault = None;
+    scene.secrets(&mut vm);
+    assert_eq!(seen(&scene), None);
+    let error = told(&scene);
+    assert!(error.message.contains("no enrolled host has shown"), "{error:?}");
+}
+
+#[test]
+fn a_volume_leaves_only_for_and_from_vaults_shown_in_the_last_seven_days() {
+    let mut scene = Scene::new();
+    scene.host.vault = Some(vault(1));
+    scene.secrets(&mut Vm::launch(&Shape::default()));
+    let mut other = scene.another_host("rack-8");
+    other.vault = Some(vault(2));
+    let there = api::NewVolumePermit { dangerously_unattested: false, ..request() };
+    let back = api::NewVolumePermit { from: host(2), to: host(1), ..there.clone() };
+    let both = |scene: &Scene| {
+        for asked in [&there, &back] {
+            scene.service.admin_post(PATH, asked).ok::<api::Permitted>();
+        }
+    };
+    let stale = |scene: &Scene, name: &str| {
+        for asked in [&there, &back] {
+            let error = scene.service.admin_post(PATH, asked).error();
+            assert_eq!(error.code, "unknown-vault");
+            assert!(error.message.contains(name), "{error:?}");
+        }
+    };
+    scene.service.later(3 * 24 * 3600);
+    std::mem::swap(&mut scene.host, &mut other);
+    scene.secrets(&mut Vm::launch(&Shape::default()));
+    both(&scene);
+    // Whichever end it is, the one that is too old is told.
+    scene.service.later(4 * 24 * 3600 + 1);
+    stale(&scene, "`rack-7` showed");
+    std::mem::swap(&mut scene.host, &mut other);
+    scene.secrets(&mut Vm::launch(&Shape::default()));
+    both(&scene);
+    scene.service.later(3 * 24 * 3600);
+    stale(&scene, "`rack-8` showed");
+}
+
 /// A software TPM's host is enrolled, and its evidence is good; the default policy gives it nothing, and so takes nothing from
 /// it.
 #[test]

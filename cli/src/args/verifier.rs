@@ -107,8 +107,8 @@ Examples:
 `coffer disk info` on the host prints the volume's id, `coffer host transport-key --json` its key,
 `coffer host vault --json` its vault. The log is that of one good boot of the upgraded build on the
 same firmware. Only volumes made with this verifier's key, and hosts configured with it, take its
-word, and only for keys that enrolled hosts showed: an appliance on each has got a secret here.
-A permit is good once, and stands in the log of decisions.")]
+word, and only for keys that enrolled hosts showed: an appliance on each has got a secret here
+in the last seven days. A permit is good once, and stands in the log of decisions.")]
 pub struct VerifierPermitArgs {
     /// Id of the volume
     #[arg(long, value_name = "ID", requires = "from", required_unless_present = "vault")]
@@ -168,9 +168,9 @@ Examples:
   coffer verifier fleet grant --key racks.fleet --vault here.json --out rack7.grant
   coffer host join --grant rack7.grant
 
-Only that host's vault opens the key in it; the verifier never has it. The vault has to be one that an
-enrolled host showed: an appliance on it has got a secret here. The grant stands in the log of decisions.
-A host stays in the fleet that it joined.")]
+Only that host's vault opens the key in it; the verifier never has it. The vault has to be one that
+an enrolled host showed: an appliance on it has got a secret here in the last seven days. The grant
+stands in the log of decisions. A host stays in the fleet that it joined.")]
 pub struct FleetGrantArgs {
     /// The fleet's key
     #[arg(long, value_name = "FILE")]

@@ -111,6 +111,7 @@ pub(crate) async fn hosts(verifier: &Verifier) -> Result<Hosts, Fault> {
         last_seen: row.last_seen,
         reset_count: row.clock.reset_count,
         vault: row.vault,
+        vault_seen: row.vault_seen,
     };
     Ok(Hosts { hosts: verifier.store.hosts().await?.into_iter().map(entry).collect() })
 }

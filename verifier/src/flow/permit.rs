@@ -2,7 +2,8 @@
 //! key on the operator's word (SPEC 7.5.1 to 7.5.3).
 //!
 //! Whose volume it is the verifier does not know: the operator says so. Transport keys it knows from evidence it gave secrets for:
-//! whoever manages a host could name the operator a key of his own. That volume or host names this verifier's key, and that
+//! whoever manages a host could name the operator a key of his own; and for a while only, since a host may be stolen,
+//! reinstalled or retired after it showed its vault. That volume or host names this verifier's key, and that
 //! the permit is for them, the vaults check. A fleet's key it cannot read. A permit that cannot be logged is not signed.
 
 use coffer_attestation::InstanceId;
@@ -14,12 +15,17 @@ use super::admin::log;
 use crate::api::{NewFleetGrant, NewResealPermit, NewVolumePermit, Permitted};
 use crate::fault::{Fault, FaultKind};
 use crate::keys::random;
+use crate::store::ShownVault;
 use crate::verifier::Verifier;
 
 /// In the log, in place of a host's name.
 const UNATTESTED: &str = "DANGEROUSLY a host that showed nothing";
 /// As long as an enrolment token may live.
 const TTL_MAX_S: u32 = 30 * 24 * 3600;
+/// How long a host is believed to have the vault that it showed: time enough for work that is planned, and little beside the
+/// life of a host.
+const VAULT_BELIEVED_S: u64 = 7 * DAY_S;
+const DAY_S: u64 = 24 * 3600;
 
 pub(crate) async fn new_permit(
     verifier: &Verifier,
@@ -33,7 +39,7 @@ pub(crate) async fn new_permit(
     }
     let (from, to) = match request.dangerously_unattested {
         true => (UNATTESTED.to_owned(), UNATTESTED.to_owned()),
-        false => (holder(verifier, &sender).await?.0, holder(verifier, &recipient).await?.0),
+        false => (holder(verifier, &sender).await?.host, holder(verifier, &recipient).await?.host),
     };
     let serial = InstanceId(*random()?);
     let permit =
@@ -89,9 +95,9 @@ pub(crate) async fn new_fleet_grant(
     let host = match request.dangerously_unattested {
         true => UNATTESTED.to_owned(),
         false => match holder(verifier, &recipient).await? {
-            (host, shown) if shown == vault => host,
-            (host, shown) => {
-                let why = format!("`{host}` showed that key with vault {shown}");
+            ShownVault { host, id, .. } if id == vault => host,
+            ShownVault { host, id, .. } => {
+                let why = format!("`{host}` showed that key with vault {id}");
                 return Err(Fault::new(FaultKind::UnknownVault, why));
             }
         },
@@ -109,20 +115,46 @@ pub(crate) async fn new_fleet_grant(
     Ok(Permitted { permit: hex::encode(signed), serial, expires_at: expiry })
 }
 
-/// The one enrolled host that showed this transport key, and its vault's id.
-async fn holder(verifier: &Verifier, key: &[u8; 65]) -> Result<(String, InstanceId), Fault> {
+/// What the one enrolled host that showed this transport key showed, lately.
+async fn holder(verifier: &Verifier, key: &[u8; 65]) -> Result<ShownVault, Fault> {
     let mut hosts = verifier.store.hosts_with_vault(key).await?;
-    if let [(one, _), (other, _), ..] = hosts.as_slice() {
-        let why = format!("`{one}` and `{other}` showed the same transport key");
+    if let [one, other, ..] = hosts.as_slice() {
+        let why = format!("`{}` and `{}` showed the same transport key", one.host, other.host);
         return Err(Fault::new(FaultKind::UnknownVault, why));
     }
-    hosts.pop().ok_or_else(|| {
+    let shown = hosts.pop().ok_or_else(|| {
         let key = hex::encode(key);
         Fault::new(
             FaultKind::UnknownVault,
             format!("no enrolled host has shown transport key {key}"),
         )
-    })
+    })?;
+    match disbelief(&shown, verifier.clock.now()) {
+        None => Ok(shown),
+        Some(why) => Err(Fault::new(FaultKind::StaleVault, why)),
+    }
+}
+
+/// Why it does not count that this vault was shown, if so.
+fn disbelief(shown: &ShownVault, now: u64) -> Option<String> {
+    let ShownVault { host, id, seen } = shown;
+    let Some(seen) = *seen else {
+        return Some(format!("`{host}` showed vault {id}, but it is not known when"));
+    };
+    match now.checked_sub(seen) {
+        Some(age) if age <= VAULT_BELIEVED_S => None,
+        Some(age) => {
+            let (days, hours) = (age / DAY_S, age % DAY_S / 3600);
+            let limit = VAULT_BELIEVED_S / DAY_S;
+            Some(format!(
+                "`{host}` showed vault {id} {days} days and {hours} h ago, longer than {limit} days"
+            ))
+        }
+        // Of a time still to come nobody can say how long ago it was: the clock was set back since.
+        None => Some(format!(
+            "`{host}` showed vault {id} at {seen}, which is still to come: it is {now} (Unix seconds)"
+        )),
+    }
 }
 
 fn expiry(verifier: &Verifier, ttl_s: u32) -> Result<u64, Fault> {
@@ -141,5 +173,25 @@ fn point(text: &str) -> Result<[u8; 65], Fault> {
         false => {
             Err(Fault::bad_request("a transport key is an uncompressed point of P-256, in hex"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vault_shown_is_believed_for_seven_days_and_not_before_it_was_shown() {
+        let at = |seen| ShownVault { host: "rack-7".into(), id: InstanceId([1; 16]), seen };
+        let (seen, week) = (1_000_000, 7 * 24 * 3600);
+        for age in [0, 1, week - 1, week] {
+            assert_eq!(disbelief(&at(Some(seen)), seen + age), None);
+        }
+        let why = |shown, now| disbelief(&shown, now).unwrap_or_default();
+        assert!(why(at(Some(seen)), seen + week + 1).contains("7 days and 0 h ago"));
+        assert!(why(at(Some(seen)), seen + 100 * week + 7200).contains("700 days and 2 h ago"));
+        assert!(why(at(Some(seen)), seen - 1).contains("still to come"));
+        assert!(why(at(Some(u64::MAX)), seen).contains("still to come"));
+        assert!(why(at(None), seen).contains("not known when"));
     }
 }

@@ -139,7 +139,7 @@ impl Case<'_> {
 
         // Whoever gets secrets is believed in what he says of his vault too.
         let vault = current.facts().host_claims.vault.as_ref();
-        verifier.store.note_vault(&row.ak_name, vault).await?;
+        verifier.store.note_vault(&row.ak_name, vault, now).await?;
 
         // 8. Seal.
         let secrets = permitted

@@ -133,7 +133,9 @@ fn status(kind: FaultKind) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         FaultKind::Reject(Reject::SecretNotFound) | FaultKind::NotFound => StatusCode::NOT_FOUND,
-        FaultKind::Reject(_) | FaultKind::UnknownVault => StatusCode::FORBIDDEN,
+        FaultKind::Reject(_) | FaultKind::UnknownVault | FaultKind::StaleVault => {
+            StatusCode::FORBIDDEN
+        }
         FaultKind::Unauthorized => StatusCode::UNAUTHORIZED,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

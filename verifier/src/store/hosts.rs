@@ -25,6 +25,16 @@ pub(crate) struct HostRow {
     pub(crate) last_seen: u64,
     /// The vault it showed with the last evidence that it got a secret for.
     pub(crate) vault: Option<InstanceId>,
+    /// Unix seconds of that evidence.
+    pub(crate) vault_seen: Option<u64>,
+}
+
+/// A vault that an enrolled host showed.
+pub(crate) struct ShownVault {
+    pub(crate) host: String,
+    pub(crate) id: InstanceId,
+    /// Unix seconds; rows from before that was noted have none.
+    pub(crate) seen: Option<u64>,
 }
 
 /// clockInfo of the last accepted quote.
@@ -108,7 +118,7 @@ impl Store {
         let row = sqlx::query(
             "SELECT h.name, h.ak_name, h.ak_public, h.ek_digest, h.tpm_manufacturer, h.tpm_model, h.tpm_version,
              h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen,
-             c.vault_id
+             c.vault_id, c.vault_seen
              FROM hosts h JOIN host_clocks c USING (ak_name) WHERE h.ak_name = ?",
         )
         .bind(ak_name.as_bytes())
@@ -121,7 +131,7 @@ impl Store {
         let rows = sqlx::query(
             "SELECT h.name, h.ak_name, h.ak_public, h.ek_digest, h.tpm_manufacturer, h.tpm_model, h.tpm_version,
              h.software_tpm, h.enrolled_at, c.reset_count, c.restart_count, c.clock, c.last_seen,
-             c.vault_id
+             c.vault_id, c.vault_seen
              FROM hosts h JOIN host_clocks c USING (ak_name) ORDER BY h.name",
         )
         .fetch_all(&self.pool)
@@ -130,18 +140,22 @@ impl Store {
     }
 
     /// Notes the vault that a host showed in evidence the policies released a secret to: a developer's host, or one without
-    /// a chip, shows none that counts where they get nothing.
+    /// a chip, shows none that counts where they get nothing. It is believed for a while only, so it is noted when.
     pub(crate) async fn note_vault(
         &self,
         ak_name: &ObjectName,
         vault: Option<&VaultClaim>,
+        now: u64,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE host_clocks SET vault_id = ?, vault_key = ? WHERE ak_name = ?")
-            .bind(vault.map(|vault| vault.id.0.to_vec()))
-            .bind(vault.map(|vault| vault.transport_key.to_vec()))
-            .bind(ak_name.as_bytes())
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "UPDATE host_clocks SET vault_id = ?, vault_key = ?, vault_seen = ? WHERE ak_name = ?",
+        )
+        .bind(vault.map(|vault| vault.id.0.to_vec()))
+        .bind(vault.map(|vault| vault.transport_key.to_vec()))
+        .bind(vault.map(|_| int(now)))
+        .bind(ak_name.as_bytes())
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -169,18 +183,23 @@ impl Store {
         Ok(())
     }
 
-    /// The enrolled hosts that showed a vault with this transport key, and that vault's id.
+    /// What enrolled hosts showed of a vault with this transport key, however long ago.
     pub(crate) async fn hosts_with_vault(
         &self,
         transport_key: &[u8; 65],
-    ) -> Result<Vec<(String, InstanceId)>, StoreError> {
+    ) -> Result<Vec<ShownVault>, StoreError> {
         let rows = sqlx::query(
-            "SELECT h.name, c.vault_id FROM hosts h JOIN host_clocks c USING (ak_name) WHERE c.vault_key = ?",
+            "SELECT h.name, c.vault_id, c.vault_seen FROM hosts h JOIN host_clocks c USING (ak_name)
+             WHERE c.vault_key = ?",
         )
         .bind(transport_key.as_slice())
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, vault_id(row.try_get(1)?)?))).collect()
+        let shown = |row: &SqliteRow| {
+            let seen = row.try_get::<Option<i64>, _>(2)?.map(uint);
+            Ok(ShownVault { host: row.try_get(0)?, id: vault_id(row.try_get(1)?)?, seen })
+        };
+        rows.iter().map(shown).collect()
     }
 
     /// True if there was such a host.
@@ -215,6 +234,7 @@ fn from_row(row: &SqliteRow) -> Result<HostRow, StoreError> {
         },
         last_seen: uint(row.try_get("last_seen")?),
         vault: row.try_get::<Option<Vec<u8>>, _>("vault_id")?.map(vault_id).transpose()?,
+        vault_seen: row.try_get::<Option<i64>, _>("vault_seen")?.map(uint),
     })
 }
 

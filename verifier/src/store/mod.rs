@@ -19,7 +19,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 pub(crate) use challenges::{EnrollSession, PendingIdentity, TokenUse};
-pub(crate) use hosts::{HostClock, HostRow};
+pub(crate) use hosts::{HostClock, HostRow, ShownVault};
 pub(crate) use secrets::{SecretMeta, StoredSecret};
 
 /// The database.
