@@ -275,7 +275,7 @@ impl<S: Store, A: Anchor> Disk<S, A> {
     pub fn check(&mut self) -> Result<Report, DiskError> {
         self.flush()?;
         let Volume { store, sealer, .. } = &mut self.volume;
-        let mut report = Walk::all(store, sealer, &self.state)?;
+        let (_, mut report) = Walk::all(store, sealer, &self.state)?;
         let mut block = [0; BLOCK];
         store
             .read_at(self.place * BLOCK_BYTES, &mut block)
@@ -303,12 +303,15 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         if found.damaged > 0 {
             self.commit()?;
         }
+        // What is left is whole, and what it takes is known from it alone: a node that was damaged only for a while may have
+        // named what was given away since.
         let Volume { store, sealer, .. } = &mut self.volume;
-        let left = Walk::all(store, sealer, &self.state)?;
-        match left.places.first() {
-            Some(place) => Err(DiskError::Corrupt(*place)),
-            None => Ok(Report { damaged: found.damaged, places: found.places, ..left }),
+        let (space, left) = Walk::all(store, sealer, &self.state)?;
+        if let Some(place) = left.places.first() {
+            return Err(DiskError::Corrupt(*place));
         }
+        self.volume.space = space;
+        Ok(Report { damaged: found.damaged, places: found.places, ..left })
     }
 
     /// Of the blocks that have one leaf with `first`, from there on; how many there are.

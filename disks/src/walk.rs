@@ -86,8 +86,8 @@ impl<'a, S: Store> Walk<'a, S> {
         store: &'a S,
         sealer: &'a mut Sealer,
         state: &Superblock,
-    ) -> Result<Report, DiskError> {
-        Ok(Self::run(store, sealer, state, How::All)?.1)
+    ) -> Result<(Space, Report), DiskError> {
+        Self::run(store, sealer, state, How::All)
     }
 
     fn run(

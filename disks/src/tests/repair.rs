@@ -1,8 +1,10 @@
 //! Repair (SPEC 11.20): what is damaged is given up and is an error from then on, never zeros and never old data; all else
 //! stays; and it is no way around a refusal of the whole disk.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::support::*;
 use crate::*;
@@ -24,6 +26,10 @@ impl Sample {
         let mut contents = BTreeMap::new();
         for block in written {
             let data = dice.block();
+            // What was written before lies where it lay until it is replaced by a commit.
+            if contents.contains_key(block) {
+                disk.flush().unwrap();
+            }
             disk.write(*block, &data).unwrap();
             contents.insert(*block, data);
         }
@@ -41,7 +47,7 @@ impl Sample {
     }
 
     /// Every block is what was written, or zero, or lost and then nothing is in the buffer; which are lost.
-    fn lost_of(&self, disk: &mut TestDisk) -> BTreeSet<u64> {
+    fn lost_of<S: Store>(&self, disk: &mut Disk<S, Recorder>) -> BTreeSet<u64> {
         let mut lost = BTreeSet::new();
         for block in 0..disk.info().shape.blocks {
             let mut buffer = vec![0xaa; BLOCK];
@@ -299,4 +305,66 @@ fn repaired_disks_go_on_as_a_model_says() {
         }
     }
     assert!(repaired > 50 && refused > 20, "{repaired} {refused}");
+}
+
+/// Storage that shows a node damaged when it is first asked, and whole after.
+struct Wavering(Recorder, Rc<Cell<Option<u64>>>);
+
+impl Store for Wavering {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_at(offset, buffer)?;
+        if self.1.get() == Some(offset) {
+            self.1.set(None);
+            buffer[0] ^= 1;
+        }
+        Ok(())
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What hangs from a node that was damaged for a while is right or lost, at once and after a guest has gone on.
+#[test]
+fn damage_that_comes_and_goes_leaves_nothing_wrong() {
+    // Some are written twice: what is free lies before what hangs from the last leaf, and is taken first.
+    let all: Vec<u64> = (0..200).chain(85..95).collect();
+    let sample = Sample::of(200, &all, &mut Dice(10));
+    let mut whole = 0;
+    for physical in 2..(sample.image.len() / BLOCK) as u64 {
+        // One data block is damaged for good, so that something is written.
+        let world = Recorder::new(sample.image.clone(), sample.counter);
+        let mut disk = reopen(&world, sample.id, &mut Dice(5)).unwrap();
+        let (broken, counter) = (disk.physical(150), world.0.borrow().counter);
+        let mut image = world.0.borrow().image.clone();
+        image[broken as usize * BLOCK] ^= 1;
+        let world = Recorder::new(image, counter);
+        let first = Rc::new(Cell::new(Some(physical * BLOCK as u64)));
+        let store = Wavering(world.clone(), Rc::clone(&first));
+        let repaired = Disk::repair(store, world.clone(), &key(1), sample.id, &mut Dice(9));
+        let Ok((mut disk, _)) = repaired else { continue };
+        first.set(None);
+        whole += 1;
+        let lost = sample.lost_of(&mut disk);
+        for block in &lost {
+            disk.write(*block, &sample.contents[block]).unwrap();
+        }
+        // The guest writes more than there are blocks of storage.
+        for _ in 0..2 * sample.image.len() / BLOCK {
+            disk.write(150, &sample.contents[&150]).unwrap();
+        }
+        disk.flush().unwrap();
+        assert!(sample.lost_of(&mut disk).is_empty());
+        assert_eq!(disk.check().unwrap().damaged, 0);
+    }
+    assert!(whole > 100, "{whole} repairs came to an end");
 }
