@@ -124,8 +124,8 @@ fn counted(lines: &[String], word: &str) -> [u64; 3] {
 }
 
 fn flushed(lines: &[String]) -> u64 {
-    let told = lines.iter().filter_map(|line| line.strip_prefix("flushed "));
-    told.last().unwrap().trim().parse().unwrap()
+    let mut told = lines.iter().rev().filter_map(|line| line.strip_prefix("flushed "));
+    told.next().unwrap().trim().parse().unwrap()
 }
 
 #[test]
