@@ -217,7 +217,9 @@ impl DiskError {
                 "the TPM was cleared or is not the disk's: restore a backup"
             }
             Self::Superseded { .. } => "stop the other VM that uses the disk",
-            Self::AnchorFailed(_) => "check the TPM, then open the disk again",
+            Self::AnchorFailed(_) => {
+                "check the TPM, and the storage of the vault if it has the counter; then open the disk again"
+            }
             Self::Storage { .. } => "check the storage, then open the disk again",
             Self::StorageFull => "make room; nothing that was flushed is lost",
             Self::Busy => "stop the other user of the storage",

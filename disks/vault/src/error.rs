@@ -269,7 +269,9 @@ impl VaultError {
             Self::Counter(error) => error.hint(),
             Self::Tpm(error) => error.hint(),
             Self::Disk(error) | Self::VolumeDisk { source: error, .. } => error.hint(),
-            Self::Storage { .. } => "check the folder's storage",
+            Self::Storage { .. } => {
+                "check the folder's storage; if it was gone, start the monitor anew once it is back"
+            }
             Self::StorageFull { .. } => "make room; nothing that was flushed is lost",
             Self::Full => "remove volumes that are not needed",
             Self::CountersUnsteady => "stop the other users of the TPM, then try again",

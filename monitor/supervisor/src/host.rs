@@ -165,3 +165,74 @@ fn open_vault(config: &Config) -> Result<Vault, String> {
         said
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+
+    use std::time::{Duration, Instant};
+
+    use clap::Parser;
+    use coffer_formats::{Digest, launch::BoxKind};
+    use coffer_vault::{AttachedDisk, Identity, NewKind, NewVolume, Owner, VtpmState};
+
+    use super::*;
+    use crate::config::ServeArgs;
+
+    /// Files in memory.
+    const MEMORY: &str = "/dev/shm";
+
+    #[derive(Parser)]
+    struct Served {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    /// The vault of a monitor that is served with these flags more. In memory where there is room: each move is flushed,
+    /// and thousands on a disk take half a minute.
+    fn served(more: &[&str]) -> (tempfile::TempDir, Vault) {
+        let room = rustix::fs::statvfs(MEMORY).map_or(0, |it| it.f_bavail * it.f_frsize);
+        let folder = if room > 1 << 30 { MEMORY.into() } else { std::env::temp_dir() };
+        let folder = tempfile::tempdir_in(folder).unwrap();
+        let vault = folder.path().join("vault").to_str().unwrap().to_owned();
+        let programs = ["--vmm=/bin/true", "--swtpm=/bin/true", "--passt=/bin/true"];
+        let kept = ["serve", "--dangerously-software-vault", "--vault", &vault];
+        let words = [&kept[..], &programs, more].concat();
+        let config = Served::try_parse_from(words).unwrap().args.resolve().unwrap();
+        let vault = open_vault(&config).unwrap();
+        (folder, vault)
+    }
+
+    fn attached(vault: &Vault) -> VtpmState {
+        let (name, kind, owner) = ("tpm".to_owned(), NewKind::Vtpm, Owner::Open);
+        vault.create_volume(&NewVolume { name, kind, owner, verifier_key: None }).unwrap();
+        let (box_kind, image_id) = (BoxKind::Open, Digest::ZERO);
+        let user = Identity { box_kind, image_id, signer: None, svn: 0 };
+        match vault.attach("tpm", &user).unwrap().disk {
+            AttachedDisk::Vtpm(state) => state,
+            _ => panic!("no vTPM's"),
+        }
+    }
+
+    /// Moves the counter as often as may be saved up, and more often than one a second makes up for since: what those that
+    /// are more took.
+    fn beyond_what_was_saved(flags: &[&str]) -> Duration {
+        let (_folder, vault) = served(flags);
+        let state = attached(&vault);
+        let start = Instant::now();
+        (0..3000).for_each(|_| state.store(&[1; 9]).unwrap());
+        let made_up_for = start.elapsed().as_secs() + 1;
+        let start = Instant::now();
+        (0..made_up_for + 4).for_each(|_| state.store(&[2; 9]).unwrap());
+        start.elapsed()
+    }
+
+    #[test]
+    fn what_the_flag_says_of_flushes_is_the_vaults_pace() {
+        let held_up = Duration::from_secs(3);
+        let (slow, ordinary) =
+            (beyond_what_was_saved(&["--flushes-per-second", "1"]), beyond_what_was_saved(&[]));
+        assert!(slow >= held_up, "{slow:?}");
+        assert!(ordinary < held_up, "{ordinary:?}");
+    }
+}

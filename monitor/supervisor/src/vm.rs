@@ -202,8 +202,8 @@ impl Vm {
         let Some(code) = code.filter(|code| known && new(code)) else { return };
         let [detail, hint] = [failure.detail, failure.hint].map(|text| printable(&text));
         let detail = format!("{}: {detail}", self.disk(index));
-        tracing::warn!(vm = %self.id, name = %self.name, code, detail, "a disk failed");
-        self.history.tell_disk_failed(&self.info(), format!("{code}: {detail}"));
+        tracing::warn!(vm = %self.id, name = %self.name, code, detail, hint, "a disk failed");
+        self.history.tell_disk_failed(&self.info(), format!("{code}: {detail}; {hint}"));
         let failure = DiskFailure { code: code.into(), detail, hint };
         self.life.lock().disk_failure.get_or_insert(failure);
     }

@@ -541,7 +541,7 @@ fn a_volume_that_fails_while_its_guest_runs_is_told_and_the_vm_goes_on() {
     assert!(vm.control().pause(&vm.entry.vm, true));
     let event = events.try_recv().unwrap();
     assert_eq!(event.event, "disk-failed");
-    assert_eq!(event.detail.unwrap(), "storage-failed: volume `kept`: it fails?[2J");
+    assert_eq!(event.detail.unwrap(), "storage-failed: volume `kept`: it fails?[2J; plug it in");
     assert!(vm.control().pause(&vm.entry.vm, false));
     assert!(vm.entry.stop(Duration::ZERO));
     vm.ended(VmState::Stopped, None);

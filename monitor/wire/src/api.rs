@@ -266,7 +266,7 @@ pub struct VmEvent {
     pub name: Option<String>,
     /// The state it has now, by its name in `VmState`; or `removed`; or `disk-failed`; or `lost`, where this reader was too slow.
     pub event: String,
-    /// Why, in a reason's code and a clause; the number of events `lost`.
+    /// Why, in a reason's code and a clause, and for a disk what to try; the number of events `lost`.
     pub detail: Option<String>,
 }
 

@@ -117,8 +117,13 @@ impl Maker {
 
     /// The plain one, for an open box.
     pub fn plain(&self) -> Result<Image> {
-        let recipe = json!({ "name": "plain", "workload": { "argv": ["/usr/bin/keeper"] } });
-        self.build("plain", "tools", PLAIN, &[], recipe, &json!({}))
+        self.on_raw("plain", PLAIN)
+    }
+
+    /// One for an open box that has only what it is given at its launch, and busybox.
+    pub fn on_raw(&self, name: &str, script: &str) -> Result<Image> {
+        let recipe = json!({ "name": name, "workload": { "argv": ["/usr/bin/keeper"] } });
+        self.build(name, "tools", script, &[], recipe, &json!({}))
     }
 
     /// Signs an image.
