@@ -58,9 +58,11 @@ fn check(args: &DiskCheckArgs) -> Result<(), Error> {
         true => output::json(&report)?,
         false => print(&report, "damaged")?,
     }
-    match report.damaged {
-        0 => Ok(()),
-        places => Err(Error::DamagedVolume { volume: args.name.clone(), places }),
+    let volume = args.name.clone();
+    match (report.damaged, report.lost) {
+        (0, 0) => Ok(()),
+        (0, blocks) => Err(Error::LostBlocks { volume, blocks }),
+        (places, _) => Err(Error::DamagedVolume { volume, places }),
     }
 }
 

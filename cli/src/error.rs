@@ -149,6 +149,15 @@ pub enum Error {
         places: u64,
     },
 
+    /// Blocks of a volume were given up.
+    #[error("{blocks} blocks of the volume `{volume}` were given up, and not written since")]
+    LostBlocks {
+        /// Its name.
+        volume: String,
+        /// How many.
+        blocks: u64,
+    },
+
     // Evidence in files.
     /// A quote, a log, a certificate or evidence is refused.
     #[error("{what} is refused: {reject} ({}){}", .reject.code(), in_clause(.detail))]
@@ -223,6 +232,9 @@ impl Error {
                 "what is damaged is never given to a guest; restore a backup under another name, or give up \
                  what is damaged with `coffer disk repair`"
                     .into()
+            }
+            Self::LostBlocks { .. } => {
+                "they are errors to the guest until it writes them; restore a backup under another name".into()
             }
             Self::BrokenOff => {
                 "no file was left; the monitor's log says why, if it still runs".into()

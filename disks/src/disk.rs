@@ -287,6 +287,13 @@ impl<S: Store, A: Anchor> Disk<S, A> {
         Ok(report)
     }
 
+    /// Flushes, and refuses a disk of which something was given up and not written since.
+    pub fn require_none_lost(&mut self) -> Result<(), DiskError> {
+        self.flush()?;
+        let Volume { store, sealer, .. } = &mut self.volume;
+        Walk::none_lost(store, sealer, &self.state)
+    }
+
     fn give_up_damage(&mut self) -> Result<Report, DiskError> {
         let (mut found, mut block) = (Report::default(), 0);
         while block < self.state.shape.blocks {

@@ -191,13 +191,9 @@ impl DiskError {
         CODES.into_iter().find(|known| *known == code)
     }
 
-    /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be, or that
-    /// whoever repaired the disk knows to be lost.
+    /// Whether the storage, the anchor or the system failed, and not who asked for something that cannot be.
     pub fn is_failure(&self) -> bool {
-        !matches!(
-            self,
-            Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly | Self::Lost(_)
-        )
+        !matches!(self, Self::OutOfRange { .. } | Self::Unaligned(_) | Self::ReadOnly)
     }
 
     /// What to try.
@@ -209,7 +205,7 @@ impl DiskError {
             Self::Corrupt(_) => {
                 "the storage is not to be trusted: restore a backup elsewhere, or, without one, repair the disk"
             }
-            Self::Lost(_) => "write or discard the block, or restore a backup",
+            Self::Lost(_) => "write the block anew, all 4096 bytes of it, or restore a backup",
             Self::Stale { .. } => "give back the newest copy; an older one is not accepted",
             Self::Foreign => "check which file belongs to which disk",
             Self::WrongKey => "after an interrupted rekey, try the key of before and after",

@@ -26,6 +26,8 @@ pub struct Report {
     pub nodes: u64,
     /// Data blocks that a repair gave up, and that nothing was written to since.
     pub lost: u64,
+    /// The first of them.
+    pub first_lost: Option<u64>,
     /// Damaged places; what lies below a damaged node was not reached.
     pub damaged: u64,
     /// The first of them.
@@ -72,6 +74,16 @@ impl<'a, S: Store> Walk<'a, S> {
         Ok(Self::run(store, sealer, state, How::Nodes)?.0)
     }
 
+    /// The same, and refuses a disk of which something was given up.
+    pub(crate) fn none_lost(
+        store: &'a S,
+        sealer: &'a mut Sealer,
+        state: &Superblock,
+    ) -> Result<(), DiskError> {
+        let (_, report) = Self::run(store, sealer, state, How::Nodes)?;
+        report.first_lost.map_or(Ok(()), |block| Err(DiskError::Lost(Place::Data(block))))
+    }
+
     /// Reads all nodes that can be reached: what they name is taken.
     pub(crate) fn what_is_left(
         store: &'a S,
@@ -110,6 +122,7 @@ impl<'a, S: Store> Walk<'a, S> {
             _ if entry.is_none() => Ok(()),
             _ if entry.is_lost() => {
                 let reach = FANOUT.pow(level.into());
+                self.report.first_lost.get_or_insert(index * reach);
                 self.report.lost += reach.min(self.blocks.saturating_sub(index * reach));
                 Ok(())
             }

@@ -43,18 +43,46 @@ struct Kept {
     storages: Vec<Vec<u8>>,
     /// What the last state holds.
     content: Vec<u8>,
+    /// And what of it is lost: it was repaired once.
+    lost: Option<u64>,
     /// Where the anchor stood after each state.
     epochs: Vec<u64>,
 }
 
-static KEPT: LazyLock<Kept> = LazyLock::new(|| {
+/// A disk that was never damaged, and one that was repaired before its last state.
+static KEPT: LazyLock<[Kept; 2]> = LazyLock::new(|| {
     let mut dice = Dice(1);
-    let (id, storages, content, epochs) = history(&mut dice, 1);
-    let (_, foreign, ..) = history(&mut dice, 101);
-    Kept { id, storages: [storages, vec![foreign[STATES - 1].clone()]].concat(), content, epochs }
+    [None, Some(LOST)].map(|lost| {
+        let (id, mut storages, content, epochs) = history(&mut dice, 1, lost);
+        let (_, foreign, ..) = history(&mut dice, 101, None);
+        storages.push(foreign[STATES - 1].clone());
+        Kept { id, storages, content, lost, epochs }
+    })
 });
 
-fn history(dice: &mut Dice, mark: u8) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64>) {
+/// Not written in the last state.
+const LOST: u64 = 1;
+
+/// The storage with the data of one block damaged.
+fn damaged(storage: &[u8], at: u64, id: DiskId, block: u64) -> Vec<u8> {
+    let tries = (2..storage.len() / BLOCK).map(|physical| {
+        let mut storage = storage.to_vec();
+        storage[physical * BLOCK] ^= 1;
+        storage
+    });
+    let hit = |storage: &Vec<u8>| {
+        let (store, anchor) = (MemoryStore(storage.clone()), DangerousMemoryAnchor::at(at));
+        let report = Disk::repair(store, anchor, &key(), id, &mut Dice(5)).unwrap().1;
+        report.places == [Place::Data(block)]
+    };
+    tries.into_iter().find(hit).expect("it lies somewhere")
+}
+
+fn history(
+    dice: &mut Dice,
+    mark: u8,
+    lost: Option<u64>,
+) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64>) {
     let store = MemoryStore::zeroed(SHAPE.storage().unwrap());
     let mut disk =
         Disk::create(store, DangerousMemoryAnchor::default(), &key(), SHAPE, dice).unwrap();
@@ -63,7 +91,9 @@ fn history(dice: &mut Dice, mark: u8) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64
     let mut content = vec![0; SHAPE.blocks as usize * BLOCK];
     for state in 0..STATES {
         // Every state leaves some blocks as they were, and the first block is never written.
-        for block in (1..SHAPE.blocks).filter(|block| *block as usize % STATES <= state) {
+        let written = |block: &u64| *block as usize % STATES <= state && state + 1 < STATES;
+        for block in (1..SHAPE.blocks).filter(|block| written(block) || *block + 1 == SHAPE.blocks)
+        {
             let data = [mark + state as u8 * 10 + block as u8; BLOCK];
             disk.write(block, &data).unwrap();
             content[block as usize * BLOCK..][..BLOCK].copy_from_slice(&data);
@@ -75,7 +105,14 @@ fn history(dice: &mut Dice, mark: u8) -> (DiskId, Vec<Vec<u8>>, Vec<u8>, Vec<u64
         if state + 1 == STATES {
             return (id, storages, content, epochs);
         }
-        disk = Disk::open(store, anchor, &key(), id, dice).unwrap();
+        disk = match lost.filter(|_| state + 2 == STATES) {
+            Some(block) => {
+                let storage = damaged(&store.0, epochs[state], id, block);
+                content[block as usize * BLOCK..][..BLOCK].fill(0);
+                Disk::repair(MemoryStore(storage), anchor, &key(), id, dice).unwrap().0
+            }
+            None => Disk::open(store, anchor, &key(), id, dice).unwrap(),
+        };
     }
     unreachable!("there are states")
 }
@@ -84,51 +121,56 @@ fn key() -> DiskKey {
     DiskKey::new(&mut [7; 32])
 }
 
-fn open(storage: Vec<u8>, epoch: u64) -> Result<Volume, DiskError> {
+fn open(kept: &Kept, storage: Vec<u8>, epoch: u64) -> Result<Volume, DiskError> {
     let anchor = DangerousMemoryAnchor::at(epoch);
-    Disk::open(MemoryStore(storage), anchor, &key(), KEPT.id, &mut Dice(2))
+    Disk::open(MemoryStore(storage), anchor, &key(), kept.id, &mut Dice(2))
 }
 
 fuzz_target!(init: {
-    for (at, storage) in KEPT.storages.iter().enumerate() {
-        let opened = open(storage.clone(), KEPT.epochs[STATES - 1]);
-        assert_eq!(opened.is_ok(), at == STATES - 1, "only the last state opens");
-        // Each of them opened in its time.
-        assert!(at == STATES || open(storage.clone(), KEPT.epochs[at]).is_ok());
+    for kept in &*KEPT {
+        for (at, storage) in kept.storages.iter().enumerate() {
+            let opened = open(kept, storage.clone(), kept.epochs[STATES - 1]);
+            assert_eq!(opened.is_ok(), at == STATES - 1, "only the last state opens");
+            // Each of them opened in its time.
+            assert!(at == STATES || open(kept, storage.clone(), kept.epochs[at]).is_ok());
+        }
     }
 }, |data: &[u8]| {
-    let mut storage = KEPT.storages[STATES - 1].clone();
-    data.chunks_exact(4).take(EDITS_MAX).for_each(|edit| apply(edit, &mut storage));
-    let altered = storage != KEPT.storages[STATES - 1];
-    let opened = open(storage.clone(), KEPT.epochs[STATES - 1]);
+    let kept = &KEPT[data.len() % 2];
+    let mut storage = kept.storages[STATES - 1].clone();
+    data.chunks_exact(4).take(EDITS_MAX).for_each(|edit| apply(kept, edit, &mut storage));
+    let altered = storage != kept.storages[STATES - 1];
+    let opened = open(kept, storage.clone(), kept.epochs[STATES - 1]);
     assert!(altered || opened.is_ok(), "what nobody altered opens");
     if one_in(3, data) {
-        match (repair(storage), &opened) {
-            (Ok(disk), Ok(_) | Err(DiskError::Corrupt(Place::Node { .. }))) => use_repaired(disk),
+        match (repair(kept, storage), &opened) {
+            (Ok(disk), Ok(_) | Err(DiskError::Corrupt(Place::Node { .. }))) => use_repaired(kept, disk),
             (Err(found), Err(refused)) => assert_eq!(found.code(), refused.code()),
             (found, _) => panic!("repaired: {:?}", found.err()),
         }
     }
     if let Ok(disk) = opened {
-        use_it(disk, one_in(8, data));
+        use_it(kept, disk, one_in(8, data));
     }
 });
 
-fn repair(storage: Vec<u8>) -> Result<Volume, DiskError> {
-    let anchor = DangerousMemoryAnchor::at(KEPT.epochs[STATES - 1]);
-    let repaired =
-        Disk::repair(MemoryStore(storage), anchor, &key(), KEPT.id, &mut Dice(4))?;
+fn repair(kept: &Kept, storage: Vec<u8>) -> Result<Volume, DiskError> {
+    let anchor = DangerousMemoryAnchor::at(kept.epochs[STATES - 1]);
+    let repaired = Disk::repair(MemoryStore(storage), anchor, &key(), kept.id, &mut Dice(4))?;
     Ok(repaired.0)
 }
 
 /// Every block is the last state's or lost, at the next opening too; and lost no more when it is written.
-fn use_repaired(mut disk: Volume) {
+fn use_repaired(kept: &Kept, mut disk: Volume) {
     for again in [false, true] {
         for block in 0..SHAPE.blocks {
             let mut buffer = [0xaa; BLOCK];
-            let expected = &KEPT.content[block as usize * BLOCK..][..BLOCK];
+            let expected = &kept.content[block as usize * BLOCK..][..BLOCK];
             match disk.read(block, &mut buffer) {
-                Ok(()) => assert!(buffer == expected, "block {block} is not what was written"),
+                Ok(()) => {
+                    assert!(buffer == expected, "block {block} is not what was written");
+                    assert!(again || kept.lost != Some(block), "block {block} was lost");
+                }
                 Err(DiskError::Lost(_)) => {
                     assert!(buffer == [0; BLOCK] && !again, "block {block}");
                     disk.write(block, expected).expect("there is room");
@@ -137,12 +179,12 @@ fn use_repaired(mut disk: Volume) {
             }
         }
         let (store, anchor) = disk.close().expect("nothing hinders it");
-        disk = Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was repaired");
+        disk = Disk::open(store, anchor, &key(), kept.id, &mut Dice(3)).expect("it was repaired");
     }
 }
 
 /// What the owner of the storage can do.
-fn apply(edit: &[u8], storage: &mut Vec<u8>) {
+fn apply(kept: &Kept, edit: &[u8], storage: &mut Vec<u8>) {
     let [what, high, low, value] = *edit else { return };
     let at = usize::from(u16::from_be_bytes([high, low]));
     let blocks = storage.len() / BLOCK;
@@ -153,7 +195,7 @@ fn apply(edit: &[u8], storage: &mut Vec<u8>) {
             storage[at] ^= value.max(1);
         }
         1 if blocks > 0 => {
-            let source = &KEPT.storages[usize::from(value) % KEPT.storages.len()];
+            let source = &kept.storages[usize::from(value) % kept.storages.len()];
             let (from, to) =
                 (usize::from(high) % (source.len() / BLOCK), usize::from(low) % blocks);
             let from = if what & 4 == 0 { to } else { from };
@@ -169,13 +211,16 @@ fn apply(edit: &[u8], storage: &mut Vec<u8>) {
 }
 
 /// Every block is the last state's or an error with nothing in the buffer; a write is found again.
-fn use_it(mut disk: Volume, at_length: bool) {
+fn use_it(kept: &Kept, mut disk: Volume, at_length: bool) {
     let mut held = Vec::new();
     for block in 0..SHAPE.blocks {
         let mut buffer = [0xaa; BLOCK];
-        let expected = &KEPT.content[block as usize * BLOCK..][..BLOCK];
+        let expected = &kept.content[block as usize * BLOCK..][..BLOCK];
         match disk.read(block, &mut buffer) {
-            Ok(()) => assert!(buffer == expected, "block {block} is not what was written"),
+            Ok(()) => {
+                assert!(buffer == expected, "block {block} is not what was written");
+                assert!(kept.lost != Some(block), "block {block} was lost");
+            }
             Err(_) => assert!(buffer == [0; BLOCK], "an error leaves nothing behind"),
         }
         held.push(buffer);
@@ -187,7 +232,7 @@ fn use_it(mut disk: Volume, at_length: bool) {
     if written.is_ok() {
         let (store, anchor) = disk.close().expect("nothing is left to write");
         let mut disk =
-            Disk::open(store, anchor, &key(), KEPT.id, &mut Dice(3)).expect("it was written");
+            Disk::open(store, anchor, &key(), kept.id, &mut Dice(3)).expect("it was written");
         held[2] = [9; BLOCK];
         for (block, held) in (0..).zip(held) {
             let mut buffer = [0; BLOCK];

@@ -223,11 +223,10 @@ pub struct DiskCheckArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  coffer disk check db && echo whole
-  coffer disk repair db
+  coffer disk check db || coffer disk repair db
 
 For when there is no backup. What is damaged is given up for good, and listed: reading it is an error,
-never zeros, until the guest writes or discards it. An old or foreign file is refused as ever, and what
+never zeros, until the guest writes all of its 4096 bytes. An old or foreign file is refused as ever, and what
 cannot be read at all is to be copied to a better disk first. The volume must not be in use.")]
 pub struct DiskRepairArgs {
     /// Name of the volume

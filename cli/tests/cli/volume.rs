@@ -182,12 +182,13 @@ fn volumes_are_listed_and_shown() {
 
 #[test]
 fn a_check_that_finds_damage_fails_and_says_where() {
-    let report = |damaged: u32, places: &str| {
-        ok(format!(r#"{{"data":7,"nodes":2,"lost":4,"damaged":{damaged},"places":[{places}]}}"#))
+    let report = |lost: u32, damaged: u32, places: &str| {
+        let counts = format!(r#""data":7,"nodes":2,"lost":{lost},"damaged":{damaged}"#);
+        ok(format!(r#"{{{counts},"places":[{places}]}}"#))
     };
-    let found = || report(3, r#""block 5","block 6""#);
+    let found = || report(4, 3, r#""block 5","block 6""#);
     let routes = vec![
-        ("POST /v1/volumes/db/check", vec![found(), report(0, "")]),
+        ("POST /v1/volumes/db/check", vec![found(), report(0, 0, ""), report(4, 0, "")]),
         ("POST /v1/volumes/db/repair", vec![found()]),
     ];
     let (place, _, endpoint) = scripted(routes);
@@ -198,6 +199,9 @@ fn a_check_that_finds_damage_fails_and_says_where() {
     assert!(said.contains("block 5\nblock 6\nand 1 more\n"), "{said}");
     let said = succeeds(place.coffer().args(check));
     assert!(said.contains("damaged:            0"), "{said}");
+    // Nor is one whole of which something was given up.
+    let output = place.coffer().args(check).output().expect("coffer starts");
+    Refusal::of(&output).says(1, "4 blocks of the volume `db` were given up", "until it writes");
     // What a repair gave up is no failure of the repair.
     let said = succeeds(place.coffer().args(["disk", "repair", "db", "--host", &endpoint]));
     assert!(said.contains("blocks given up:    4\ngiven up now:       3\nblock 5\n"), "{said}");

@@ -229,11 +229,16 @@ pub(crate) fn open_file(
 }
 
 /// Makes a file that became shorter as long as it was. What is missing is zeros then, and damaged: no block is zeros.
-pub(crate) fn lengthen(vault: &Vault, name: &str, record: &VolumeRecord) -> Result<(), VaultError> {
+pub(crate) fn lengthen(
+    vault: &Vault,
+    name: &str,
+    record: &VolumeRecord,
+    needed: u64,
+) -> Result<(), VaultError> {
     let (file, found) = measured(vault, name, record)?;
     let file = locked(name, file)?;
-    if found < record.stored {
-        let lengthened = file.set_len(record.stored).and_then(|()| file.sync_all());
+    if found < needed {
+        let lengthened = file.set_len(needed).and_then(|()| file.sync_all());
         lengthened.map_err(VaultError::storage("lengthening a volume's file"))?;
     }
     Ok(())

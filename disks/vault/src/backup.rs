@@ -96,6 +96,8 @@ impl Vault {
         }
         let record = settle(self, &claim, record)?;
         let mut disk = open_volume(self, name, &record)?;
+        let failed = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
+        disk.require_none_lost().map_err(failed)?;
         let stream_key = random()?;
         let description = Description {
             version: VERSION,
@@ -114,8 +116,7 @@ impl Vault {
         for first in (0..blocks).step_by(CHUNK as usize) {
             let count = CHUNK.min(blocks - first) as usize;
             let mut data = Zeroizing::new(vec![0; count * BLOCK]);
-            disk.read(first, &mut data)
-                .map_err(|source| VaultError::VolumeDisk { name: name.to_owned(), source })?;
+            disk.read(first, &mut data).map_err(failed)?;
             if data.iter().any(|byte| *byte != 0) {
                 stream.write(out, first, &data, false)?;
             }

@@ -47,6 +47,10 @@ impl Pace {
         *self.beat() = Beat { every, saved: every * saved, due: None };
     }
 
+    pub(crate) fn every(&self) -> Duration {
+        self.beat().every
+    }
+
     /// Does it when it is its turn: whoever comes next waits in line.
     pub fn keep<T>(&self, act: impl FnOnce() -> T) -> T {
         let mut beat = self.beat();

@@ -145,7 +145,7 @@ impl Vault {
 
 impl From<Report> for VolumeReport {
     fn from(report: Report) -> Self {
-        let Report { data, nodes, lost, damaged, places } = report;
+        let Report { data, nodes, lost, damaged, places, .. } = report;
         let places = places.iter().map(ToString::to_string).collect();
         Self { data, nodes, lost, damaged, places }
     }

@@ -168,6 +168,11 @@ impl Vault {
         self.0.pace.set_in_all(count);
     }
 
+    /// How long two of these moves are apart that are kept up for long.
+    pub fn moves_every(&self) -> std::time::Duration {
+        self.0.pace.every()
+    }
+
     #[cfg(test)]
     pub(crate) fn pace_in_all(&self) -> &Pace {
         &self.0.pace
@@ -254,8 +259,11 @@ fn open_disk(
     let id = DiskId(id.ok_or(VaultError::KeyFile(ID))?.0);
     let file = OpenOptions::new().read(true).write(true).open(folder.path(DISK));
     let file = file.map_err(VaultError::storage("opening the vault's disk"))?;
-    // A copy that left out what was zero would fail everybody once the file system is full.
-    reserve(&file).map_err(VaultError::storage("taking room for the vault's disk"))?;
+    // A copy may have left out what was zero. Where there is no room for it, volumes can be removed once the vault is open.
+    match reserve(&file) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        other => other.map_err(VaultError::storage("taking room for the vault's disk"))?,
+    }
     let store = store(file, folder)?;
     Ok(Disk::open(store, anchor, &keys.disk(), id, &mut SystemEntropy)?)
 }
@@ -264,7 +272,8 @@ fn open_disk(
 /// fails, and not every flush of every volume.
 fn reserve(file: &std::fs::File) -> io::Result<()> {
     let length = file.metadata()?.len();
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+    let take = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length);
+    match rustix::io::retry_on_intr(take) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.sync_all(),
         Err(error) => Err(error.into()),
     }

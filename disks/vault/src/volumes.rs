@@ -154,10 +154,20 @@ impl Vault {
             let kind = record.kind().as_str();
             return Err(VaultError::WrongKind { kind, verb: "be repaired" });
         }
-        lengthen(self, name, &record)?;
+        lengthen(self, name, &record, record.stored)?;
         let record = settle(self, &claim, record)?;
-        let file = open_file(self, name, &record)?;
-        open_with(self, name, &record, file, Disk::repair).map(|(_, report)| report)
+        let repair = || {
+            let file = open_file(self, name, &record)?;
+            open_with(self, name, &record, file, Disk::repair).map(|(_, report)| report)
+        };
+        match repair() {
+            // Growing it was cut off before the record knew.
+            Err(VaultError::VolumeDisk { source: DiskError::Truncated { needed, .. }, .. }) => {
+                lengthen(self, name, &record, needed)?;
+                repair()
+            }
+            done => done,
+        }
     }
 
     /// Makes a raw or encrypted volume larger. Cut off, it is to be done again.

@@ -228,6 +228,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_flag_says_of_moves_is_the_vaults_pace() {
+        let every = |flags: &[&str]| served(flags).1.moves_every();
+        assert_eq!(every(&[]), Duration::from_millis(100));
+        assert_eq!(every(&["--counter-moves-per-second", "2"]), Duration::from_millis(500));
+    }
+
+    #[test]
     fn what_the_flag_says_of_flushes_is_the_vaults_pace() {
         let held_up = Duration::from_secs(3);
         let (slow, ordinary) =

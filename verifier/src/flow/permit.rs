@@ -37,9 +37,14 @@ pub(crate) async fn new_permit(
     if sender == recipient {
         return Err(Fault::bad_request("`from` and `to` are the same host"));
     }
-    let (from, to) = match request.dangerously_unattested {
-        true => (UNATTESTED.to_owned(), UNATTESTED.to_owned()),
-        false => (holder(verifier, &sender).await?.host, holder(verifier, &recipient).await?.host),
+    let (from, to, expiry) = match request.dangerously_unattested {
+        true => (UNATTESTED.to_owned(), UNATTESTED.to_owned(), expiry),
+        false => {
+            let (from, to) =
+                (holder(verifier, &sender).await?, holder(verifier, &recipient).await?);
+            let expiry = expiry.min(from.believed_until()).min(to.believed_until());
+            (from.host, to.host, expiry)
+        }
     };
     let serial = InstanceId(*random()?);
     let permit =
@@ -92,10 +97,10 @@ pub(crate) async fn new_fleet_grant(
     hex::decode_to_slice(&request.encapsulated, &mut encapsulated)
         .and_then(|()| hex::decode_to_slice(&request.sealed, &mut sealed))
         .map_err(|_| Fault::bad_request("`encapsulated` is 65 bytes in hex, `sealed` 48"))?;
-    let host = match request.dangerously_unattested {
-        true => UNATTESTED.to_owned(),
+    let (host, expiry) = match request.dangerously_unattested {
+        true => (UNATTESTED.to_owned(), expiry),
         false => match holder(verifier, &recipient).await? {
-            ShownVault { host, id, .. } if id == vault => host,
+            shown if shown.id == vault => (shown.host.clone(), expiry.min(shown.believed_until())),
             ShownVault { host, id, .. } => {
                 let why = format!("`{host}` showed that key with vault {id}");
                 return Err(Fault::new(FaultKind::UnknownVault, why));
@@ -132,6 +137,13 @@ async fn holder(verifier: &Verifier, key: &[u8; 65]) -> Result<ShownVault, Fault
     match disbelief(&shown, verifier.clock.now()) {
         None => Ok(shown),
         Some(why) => Err(Fault::new(FaultKind::StaleVault, why)),
+    }
+}
+
+impl ShownVault {
+    /// What names this vault is good for no longer than it is believed.
+    fn believed_until(&self) -> u64 {
+        self.seen.unwrap_or_default().saturating_add(VAULT_BELIEVED_S)
     }
 }
 

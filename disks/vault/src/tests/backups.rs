@@ -91,6 +91,31 @@ fn a_volume_goes_where_its_verifier_says() {
     assert_eq!(scene.there.volumes().unwrap(), []);
 }
 
+/// Refused before the first byte; and not once what was lost is written.
+#[test]
+fn a_volume_of_which_something_was_given_up_is_not_backed_up() {
+    use std::os::unix::fs::FileExt as _;
+    let scene = Scene::new();
+    let permit = scene.verifier.permits(&scene.permit());
+    let whole = scene.backup(&permit).unwrap();
+    let file = format!("volumes/{}.disk", scene.here.volume("v").unwrap().id);
+    let file = std::fs::File::options().write(true).open(scene._folders[0].path().join(file));
+    // The first that was written lies behind the superblocks.
+    file.unwrap().write_all_at(&[0; BLOCK], 2 * BLOCK as u64).unwrap();
+    let report = scene.here.repair("v").unwrap();
+    assert_eq!((report.damaged, report.lost, report.first_lost), (1, 1, Some(0)));
+    let mut out = Vec::new();
+    assert_eq!(refused(scene.here.backup("v", &permit, &mut out)), "lost");
+    assert!(out.is_empty());
+    let point = scene.verifier.point();
+    let mut attached = scene.here.attach_verified("v", &signed(1, 7, 3), Some(&point)).unwrap();
+    let mut disk = disk(&mut attached).unwrap();
+    disk.write(0, &[1; BLOCK]).unwrap();
+    disk.flush().unwrap();
+    drop((disk, attached));
+    assert_eq!(scene.backup(&permit).unwrap().len(), whole.len());
+}
+
 #[test]
 fn a_permit_is_taken_as_a_verifier_writes_it() {
     let scene = Scene::new();

@@ -46,7 +46,8 @@ impl BlockDevice for Numbered {
                 return Err(DiskError::Corrupt(Place::Data(number)));
             }
             if self.broken == Some(number) {
-                return Err(DiskError::StorageFull);
+                let lost = DiskError::Lost(Place::Data(number));
+                return Err(if number == 0 { DiskError::StorageFull } else { lost });
             }
             block.fill(number as u8);
         }
@@ -187,11 +188,14 @@ fn a_forged_block_ends_the_vm_before_any_byte_reaches_the_guest() {
 }
 
 #[test]
-fn failing_storage_is_an_error_of_that_request() {
-    let memory = memory();
-    put_header(&memory, VIRTIO_BLK_T_IN, 0);
-    assert_eq!(request(&memory, Numbered { forged: None, broken: Some(0) }, &ordinary(512)), Ok(1));
-    assert_eq!(memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap(), VIRTIO_BLK_S_IOERR as u8);
+fn failing_storage_and_a_lost_block_are_errors_of_that_request() {
+    for number in [0, 1] {
+        let (memory, disk) = (memory(), Numbered { forged: None, broken: Some(number) });
+        put_header(&memory, VIRTIO_BLK_T_IN, 8 * number);
+        assert_eq!(request(&memory, disk, &ordinary(512)), Ok(1));
+        let status = memory.read_obj::<u8>(GuestAddress(STATUS_AT)).unwrap();
+        assert_eq!(status, VIRTIO_BLK_S_IOERR as u8);
+    }
 }
 
 /// Bytes of a raw disk: two blocks.
