@@ -64,7 +64,7 @@ impl Stage {
         let other = maker.on_volume("other", 1, OTHER, &json!({})).unwrap().id;
         let tpm = HostTpm::manufacture(&workdir.folder("tpm").unwrap()).unwrap();
         // Files of volumes have holes: less than the volume is there, once the vault's own disk and the other's have theirs.
-        let disk = VaultDisk::format(&workdir.path().join("vault.raw"), "256M").unwrap();
+        let disk = VaultDisk::format(&workdir.path().join("vault.raw"), "270M").unwrap();
         // Nothing is kept back for root, as whom the vault writes.
         let said = Command::new("/usr/sbin/tune2fs").args(["-m", "0"]).arg(disk.path()).output();
         assert!(said.unwrap().status.success());
@@ -100,7 +100,8 @@ fn a_full_disk_is_named_and_loses_nothing_that_was_flushed() {
     assert_eq!(told(&lines, "found").unwrap(), "");
     assert!(lines.iter().any(|line| line == "kept"), "{lines:?}");
     let failed = told(&lines, "failed ").unwrap();
-    assert!(failed.contains("error"), "{failed}");
+    // Or its file system had seen an error already, and let nobody write.
+    assert!(failed.contains("error") || failed.contains("Read-only"), "{failed}");
     let told = wait::until("the event", Duration::from_secs(20), || {
         let told = std::fs::read_to_string(&events)?;
         let lines = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
