@@ -110,5 +110,7 @@ mod tests {
         *store.0.lock().unwrap() = true;
         assert!(disk.read(0, &mut block).is_err() && disk.write(0, &block).is_err());
         assert_eq!(*said.lock().unwrap(), ["storage-full", "storage-failed"]);
+        // A block that was given up is told too: who runs the VM need not be who repaired the disk.
+        assert!(DiskError::Lost(crate::Place::Data(1)).is_failure());
     }
 }

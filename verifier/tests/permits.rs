@@ -337,6 +337,11 @@ fn a_vault_shown_is_believed_for_seven_days_and_again_once_it_is_shown_again() {
     assert_eq!(seen(&scene), None);
     scene.secrets(&mut vm);
     let first = seen(&scene).unwrap();
+    // Nor is a grant good for longer than that, however long it is asked for.
+    let long = api::NewFleetGrant { ttl_s: 30 * 24 * 3600, ..asked.clone() };
+    let expires = |asked| scene.service.admin_post(GRANT, asked).ok::<api::Permitted>().expires_at;
+    assert_eq!(expires(&long), first + WEEK_S);
+    assert!(expires(&asked) < first + WEEK_S);
     permitted(&scene);
     scene.service.later(WEEK_S - MARGIN_S);
     permitted(&scene);
