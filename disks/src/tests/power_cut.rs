@@ -1,11 +1,16 @@
-//! Power cut at every boundary of a recorded workload: unflushed writes are lost, reordered and torn.
+//! Power cut at every boundary of a recorded workload: unflushed writes are lost, reordered and torn. Twice in it the medium
+//! decays and the disk is repaired (SPEC 11.20): what was given up stays so, and nothing else goes with it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
+use super::repair::below;
 use super::support::*;
 use crate::*;
 
+/// What a model holds where the disk gives nothing.
+const GIVEN_UP: [u8; BLOCK] = [0xee; BLOCK];
 const SECTOR: usize = 512;
 const BLOCKS: u64 = 90;
 const GROWN: u64 = 120;
@@ -31,6 +36,7 @@ struct Tally {
     rolled_forward: u64,
     cut_again: u64,
     died: u64,
+    repaired: u64,
 }
 
 /// Writes, oldest first, that no flush has followed.
@@ -46,6 +52,7 @@ fn power_cut_at_every_boundary_loses_nothing_flushed() {
     // The interesting cut, between superblock and anchor, was among them.
     assert!(tally.rolled_forward > 100, "{tally:?}");
     assert!(tally.died > 1000, "{tally:?}");
+    assert!(tally.repaired > 100, "{tally:?}");
 }
 
 /// The negative twin: on a medium whose flush does nothing the same cuts do harm, so the test can see it.
@@ -57,7 +64,7 @@ fn power_cut_does_harm_where_flush_lies() {
     assert!(tally.refused > 0, "{tally:?}");
 }
 
-/// Writes, zeroes, flushes, reopens, grows and rekeys; the spare blocks are few, so commits come unasked too.
+/// Writes, zeroes, flushes, reopens, grows, rekeys, decays and is repaired; the spare blocks are few, so commits come unasked too.
 fn record(seed: u64) -> Recording {
     let mut dice = Dice(seed);
     let shape = Shape { blocks: GROWN, spare: SPARE };
@@ -99,6 +106,19 @@ fn record(seed: u64) -> Recording {
                 disk.rekey(&key(next), &mut dice).unwrap();
             }
         }
+        let decays: Option<fn(Place) -> bool> = match step {
+            120 => Some(|place| matches!(place, Place::Data(_))),
+            300 => Some(|place| matches!(place, Place::Node { level: 1, index: 1 })),
+            _ => None,
+        };
+        if let Some(decays) = decays {
+            disk.flush().unwrap();
+            drop(disk);
+            let key = key(*keys.last().unwrap());
+            decay(&world, id, &key, decays);
+            let repair = Disk::repair(world.clone(), world.clone(), &key, id, &mut dice);
+            disk = repair.unwrap().0;
+        }
         if step == 200 {
             disk.grow(GROWN).unwrap();
         }
@@ -113,11 +133,35 @@ fn record(seed: u64) -> Recording {
     Recording { id, image, counter, log: world.log.clone(), history: world.history.clone(), keys }
 }
 
+/// One byte of what is stored for such a place changes by itself.
+fn decay(world: &Recorder, id: DiskId, key: &DiskKey, suits: impl Fn(Place) -> bool) {
+    let mut world = world.0.borrow_mut();
+    let place_at = |physical: usize| {
+        let mut image = world.image.clone();
+        image[physical * BLOCK + 7] ^= 1;
+        let trial = Recorder::new(image, world.counter);
+        let repaired = Disk::repair(trial.clone(), trial, key, id, &mut Dice(3)).unwrap();
+        let place = repaired.1.places.first().copied().filter(|place| suits(*place))?;
+        Some((physical, below(place, repaired.0.info().shape.blocks)))
+    };
+    let blocks = world.image.len() / BLOCK;
+    let (physical, lost) = (2..blocks).find_map(place_at).expect("a block of that place");
+    world.image[physical * BLOCK + 7] ^= 1;
+    let bytes = world.image[physical * BLOCK..][..BLOCK].to_vec();
+    give_up(&mut world.model, &lost);
+    world.log.push(Op::Decay(physical * BLOCK, bytes, lost));
+}
+
+fn give_up(model: &mut [u8], lost: &Range<u64>) {
+    lost.clone().for_each(|block| put(model, block * BLOCK as u64, &GIVEN_UP));
+}
+
 fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Tally {
     let mut tally = Tally::default();
     let mut dice = Dice(99);
     let mut durable = recording.image.clone();
     let mut pending = Pending::new();
+    let mut decayed = false;
     let (mut counter, mut returned) = (recording.counter, recording.counter);
     let mut history = recording.history.clone();
     history.insert(recording.counter, Rc::new(vec![0; GROWN as usize * BLOCK]));
@@ -134,6 +178,14 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
             Op::Flush => {}
             Op::Advance => counter += 1,
             Op::Returned => returned = counter,
+            Op::Decay(offset, bytes, lost) => {
+                put(&mut durable, *offset as u64, bytes);
+                for (_, model) in history.range_mut(..=counter) {
+                    let model: &mut Vec<u8> = Rc::make_mut(model);
+                    give_up(model, lost);
+                }
+                decayed = true;
+            }
             Op::Step => continue,
         }
         tally.boundaries += 1;
@@ -143,11 +195,11 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
                 break;
             }
             let image = cut(&durable, &pending, variant, &mut dice);
-            let at = Cut { counter, returned, history: &history, recording };
+            let at = Cut { counter, returned, history: &history, recording, decayed };
             at.judge(image, &mut tally, &mut dice, true);
         }
         if flush_holds && !pending.is_empty() {
-            let at = Cut { counter, returned, history: &history, recording };
+            let at = Cut { counter, returned, history: &history, recording, decayed };
             at.die(&durable, &pending, &mut tally, &mut dice);
         }
     }
@@ -190,21 +242,41 @@ struct Cut<'a> {
     returned: u64,
     history: &'a BTreeMap<u64, Rc<Vec<u8>>>,
     recording: &'a Recording,
+    /// Some time before; it may have been repaired since.
+    decayed: bool,
 }
 
 impl Cut<'_> {
+    /// Opens the disk, or repairs it where that is what its owner would do.
+    fn open(&self, world: &Recorder, tally: &mut Tally, dice: &mut Dice) -> Option<TestDisk> {
+        let (world, id) = (|| (world.clone(), world.clone()), self.recording.id);
+        // Whoever was rekeying holds the key of before and of after.
+        let mut keys = self.recording.keys.iter().rev().map(|secret| key(*secret));
+        let opened = keys.clone().find_map(|key| {
+            let (store, anchor) = world();
+            Disk::open(store, anchor, &key, id, dice).ok()
+        });
+        if !self.decayed {
+            return opened;
+        }
+        let whole = |disk: &mut TestDisk| disk.check().is_ok_and(|report| report.damaged == 0);
+        let repair = |key| {
+            tally.repaired += 1;
+            let (store, anchor) = world();
+            Disk::repair(store, anchor, &key, id, dice).ok().map(|(disk, _)| disk)
+        };
+        let whole = opened.and_then(|mut disk| whole(&mut disk).then_some(disk));
+        whole.or_else(|| keys.find_map(repair))
+    }
+
     fn judge(&self, image: Vec<u8>, tally: &mut Tally, dice: &mut Dice, outer: bool) {
         tally.trials += 1;
         let world = Recorder::new(image.clone(), self.counter);
-        // Whoever was rekeying holds the key of before and of after.
-        let opened = self.recording.keys.iter().rev().find_map(|secret| {
-            Disk::open(world.clone(), world.clone(), &key(*secret), self.recording.id, dice).ok()
-        });
-        let Some(mut disk) = opened else {
+        let Some(mut disk) = self.open(&world, tally, dice) else {
             tally.refused += 1;
             return;
         };
-        let Ok(mut found) = contents(&mut disk) else {
+        let Ok(mut found) = readable(&mut disk) else {
             tally.refused += 1;
             return;
         };
@@ -230,10 +302,8 @@ impl Cut<'_> {
         let mut cached = durable.to_vec();
         pending.iter().for_each(|(offset, bytes)| put(&mut cached, *offset, bytes));
         let world = Recorder::new(cached, self.counter);
-        let opened = self.recording.keys.iter().rev().find_map(|secret| {
-            Disk::open(world.clone(), world.clone(), &key(*secret), self.recording.id, dice).ok()
-        });
-        let Some(mut found) = opened.and_then(|mut disk| contents(&mut disk).ok()) else {
+        let opened = self.open(&world, tally, dice);
+        let Some(mut found) = opened.and_then(|mut disk| readable(&mut disk).ok()) else {
             tally.refused += 1;
             return;
         };
@@ -264,7 +334,7 @@ impl Cut<'_> {
                     pending.drain(..).for_each(|(offset, bytes)| put(&mut durable, offset, &bytes));
                 }
                 Op::Advance => counter += 1,
-                Op::Returned | Op::Step => {}
+                Op::Returned | Op::Step | Op::Decay(..) => {}
             }
         }
         // What it would find is what it found, or the rival that the first opening did not choose.
@@ -277,8 +347,7 @@ impl Cut<'_> {
         let image = cut(&durable, &pending, dice.below(8), dice);
         tally.cut_again += 1;
         let returned = self.returned.min(counter);
-        Cut { counter, returned, history: &history, recording: self.recording }
-            .judge(image, tally, dice, false);
+        Cut { counter, returned, history: &history, ..*self }.judge(image, tally, dice, false);
     }
 }
 
@@ -294,7 +363,19 @@ fn go_on(mut disk: TestDisk, mut model: Vec<u8>, dice: &mut Dice) {
     let report = disk.check().unwrap();
     assert_eq!(report.damaged, 0);
     assert_eq!(disk.info().taken, 2 + report.data + report.nodes);
-    let mut found = contents(&mut disk).unwrap();
+    let mut found = readable(&mut disk).unwrap();
     found.resize(model.len(), 0);
     assert!(found == model);
+}
+
+/// What the disk holds, as a model says it.
+fn readable(disk: &mut TestDisk) -> Result<Vec<u8>, DiskError> {
+    let mut all = vec![0; disk.info().shape.blocks as usize * BLOCK];
+    for (block, bytes) in all.chunks_mut(BLOCK).enumerate() {
+        match disk.read(block as u64, bytes) {
+            Err(error) if error.code() == "lost" => bytes.copy_from_slice(&GIVEN_UP),
+            other => other?,
+        }
+    }
+    Ok(all)
 }

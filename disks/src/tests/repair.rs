@@ -72,7 +72,7 @@ fn repair(world: &Recorder, id: DiskId) -> Result<(TestDisk, Report), DiskError>
 }
 
 /// Data blocks that hang from a place.
-fn below(place: Place, blocks: u64) -> Range<u64> {
+pub(super) fn below(place: Place, blocks: u64) -> Range<u64> {
     let (level, index) = match place {
         Place::Node { level, index } => (level, index),
         Place::Data(block) => (0, block),

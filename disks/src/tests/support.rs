@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::anchor::{Anchor, AnchorError};
@@ -54,6 +55,8 @@ pub(super) enum Op {
     Write(u64, Vec<u8>),
     Flush,
     Advance,
+    /// These bytes of the medium became others, which costs those blocks of the disk.
+    Decay(usize, Vec<u8>, Range<u64>),
     /// The workload took a step.
     Step,
     /// All that was written is flushed, and the guest knows.
