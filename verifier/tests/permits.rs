@@ -384,7 +384,12 @@ fn a_volume_leaves_only_for_and_from_vaults_shown_in_the_last_seven_days() {
     let back = api::NewVolumePermit { from: host(2), to: host(1), ..there.clone() };
     let both = |scene: &Scene| {
         for asked in [&there, &back] {
-            scene.service.admin_post(PATH, asked).ok::<api::Permitted>();
+            // Nor is a permit good for longer than the vault is believed that was shown longer ago.
+            let asked = api::NewVolumePermit { ttl_s: 30 * 24 * 3600, ..asked.clone() };
+            let permitted = scene.service.admin_post(PATH, &asked).ok::<api::Permitted>();
+            let hosts = scene.service.get("/v1/admin/hosts").ok::<api::Hosts>().hosts;
+            let shown = hosts.iter().filter_map(|host| host.vault_seen).min();
+            assert_eq!(Some(permitted.expires_at), shown.map(|at| at + WEEK_S));
         }
     };
     let stale = |scene: &Scene, name: &str| {

@@ -584,6 +584,53 @@ fn the_vaults_disk_has_all_its_room() {
     assert!(taken());
 }
 
+/// Where there is no room for what a copy left out, the vault opens all the same, and what takes room can be removed.
+#[test]
+fn a_vault_with_holes_opens_on_a_full_file_system() {
+    const THIS: &str = "tests::volumes::a_vault_with_holes_opens_on_a_full_file_system";
+    // A file system of its own takes a mount, and that a namespace.
+    const STAGE: &str = r#"
+        set -e
+        full=$(mktemp -d)
+        mount -t tmpfs -o size=8m none "$full"
+        COFFER_TEST_FULL="$full" "$0" --exact "$1" --nocapture
+    "#;
+    let Some(full) = std::env::var_os("COFFER_TEST_FULL").map(std::path::PathBuf::from) else {
+        let this = std::env::current_exe().unwrap();
+        let mut stage = std::process::Command::new("unshare");
+        stage.args(["--map-root-user", "--mount", "sh", "-c", STAGE]).arg(this).arg(THIS);
+        let said = stage.output().unwrap();
+        let out = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.status.success(), "{out}{}", String::from_utf8_lossy(&said.stderr));
+        assert!(out.contains("1 passed"), "{out}");
+        return;
+    };
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    vault.create_volume(&encrypted("w", image(1))).unwrap();
+    drop(vault);
+    copy(folder.path(), &full.join("vault"));
+    let rest = full.join("rest");
+    let filled = fs::File::create(&rest).and_then(|mut file| {
+        let block = [1; BLOCK];
+        loop {
+            std::io::Write::write_all(&mut file, &block)?;
+        }
+    });
+    let filled: Result<(), _> = filled;
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+
+    let vault = software(&full.join("vault")).unwrap();
+    let refused = vault.create_volume(&encrypted("x", image(1)));
+    assert_eq!(refused.unwrap_err().code(), "storage-full");
+    vault.remove_volume("v").unwrap();
+    drop(vault);
+    fs::remove_file(&rest).unwrap();
+    let vault = software(&full.join("vault")).unwrap();
+    let names = vault.volumes().unwrap().into_iter().map(|volume| volume.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["w"]);
+}
+
 #[test]
 fn many_large_records_do_not_mix() {
     let (folder, vault) = vault();
