@@ -18,6 +18,7 @@ mod fuzz;
 mod openapi;
 mod packages;
 mod progress;
+mod room;
 mod run;
 mod setup;
 mod stock_disk;

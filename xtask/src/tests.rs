@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{build, check, fuzz, setup};
+use crate::{build, check, fuzz, room, setup};
 
 mod counts;
 mod lanes;
@@ -28,6 +28,9 @@ pub fn all(
         let outcome = format!("{} programs", programs.len());
         Ok((programs, outcome))
     })?;
+    if lab {
+        room::for_tests(progress)?;
+    }
     let counts = progress.own_output("Tests", || {
         let counts = lanes::run(workspace, programs, lab, filter)?;
         let outcome = format!("{} passed, {} failed", counts.passed, counts.failed);
