@@ -5,7 +5,7 @@
 //! image as its descriptor says -> floor raised -> key and counter served
 //! ```
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use coffer_disk::{
     Store, SystemEntropy, serve, try_lock,
 };
 use coffer_formats::Digest;
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::error::VaultError;
@@ -115,6 +116,15 @@ impl Vault {
         user: &Identity,
         verifier_key: Option<&[u8; 65]>,
     ) -> Result<Attached, VaultError> {
+        self.attach_named(name, user, verifier_key).map_err(|error| error.of_volume(name))
+    }
+
+    fn attach_named(
+        &self,
+        name: &str,
+        user: &Identity,
+        verifier_key: Option<&[u8; 65]>,
+    ) -> Result<Attached, VaultError> {
         let claim = Arc::new(self.claim(name)?);
         let record = self.record(name)?;
         if record.verifier().is_some_and(|key| Some(&key) != verifier_key) {
@@ -122,6 +132,7 @@ impl Vault {
         }
         let floor = record.owner().admit(user, record.floor)?;
         let record = settle(self, &claim, record)?;
+        let record = settle_size(self, &claim, record)?;
         let file = match record.kind() {
             VolumeKind::Vtpm => None,
             _ => Some(open_file(self, name, &record)?),
@@ -245,17 +256,18 @@ pub(crate) fn lengthen(
 }
 
 fn measured(vault: &Vault, name: &str, record: &VolumeRecord) -> Result<(File, u64), VaultError> {
-    let path = vault.0.folder.path(&(record.file() + ENDING));
-    let writable = record.kind() != VolumeKind::Integrity;
-    let file = match OpenOptions::new().read(true).write(writable).open(path) {
+    let access = match record.kind() {
+        VolumeKind::Integrity => OFlags::RDONLY,
+        _ => OFlags::RDWR,
+    };
+    let file = match vault.0.folder.file(&(record.file() + ENDING), access) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(VaultError::VolumeMissing(name.to_owned()));
         }
         other => other.map_err(VaultError::storage("opening a volume's file"))?,
     };
     let metadata = file.metadata().map_err(VaultError::storage("measuring a volume's file"))?;
-    let found = if metadata.is_file() { metadata.len() } else { 0 };
-    Ok((file, found))
+    Ok((file, metadata.len()))
 }
 
 fn locked(name: &str, file: File) -> Result<File, VaultError> {
@@ -326,6 +338,36 @@ pub(crate) fn settle(
     };
     vault.save(&claim.name, &settled)?;
     Ok(settled)
+}
+
+/// Ends a growing that was cut off, which leaves the file longer than the record says. What a disk has become the record says
+/// too, and the rest of the file is cut off: nobody was told of it.
+pub(crate) fn settle_size(
+    vault: &Vault,
+    claim: &Claim,
+    record: VolumeRecord,
+) -> Result<VolumeRecord, VaultError> {
+    if !matches!(record.kind(), VolumeKind::Raw | VolumeKind::Encrypted) {
+        return Ok(record);
+    }
+    let (file, found) = measured(vault, &claim.name, &record)?;
+    if found <= record.stored {
+        return Ok(record);
+    }
+    let record = match record.kind() {
+        VolumeKind::Encrypted => {
+            let shape = open_volume(vault, &claim.name, &record)?.info().shape;
+            let disk = |source| VaultError::VolumeDisk { name: claim.name.clone(), source };
+            let stored = shape.storage().map_err(disk)?;
+            let settled = VolumeRecord { bytes: shape.blocks * BLOCK as u64, stored, ..record };
+            vault.save(&claim.name, &settled)?;
+            settled
+        }
+        _ => record,
+    };
+    let cut = locked(&claim.name, file)?.set_len(record.stored);
+    cut.map_err(VaultError::storage("cutting a volume's file"))?;
+    Ok(record)
 }
 
 /// Whether the key of this record is the disk's: with another nobody gets as far as a damaged node.

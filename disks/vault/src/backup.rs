@@ -20,7 +20,7 @@ use hpke::{Deserializable as _, HpkeError, Kem, OpModeR, OpModeS, Serializable a
 use minicbor::{Decode, Encode};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::attach::{open_volume, settle};
+use crate::attach::{open_volume, settle, settle_size};
 use crate::error::VaultError;
 use crate::identity::Owner;
 use crate::keys::{Transport, random};
@@ -77,6 +77,15 @@ impl Vault {
 
     /// Writes an encrypted volume that nobody uses to `out`, for the host that the verifier's permit names.
     pub fn backup(&self, name: &str, permit: &[u8], out: &mut dyn Write) -> Result<(), VaultError> {
+        self.backup_named(name, permit, out).map_err(|error| error.of_volume(name))
+    }
+
+    fn backup_named(
+        &self,
+        name: &str,
+        permit: &[u8],
+        out: &mut dyn Write,
+    ) -> Result<(), VaultError> {
         let claim = self.claim(name)?;
         let record = self.record(name)?;
         if record.kind() != VolumeKind::Encrypted {
@@ -95,6 +104,7 @@ impl Vault {
             return Err(VaultError::BadPermit("is for a volume of another host"));
         }
         let record = settle(self, &claim, record)?;
+        let record = settle_size(self, &claim, record)?;
         let mut disk = open_volume(self, name, &record)?;
         let failed = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
         disk.require_none_lost().map_err(failed)?;

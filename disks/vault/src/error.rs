@@ -100,6 +100,23 @@ pub enum VaultError {
         verb: &'static str,
     },
 
+    /// What is asked is less than there is.
+    #[error("{asked} bytes are less than the {has} there are")]
+    Shrink {
+        /// Bytes it has.
+        has: u64,
+        /// Bytes asked for.
+        asked: u64,
+    },
+    /// Another error, which does not say which volume it is of.
+    #[error("the volume `{name}`: {source}")]
+    OfVolume {
+        /// The volume.
+        name: String,
+        /// What went wrong.
+        source: Box<VaultError>,
+    },
+
     // --- policy says no
     /// The guest is not whom the policy names.
     #[error("the policy names another guest")]
@@ -204,6 +221,8 @@ impl VaultError {
             Self::VolumeMissing(_) => "volume-missing",
             Self::VolumeShort { .. } => "volume-short",
             Self::WrongKind { .. } => "wrong-kind",
+            Self::Shrink { .. } => "bad-size",
+            Self::OfVolume { source, .. } => source.code(),
             Self::NotOwner => "not-owner",
             Self::SvnTooLow { .. } => "svn-too-low",
             Self::OtherVerifier => "other-verifier",
@@ -241,11 +260,13 @@ impl VaultError {
             Self::BadName(_)
             | Self::BadOwner
             | Self::BadSize(_)
+            | Self::Shrink { .. }
             | Self::BadKey
             | Self::BadTransportKey
             | Self::WrongKind { .. }
             | Self::TooLarge { .. } => 400,
             Self::Full => 507,
+            Self::OfVolume { source, .. } => source.status(),
             Self::NoVault(_)
             | Self::Seal(_)
             | Self::Counter(_)
@@ -262,7 +283,7 @@ impl VaultError {
             Self::Missing => {
                 "bring the newest folder back; to begin with nothing, remove the counter from the TPM"
             }
-            Self::KeyFile(_) => "restore the file from a backup of the folder; it never changes",
+            Self::KeyFile(_) => "bring back the newest copy of the file",
             Self::Record(_) => "use the version of coffer that wrote it",
             Self::Busy => "stop the other monitor",
             Self::Seal(error) => error.hint(),
@@ -280,8 +301,12 @@ impl VaultError {
             Self::VolumeExists(_) => "take another name, or remove it first",
             Self::VolumeInUse(_) => "stop the VM that uses it",
             Self::VolumeMissing(_) => "bring the file back, or remove the volume",
-            Self::VolumeShort { .. } => "the rest of the file is missing: restore a backup",
+            Self::VolumeShort { .. } => {
+                "restore a backup under another name; of an encrypted one `coffer disk repair` gives up what is missing"
+            }
             Self::WrongKind { .. } => "see `coffer volume inspect` for its kind",
+            Self::Shrink { .. } => "a volume only grows; make another, and copy what it is to keep",
+            Self::OfVolume { source, .. } => source.hint(),
             Self::NotOwner => "run the image that the policy names, in a box of its kind",
             Self::SvnTooLow { .. } => "run the newest image; older ones stay locked out",
             Self::OtherVerifier => "make the volume with the image's verifier key",
@@ -305,6 +330,24 @@ impl VaultError {
             Self::TooLarge { .. } => "store less in one piece",
             Self::TooManyCounters(_) => "use the counters there are",
             Self::BadKey | Self::BadTransportKey => "give the 65 bytes of an uncompressed point",
+        }
+    }
+
+    /// The same, with the volume's name, if it does not say one.
+    pub(crate) fn of_volume(self, name: &str) -> Self {
+        match self {
+            Self::Storage { .. }
+            | Self::StorageFull { .. }
+            | Self::Disk(_)
+            | Self::Full
+            | Self::WrongKind { .. }
+            | Self::Shrink { .. }
+            | Self::NotOwner
+            | Self::SvnTooLow { .. }
+            | Self::OtherVerifier => {
+                Self::OfVolume { name: name.to_owned(), source: Box::new(self) }
+            }
+            named => named,
         }
     }
 

@@ -1,13 +1,18 @@
 //! The vault's folder: files written whole or not at all, and a lock (SPEC 11.14.3).
 //!
+//! Whoever owns the storage puts there what he likes. So all is reached from the folder as it was opened, by names without
+//! folders in them; no symbolic link is followed, no FIFO waited for, and what is no regular file is refused.
+//!
 //! Each step that is to be on the medium before the next goes through [`Steps`], where a test can cut it off.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::error::VaultError;
@@ -33,8 +38,9 @@ pub(crate) const VOLUMES: &str = "volumes";
 
 /// A folder, locked.
 pub(crate) struct Folder {
-    path: PathBuf,
-    lock: File,
+    /// The folder itself, locked.
+    root: File,
+    volumes: File,
     steps: Steps,
 }
 
@@ -42,19 +48,34 @@ impl Folder {
     /// Makes the folder if it is not there, and locks it.
     pub(crate) fn open(path: &Path, steps: Steps) -> Result<Self, VaultError> {
         let failed = |source| VaultError::Storage { doing: "opening the vault's folder", source };
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(path.join(VOLUMES)).map_err(failed)?;
-        let lock = File::open(path).map_err(failed)?;
-        match coffer_disk::try_lock(&lock) {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock, steps }),
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let (root, volumes) = folders(path).map_err(failed)?;
+        match coffer_disk::try_lock(&root) {
+            Ok(()) => Ok(Self { root, volumes, steps }),
             Err(TryLockError::WouldBlock) => Err(VaultError::Busy),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    /// Opens a file that is there.
+    pub(crate) fn file(&self, name: &str, access: OFlags) -> io::Result<File> {
+        let (folder, name) = self.place(name);
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
+        let file = match opened {
+            // A link; a FIFO that nobody reads, or a socket; a folder.
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(no_file()),
+            opened => File::from(opened?),
+        };
+        if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+    }
+
+    /// The folder that a name is in, and what it is called there.
+    fn place<'a>(&self, name: &'a str) -> (&File, &'a str) {
+        match name.strip_prefix(VOLUMES).and_then(|rest| rest.strip_prefix('/')) {
+            Some(rest) => (&self.volumes, rest),
+            None => (&self.root, name),
+        }
     }
 
     pub(crate) fn steps(&self) -> &Steps {
@@ -67,7 +88,13 @@ impl Folder {
     }
 
     pub(crate) fn has(&self, name: &str) -> Result<bool, VaultError> {
-        self.path(name).try_exists().map_err(VaultError::storage("looking for a file"))
+        let (folder, name) = self.place(name);
+        match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            found => found
+                .map(|_| true)
+                .map_err(|error| VaultError::storage("looking for a file")(error.into())),
+        }
     }
 
     /// A small file; none if there is none.
@@ -75,7 +102,7 @@ impl Folder {
         &self,
         name: &'static str,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
-        let file = match File::open(self.path(name)) {
+        let file = match self.file(name, OFlags::RDONLY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(VaultError::storage("opening a file"))?,
         };
@@ -90,16 +117,14 @@ impl Folder {
     /// Writes a small file: whole, or what was there before stays.
     pub(crate) fn write(&self, name: &'static str, bytes: &[u8]) -> Result<(), VaultError> {
         self.step()?;
-        let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
+        let new = format!("{name}.new");
         let written = || -> io::Result<()> {
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = self.file(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             (self.steps)()?;
-            fs::rename(&new, &path)?;
-            self.lock.sync_all()
+            rustix::fs::renameat(&self.root, &*new, &self.root, name)?;
+            self.root.sync_all()
         };
         written().map_err(VaultError::storage("writing a file"))
     }
@@ -107,7 +132,9 @@ impl Folder {
     /// Renames a file, over one that may be there.
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), VaultError> {
         self.step()?;
-        fs::rename(self.path(from), self.path(to))
+        let ((from_folder, from), (to_folder, to)) = (self.place(from), self.place(to));
+        rustix::fs::renameat(from_folder, from, to_folder, to)
+            .map_err(io::Error::from)
             .and_then(|()| self.sync())
             .map_err(VaultError::storage("renaming a file"))
     }
@@ -115,20 +142,21 @@ impl Folder {
     /// Removes a file, if it is there.
     pub(crate) fn remove(&self, name: &str) -> Result<(), VaultError> {
         self.step()?;
-        match fs::remove_file(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => {
-                other.and_then(|()| self.sync()).map_err(VaultError::storage("removing a file"))
-            }
+        let (folder, name) = self.place(name);
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other
+                .map_err(io::Error::from)
+                .and_then(|()| self.sync())
+                .map_err(VaultError::storage("removing a file")),
         }
     }
 
     /// A new file to read and write.
     pub(crate) fn create(&self, name: &str) -> Result<File, VaultError> {
         self.step()?;
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600);
-        let file = file.open(self.path(name)).map_err(VaultError::storage("making a file"))?;
+        let file = self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
+        let file = file.map_err(VaultError::storage("making a file"))?;
         self.sync().map_err(VaultError::storage("making a file"))?;
         Ok(file)
     }
@@ -136,8 +164,8 @@ impl Folder {
     /// What is in `volumes` with this ending, without it.
     pub(crate) fn volume_files(&self, ending: &str) -> Result<Vec<String>, VaultError> {
         let listed = || -> io::Result<Vec<String>> {
-            let entries = fs::read_dir(self.path(VOLUMES))?;
-            let names = entries.map(|entry| Ok(entry?.file_name().into_string()));
+            let entries = Dir::read_from(&self.volumes)?;
+            let names = entries.map(|entry| Ok(entry?.file_name().to_owned().into_string()));
             let names = names.collect::<io::Result<Vec<_>>>()?;
             let stems = names.into_iter().flatten();
             Ok(stems.filter_map(|name| Some(name.strip_suffix(ending)?.to_owned())).collect())
@@ -146,7 +174,23 @@ impl Folder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.lock.sync_all()?;
-        File::open(self.path(VOLUMES))?.sync_all()
+        self.root.sync_all()?;
+        self.volumes.sync_all()
     }
+}
+
+/// The folder, which its path may reach through links but must not be one, and that of the volumes in it.
+fn folders(path: &Path) -> io::Result<(File, File)> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    match rustix::fs::mkdirat(&root, VOLUMES, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let volumes = rustix::fs::openat(&root, VOLUMES, flags, Mode::empty())?;
+    Ok((root.into(), volumes.into()))
+}
+
+fn no_file() -> io::Error {
+    io::Error::other("it is no regular file")
 }

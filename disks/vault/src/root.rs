@@ -154,8 +154,7 @@ struct FileCounter(std::fs::File);
 
 impl FileCounter {
     fn open(folder: &Folder) -> Result<Self, VaultError> {
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.read(true).write(true).open(folder.path(COUNTER));
+        let file = folder.file(COUNTER, rustix::fs::OFlags::RDWR);
         Ok(Self(file.map_err(VaultError::storage("opening the counter's file"))?))
     }
 }

@@ -1,14 +1,13 @@
 //! The vault: opening it, and what it is made of (SPEC 11.14).
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_disk::{Anchor, Disk, DiskError, DiskId, FileStore, Ledger, Store, SystemEntropy};
 use coffer_formats::InstanceId;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::VaultError;
@@ -257,7 +256,7 @@ fn open_disk(
     let id = folder.read(ID)?.ok_or(VaultError::KeyFile(ID))?;
     let id = std::str::from_utf8(&id).ok().and_then(InstanceId::from_hex);
     let id = DiskId(id.ok_or(VaultError::KeyFile(ID))?.0);
-    let file = OpenOptions::new().read(true).write(true).open(folder.path(DISK));
+    let file = folder.file(DISK, OFlags::RDWR);
     let file = file.map_err(VaultError::storage("opening the vault's disk"))?;
     // A copy may have left out what was zero. Where there is no room for it, volumes can be removed once the vault is open.
     match reserve(&file) {

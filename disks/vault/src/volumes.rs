@@ -16,7 +16,7 @@ use coffer_disk::{
 use coffer_formats::{Digest, InstanceId};
 use coffer_image::verity::{Geometry, Salt, Superblock, build_tree};
 
-use crate::attach::{lengthen, open_file, open_volume, open_with, settle};
+use crate::attach::{lengthen, open_file, open_volume, open_with, settle, settle_size};
 use crate::error::VaultError;
 use crate::keys::random;
 use crate::vault::{Claim, Vault};
@@ -115,6 +115,10 @@ impl Vault {
 
     /// Reads and verifies all of a volume that nobody uses.
     pub fn check(&self, name: &str) -> Result<Report, VaultError> {
+        self.check_named(name).map_err(|error| error.of_volume(name))
+    }
+
+    fn check_named(&self, name: &str) -> Result<Report, VaultError> {
         let claim = self.claim(name)?;
         let record = self.record(name)?;
         let disk = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
@@ -148,6 +152,10 @@ impl Vault {
     /// Gives up what of an encrypted volume that nobody uses is damaged, for good. Of a file that became shorter the rest is
     /// damaged too.
     pub fn repair(&self, name: &str) -> Result<Report, VaultError> {
+        self.repair_named(name).map_err(|error| error.of_volume(name))
+    }
+
+    fn repair_named(&self, name: &str) -> Result<Report, VaultError> {
         let claim = self.claim(name)?;
         let record = self.record(name)?;
         if record.kind() != VolumeKind::Encrypted {
@@ -170,27 +178,31 @@ impl Vault {
         }
     }
 
-    /// Makes a raw or encrypted volume larger. Cut off, it is to be done again.
+    /// Makes a raw or encrypted volume larger. Cut off, it has its size of before or the new one.
     pub fn grow(&self, name: &str, bytes: u64) -> Result<VolumeInfo, VaultError> {
+        self.grow_named(name, bytes).map_err(|error| error.of_volume(name))
+    }
+
+    fn grow_named(&self, name: &str, bytes: u64) -> Result<VolumeInfo, VaultError> {
         let claim = self.claim(name)?;
-        let record = self.record(name)?;
+        let record = settle(self, &claim, self.record(name)?)?;
+        let record = settle_size(self, &claim, record)?;
         let blocks = sized(bytes)?;
         if bytes < record.bytes {
-            return Err(VaultError::BadSize(bytes));
+            return Err(VaultError::Shrink { has: record.bytes, asked: bytes });
         }
         let grow_file = |bytes: u64| {
             let file = open_file(self, name, &record)?;
-            let grown = file.metadata().and_then(|now| file.set_len(bytes.max(now.len())));
-            grown.and_then(|()| file.sync_all()).map_err(VaultError::storage("growing a file"))
+            let grown = file.set_len(bytes).and_then(|()| file.sync_all());
+            grown.map_err(VaultError::storage("growing a volume's file"))
         };
-        let mut grown = match record.kind() {
+        let grown = match record.kind() {
             VolumeKind::Raw => {
                 grow_file(bytes)?;
-                VolumeRecord { stored: bytes, ..record }
+                VolumeRecord { bytes, stored: bytes, ..record.clone() }
             }
             VolumeKind::Encrypted => {
                 let disk = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
-                let record = settle(self, &claim, record.clone())?;
                 let shape = open_volume(self, name, &record)?.info().shape;
                 let larger = Shape { blocks: blocks.max(shape.blocks), ..shape };
                 let stored = larger.storage().map_err(disk)?;
@@ -198,17 +210,20 @@ impl Vault {
                 if larger != shape {
                     open_volume(self, name, &record)?.grow(blocks).map_err(disk)?;
                 }
-                VolumeRecord { stored, ..record }
+                VolumeRecord { bytes, stored, ..record.clone() }
             }
             kind => return Err(VaultError::WrongKind { kind: kind.as_str(), verb: "grow" }),
         };
-        grown.bytes = bytes;
         self.save(name, &grown)?;
         Ok(grown.info(name, false))
     }
 
     /// Gives an encrypted volume another key. Cut off, it opens with either.
     pub fn rekey(&self, name: &str) -> Result<VolumeInfo, VaultError> {
+        self.rekey_named(name).map_err(|error| error.of_volume(name))
+    }
+
+    fn rekey_named(&self, name: &str) -> Result<VolumeInfo, VaultError> {
         let claim = self.claim(name)?;
         let record = self.record(name)?;
         if record.kind() != VolumeKind::Encrypted {

@@ -27,7 +27,7 @@ pub use error::Error;
 pub use modules::{load_module, load_modules};
 pub use mounts::{
     Cgroups, bind_file, mount_base, mount_cgroups, mount_data_read_only, mount_device_directories,
-    mount_read_only, mount_tmpfs, mount_volume, unmount,
+    mount_read_only, mount_tmpfs, mount_untrusted_volume, mount_volume, unmount,
 };
 pub use power::{halt_on_panic, power_off, reboot};
 pub use root::{move_root_to_tmpfs, switch_root};

@@ -75,7 +75,16 @@ pub fn mount_data_read_only(device: &Path, target: &Path, kind: &str) -> Result<
 /// Mounts a block device for reading and writing, without set-user-ID programs and device nodes. After an error of the
 /// device nothing more is written.
 pub fn mount_volume(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount_to_write(device, target, kind, MountFlags::empty())
+}
+
+/// The same for a device whose owner nobody trusts: no symbolic link on it is followed.
+pub fn mount_untrusted_volume(device: &Path, target: &Path, kind: &str) -> Result<(), Error> {
+    mount_to_write(device, target, kind, MountFlags::NOSYMFOLLOW | MountFlags::NOEXEC)
+}
+
+fn mount_to_write(device: &Path, target: &Path, kind: &str, more: MountFlags) -> Result<(), Error> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | more;
     mount(device, target, kind, flags, c"errors=remount-ro").map_err(Error::mount(target))
 }
 

@@ -159,7 +159,7 @@ fn bring_up(config: &HostConfig) -> anyhow::Result<()> {
     }
     if let Some(disk) = &config.vault_disk {
         coffer_pid1::wait_for_path(disk, DEVICE_PATIENCE)?;
-        coffer_pid1::mount_volume(disk, Path::new(VAULT), "ext4")?;
+        coffer_pid1::mount_untrusted_volume(disk, Path::new(VAULT), "ext4")?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process;
 
@@ -42,6 +42,22 @@ impl VaultDisk {
         from.settle()?;
         self.settle()?;
         from.debugfs(&format!("dump /vault/volumes/{name} {}\n", file.display()))?;
+        self.replace(&name, &file)
+    }
+
+    /// Changes one byte of a block of a volume's file.
+    pub fn damage(&self, volume_id: &str, block: usize) -> Result<()> {
+        let (name, file) = (format!("{volume_id}.disk"), self.0.with_extension("file"));
+        self.settle()?;
+        self.debugfs(&format!("dump /vault/volumes/{name} {}\n", file.display()))?;
+        let mut bytes = std::fs::read(&file)?;
+        let byte = bytes.get_mut(block * coffer_disk::BLOCK).context("no such block")?;
+        *byte ^= 1;
+        std::fs::write(&file, bytes)?;
+        self.replace(&name, &file)
+    }
+
+    fn replace(&self, name: &str, file: &Path) -> Result<()> {
         self.debugfs(&format!("cd /vault/volumes\nrm {name}\nwrite {} {name}\n", file.display()))
     }
 

@@ -281,6 +281,124 @@ fn a_damaged_volume_is_refused_until_it_is_repaired() {
     assert_eq!(refused(vault.repair("v")), "stale");
 }
 
+/// Cut off after the file or after the disk became larger: the volume is used as it is, and grown from there.
+#[test]
+fn a_growing_that_was_cut_off_leaves_a_volume_that_is_used() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    vault.create_volume(&new("r", NewKind::Raw { bytes: BYTES }, image(1))).unwrap();
+    write(&vault, "v", &closed(1), 1);
+    let [v, r] = ["v", "r"].map(|name| file_of(folder.path(), &vault, name));
+    let lengthen = |path: &std::path::Path, to: u64| {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(to).unwrap();
+    };
+    let length = |path: &std::path::Path| fs::metadata(path).unwrap().len();
+    let before = vault.record("v").unwrap();
+
+    for path in [&v, &r] {
+        let was = length(path);
+        lengthen(path, 3 * was);
+        let name = if path == &v { "v" } else { "r" };
+        assert_eq!(vault.attach(name, &closed(1)).unwrap().volume.bytes, BYTES);
+        assert_eq!(length(path), was);
+    }
+    assert_eq!(read(&vault, "v", &closed(1)), 1);
+
+    vault.grow("v", 3 * BYTES).unwrap();
+    let grown = length(&v);
+    vault.save("v", &before).unwrap();
+    assert_eq!(vault.attach("v", &closed(1)).unwrap().volume.bytes, 3 * BYTES);
+    assert_eq!((vault.volume("v").unwrap().bytes, length(&v)), (3 * BYTES, grown));
+    vault.save("v", &before).unwrap();
+    let smaller = vault.grow("v", 2 * BYTES).unwrap_err();
+    assert_eq!(smaller.code(), "bad-size");
+    let said = smaller.to_string();
+    assert!(said.contains("`v`") && said.contains(&(3 * BYTES).to_string()), "{said}");
+    assert_eq!(vault.grow("v", 4 * BYTES).unwrap().bytes, 4 * BYTES);
+    assert_eq!(read(&vault, "v", &closed(1)), 1);
+    lengthen(&r, 3 * BYTES);
+    assert_eq!(vault.grow("r", 2 * BYTES).unwrap().bytes, 2 * BYTES);
+    assert_eq!(length(&r), 2 * BYTES);
+}
+
+/// Links, FIFOs and folders in the place of each file of a vault's folder: none is followed, waited for or written to, and the
+/// vault opens again with what was there.
+#[test]
+fn what_is_no_file_of_the_folder_is_not_opened() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    write(&vault, "v", &closed(1), 1);
+    let raw = NewVolume { owner: Owner::Open, ..new("r", NewKind::Raw { bytes: BYTES }, image(1)) };
+    vault.create_volume(&raw).unwrap();
+    let [v, r] = ["v", "r"].map(|name| file_of(folder.path(), &vault, name));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("target");
+    let pristine = vec![7; 2 * BYTES as usize];
+    let link = |at: &std::path::Path| std::os::unix::fs::symlink(&target, at).unwrap();
+    let fifo = |at: &std::path::Path| {
+        assert!(std::process::Command::new("mkfifo").arg(at).status().unwrap().success());
+    };
+    let directory = |at: &std::path::Path| fs::create_dir(at).unwrap();
+    let others: [&dyn Fn(&std::path::Path); 3] = [&link, &fifo, &directory];
+    let aside = folder.path().join("aside");
+    let in_place = |at: &std::path::Path, try_it: &dyn Fn() -> Result<(), VaultError>| {
+        for put in others {
+            fs::write(&target, &pristine).unwrap();
+            let there = at.exists();
+            if there {
+                fs::rename(at, &aside).unwrap();
+            }
+            put(at);
+            let error = try_it().expect_err("it is no file");
+            assert_eq!(error.code(), "storage-failed", "{error}");
+            assert!(error.to_string().contains("it is no regular file"), "{error}");
+            assert!(fs::read(&target).unwrap() == pristine);
+            match fs::symlink_metadata(at).unwrap().is_dir() {
+                true => fs::remove_dir(at).unwrap(),
+                false => fs::remove_file(at).unwrap(),
+            }
+            if there {
+                fs::rename(&aside, at).unwrap();
+            }
+        }
+    };
+    let attached = |name: &'static str, user: Identity| {
+        let vault = &vault;
+        move || match vault.attach(name, &user) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+                Err(error)
+            }
+        }
+    };
+    in_place(&v, &attached("v", closed(1)));
+    in_place(&r, &attached("r", open_box(closed(1))));
+    attached("r", open_box(closed(1)))().unwrap();
+    drop(vault);
+    let open = || software(folder.path()).map(drop);
+    for name in ["vault.key", "vault.id", "vault.disk", "vault.counter"] {
+        in_place(&folder.path().join(name), &open);
+    }
+    // What is written anew: the file before its name.
+    let making = tempfile::tempdir().unwrap();
+    for name in ["vault.making.new", "vault.counter.new", "vault.id.new"] {
+        in_place(&making.path().join(name), &|| software(making.path()).map(drop));
+    }
+    software(making.path()).unwrap();
+    // The folders themselves.
+    let linked = elsewhere.path().join("linked");
+    std::os::unix::fs::symlink(folder.path(), &linked).unwrap();
+    assert_eq!(refused(software(&linked)), "storage-failed");
+    let volumes = folder.path().join("volumes");
+    fs::rename(&volumes, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &volumes).unwrap();
+    assert_eq!(refused(open()), "storage-failed");
+    fs::remove_file(&volumes).unwrap();
+    fs::rename(&aside, &volumes).unwrap();
+    assert_eq!(read(&software(folder.path()).unwrap(), "v", &closed(1)), 1);
+}
+
 #[test]
 fn an_old_copy_of_a_volume_is_stale() {
     let (folder, vault) = vault();
