@@ -201,14 +201,18 @@ impl DiskError {
         match self {
             Self::NotADisk => "name the file the disk was created in",
             Self::UnsupportedVersion { .. } => "use the version of coffer that made the disk",
-            Self::Truncated { .. } => "the rest of the file is missing: restore a backup",
+            Self::Truncated { .. } => {
+                "restore a backup, or repair the disk: what is missing is given up"
+            }
             Self::Corrupt(_) => {
                 "the storage is not to be trusted: restore a backup elsewhere, or, without one, repair the disk"
             }
             Self::Lost(_) => "write the block anew, all 4096 bytes of it, or restore a backup",
             Self::Stale { .. } => "give back the newest copy; an older one is not accepted",
             Self::Foreign => "check which file belongs to which disk",
-            Self::WrongKey => "after an interrupted rekey, try the key of before and after",
+            Self::WrongKey => {
+                "check that the file is this disk's; if its key slot is damaged, restore a backup"
+            }
             Self::AnchorBehind { .. } => {
                 "the TPM was cleared or is not the disk's: restore a backup"
             }

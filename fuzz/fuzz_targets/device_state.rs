@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use coffer_fuzz::bus::{
-    BlockPeer, HIGH, Kind, Memory, NetPeer, Program, RngPeer, VsockPeer, ignore_broken_pipes, with_memory,
+    BlockPeer, HIGH, Kind, Memory, NetPeer, Program, RngPeer, VsockPeer, ignore_broken_pipes,
+    with_memory,
 };
 use coffer_fuzz::edited;
 use coffer_machine::{Doorbell, GuestRam};

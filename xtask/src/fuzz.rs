@@ -136,8 +136,8 @@ fn execute(
 /// structure of a TPM has its largest size and some; a target that edits takes eight edits of four bytes.
 fn longest(target: &str) -> u32 {
     match target {
-        "appraise" | "backup" | "canary" | "enrolment" | "key_file" | "quote" | "sealed_data"
-        | "sealed_key" | "vault_records" | "verity" | "volume" => 64,
+        "appraise" | "backup" | "canary" | "enrolment" | "fleet_key" | "key_file" | "quote"
+        | "sealed_data" | "sealed_key" | "vault_records" | "verity" | "volume" => 64,
         "ecdsa_p256" | "superblock" | "tpm_bus" => 96,
         // Programs of 24 steps, of which most take four bytes.
         device if device.starts_with("device_") => 96,

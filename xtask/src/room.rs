@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use crate::progress::Progress;
 
 const GIB: u64 = 1 << 30;
-/// What a whole test run had in use at most, and half as much again.
-const NEEDED: u64 = 6 * GIB;
+/// A whole test run had 9.2 GiB in use at most, with two labs at once.
+const NEEDED: u64 = 10 * GIB;
 
 /// Refuses to start tests whose temporary folder has too little.
 pub fn for_tests(progress: &mut Progress) -> Result<()> {

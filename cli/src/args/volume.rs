@@ -286,7 +286,9 @@ Examples:
   coffer disk backup db db.backup --permit db.permit
 
 The backup opens on the host that the permit names and nowhere else. FILE must not be there yet; until
-all of it is there and synced it is named FILE.part.")]
+all of it is there and synced it is named FILE.part. The volume stays here and can still be used, and
+until the permit expires more backups can be made under it: remove the volume where it is to be in one
+place only.")]
 pub struct DiskBackupArgs {
     /// Name of the volume
     pub name: String,

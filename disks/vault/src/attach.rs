@@ -8,12 +8,12 @@
 use std::fs::{File, TryLockError};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use coffer_disk::{
-    Anchor, BLOCK, Disk, DiskError, DiskId, DiskKey, Entropy, FileStore, LedgerCounter, Place,
-    Store, SystemEntropy, serve, try_lock,
+    Anchor, AnchorError, BLOCK, Disk, DiskError, DiskId, DiskKey, Entropy, FileStore,
+    LedgerCounter, Place, Store, SystemEntropy, serve, try_lock,
 };
 use coffer_formats::Digest;
 use rustix::fs::OFlags;
@@ -44,6 +44,7 @@ pub struct Hold {
     /// Our end, until somebody serves it.
     waiting: Option<UnixStream>,
     service: Option<(UnixStream, JoinHandle<()>)>,
+    failure: Failure,
     /// Dropped last.
     _claim: Arc<Claim>,
 }
@@ -57,9 +58,15 @@ impl Hold {
             self.vault.save(&self.name, &self.record)?;
         }
         if let Some(stream) = self.waiting.take() {
-            self.service = Some(self.vault.keep_counter(&self.record, stream)?);
+            let failure = self.failure.clone();
+            self.service = Some(self.vault.keep_counter(&self.record, stream, failure)?);
         }
         Ok(())
+    }
+
+    /// Why the volume's counter could not be read or moved, if it could not: the disk's process is not told.
+    pub fn counter_failure(&self) -> Option<String> {
+        self.failure.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -70,6 +77,35 @@ impl Drop for Hold {
             let _ = stream.shutdown(Shutdown::Both);
             let _ = thread.join();
         }
+    }
+}
+
+/// The last failure of a counter.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+/// A counter whose failures are noted.
+struct Noted<A>(A, Failure);
+
+impl<A> Noted<A> {
+    fn note<T>(&self, done: Result<T, AnchorError>) -> Result<T, AnchorError> {
+        if let Err(AnchorError::Failed(why)) = &done {
+            let mut failure = self.1.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *failure = Some(why.to_string());
+        }
+        done
+    }
+}
+
+impl<A: Anchor> Anchor for Noted<A> {
+    fn read(&mut self) -> Result<u64, AnchorError> {
+        let done = self.0.read();
+        self.note(done)
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), AnchorError> {
+        let done = self.0.advance(from);
+        self.note(done)
     }
 }
 
@@ -141,7 +177,8 @@ impl Vault {
         let (disk, waiting) = self.hand_out(&claim, &record, file)?;
         let volume = record.info(name, true);
         let (vault, name) = (self.clone(), name.to_owned());
-        let hold = Hold { vault, name, record, waiting, service: None, _claim: claim };
+        let failure = Failure::default();
+        let hold = Hold { vault, name, record, waiting, service: None, failure, _claim: claim };
         Ok(Attached { volume, disk, hold })
     }
 
@@ -197,11 +234,13 @@ impl Vault {
         &self,
         record: &VolumeRecord,
         ours: UnixStream,
+        failure: Failure,
     ) -> Result<(UnixStream, JoinHandle<()>), VaultError> {
         let failed = || VaultError::storage("serving a volume's counter");
         let (_, holder) = disk_of(record)?;
         let (stream, key) = (ours.try_clone().map_err(failed())?, self.key_of(record));
-        let mut counter = Paced(self.0.ledger.counter(holder), self.pace(record.id));
+        let counter = Paced(self.0.ledger.counter(holder), self.pace(record.id));
+        let mut counter = Noted(counter, failure);
         let thread = std::thread::Builder::new().name("volume-counter".into());
         let thread = thread.spawn(move || {
             // What ends it ends that disk's session; the disk says so itself.

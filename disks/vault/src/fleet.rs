@@ -187,11 +187,7 @@ impl Vault {
     /// The key of the vault's fleet, if it is in one.
     pub(crate) fn fleet(&self) -> Result<Option<FleetKey>, VaultError> {
         let Some(bytes) = self.0.records.get(RECORD)? else { return Ok(None) };
-        let refused = || VaultError::Record(RECORD.into());
-        let record: FleetRecord = cbor::decode(&bytes, RECORD_MAX).map_err(|_| refused())?;
-        let key = FleetKey::of(&record.key);
-        let good = record.version == VERSION && record.fleet == key.id();
-        good.then_some(Some(key)).ok_or_else(refused)
+        read_record(&bytes).map(Some).ok_or_else(|| VaultError::Record(RECORD.into()))
     }
 
     fn unwrap_key(&self, grant: &Grant) -> Result<FleetKey, VaultError> {
@@ -211,6 +207,12 @@ impl Vault {
         let key = key.filter(|key| key.id() == grant.fleet);
         key.ok_or(VaultError::BadPermit("holds no key of its fleet"))
     }
+}
+
+pub(crate) fn read_record(bytes: &[u8]) -> Option<FleetKey> {
+    let record: FleetRecord = cbor::decode(bytes, RECORD_MAX).ok()?;
+    let key = FleetKey::of(&record.key);
+    (record.version == VERSION && record.fleet == key.id()).then_some(key)
 }
 
 fn aad(fleet: &InstanceId, vault: &InstanceId) -> [u8; 32] {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::backup::Stream;
 use crate::counters::Counters;
 use crate::error::VaultError;
+use crate::fleet::FleetKey;
 use crate::folder::KEY;
 use crate::identity::{Identity, Owner};
 use crate::key_file::{Kept, KeyFile, Stage};
@@ -70,6 +71,11 @@ pub fn directory(blocks: &[&[u8]]) -> Option<Vec<(String, usize, Vec<u32>)>> {
 pub fn volume_record(bytes: &[u8]) -> Option<(Vec<u8>, VolumeInfo)> {
     let record = VolumeRecord::decode("v", bytes).ok()?;
     Some((record.encode(), record.info("v", false)))
+}
+
+/// The key that the record of a vault's fleet holds.
+pub fn fleet_record(bytes: &[u8]) -> Option<FleetKey> {
+    crate::fleet::read_record(bytes)
 }
 
 /// Whether a policy admits a guest, and the floor from then on.

@@ -26,6 +26,10 @@ use crate::volume_record::{ENDING, LAUNCHES_PREFIX, PENDING, PREFIX, STATE_PREFI
 impl Vault {
     /// Makes a volume.
     pub fn create_volume(&self, new: &NewVolume) -> Result<VolumeInfo, VaultError> {
+        self.create_named(new).map_err(|error| error.of_volume(&new.name))
+    }
+
+    fn create_named(&self, new: &NewVolume) -> Result<VolumeInfo, VaultError> {
         if let Some(key) = &new.verifier_key {
             p256::PublicKey::from_sec1_bytes(key).map_err(|_| VaultError::BadKey)?;
         }

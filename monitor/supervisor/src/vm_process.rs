@@ -145,7 +145,7 @@ impl VmProcess {
     }
 
     fn run(self, vm: &Arc<Vm>, companions: Companions, channels: &Channels) {
-        let reason = self.follow(vm, channels);
+        let reason = self.follow(vm, channels, &companions.holds);
         let status = self.process.end_within(EXIT_PATIENCE);
         let killed = self.control.0.killed.load(Ordering::Acquire).then_some(EndReason::Killed);
         let reason = reason.or(killed).unwrap_or_else(|| {
@@ -161,7 +161,7 @@ impl VmProcess {
     }
 
     /// Follows the events; how it ended, if the VM process could still say so.
-    fn follow(&self, vm: &Arc<Vm>, channels: &Channels) -> Option<EndReason> {
+    fn follow(&self, vm: &Arc<Vm>, channels: &Channels, holds: &[Hold]) -> Option<EndReason> {
         loop {
             match wire::receive::<Event>(self.control.0.socket.as_fd()) {
                 Ok(Some((Event::Running { setup_us }, _))) => {
@@ -170,7 +170,11 @@ impl VmProcess {
                 }
                 Ok(Some((Event::Channel { port }, fds))) => open_channel(vm, channels, port, fds),
                 Ok(Some((Event::Refused { counts }, _))) => vm.refused(counts),
-                Ok(Some((Event::DiskFailed { disk, code, detail, hint }, _))) => {
+                Ok(Some((Event::DiskFailed { disk, code, mut detail, hint }, _))) => {
+                    // The VM process knows that its counter failed; who keeps it knows why.
+                    if let Some(why) = holds.iter().find_map(Hold::counter_failure) {
+                        detail = format!("{detail}: {why}");
+                    }
                     vm.disk_failed(disk, DiskFailure { code, detail, hint });
                 }
                 Ok(Some((Event::Paused, _))) => vm.is_paused(true),

@@ -24,6 +24,13 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Waits until the device is gone: what another test starts has its descriptor too, until it is a program of its own.
+fn is_gone(name: &str) {
+    let gone = || !ip("link show").contains(name);
+    let tries = (0..500).map(|_| std::thread::sleep(std::time::Duration::from_millis(10)));
+    assert!(gone() || tries.into_iter().any(|()| gone()), "{name} is still there");
+}
+
 /// The rights of an ordinary user, for this thread.
 fn give_up_rights() {
     let none = CapabilitySet::empty();
@@ -38,7 +45,7 @@ fn makes_a_tap_that_is_up_and_ends_with_its_descriptor() {
         let link = ip("-d link show coffer0");
         assert!(link.contains("UP") && link.contains("tun type tap pi off vnet_hdr off"), "{link}");
         drop(tap);
-        assert!(!ip("link show").contains("coffer0"));
+        is_gone("coffer0");
     });
 }
 
@@ -67,6 +74,7 @@ fn says_what_keeps_it_from_a_tap() {
         refused("tun7", "is no tap device with one queue");
         ip("tuntap add dev tap7 mode tap user 4711");
         drop(first);
+        is_gone("coffer0");
         give_up_rights();
         refused("tap7", "is another user's");
         refused("coffer0", "is not there, and the monitor may not make it");

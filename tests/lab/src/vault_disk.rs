@@ -57,6 +57,13 @@ impl VaultDisk {
         self.replace(&name, &file)
     }
 
+    /// Puts a symbolic link in the place of a volume's file.
+    pub fn link(&self, volume_id: &str, target: &str) -> Result<()> {
+        let name = format!("{volume_id}.disk");
+        self.settle()?;
+        self.debugfs(&format!("cd /vault/volumes\nrm {name}\nsymlink {name} {target}\n"))
+    }
+
     fn replace(&self, name: &str, file: &Path) -> Result<()> {
         self.debugfs(&format!("cd /vault/volumes\nrm {name}\nwrite {} {name}\n", file.display()))
     }

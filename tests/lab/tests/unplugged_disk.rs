@@ -154,6 +154,9 @@ fn an_unplugged_disk_is_named_gives_nothing_wrong_and_loses_nothing_that_was_flu
     let causes = ["storage-failed: volume `kept`: ", "anchor-failed: volume `kept`: "];
     assert!(causes.iter().any(|cause| detail.starts_with(cause)), "{detail}");
     assert!(detail.contains("; check the ") && detail.contains("open the disk again"), "{detail}");
+    // Who keeps the counter says why it failed.
+    let alone = "its keeper could not move or read it;";
+    assert!(detail.starts_with("storage-failed") || !detail.contains(alone), "{detail}");
 
     // What needs no vault goes on, and starts.
     goes_on(&host, "other");
@@ -172,7 +175,9 @@ fn an_unplugged_disk_is_named_gives_nothing_wrong_and_loses_nothing_that_was_flu
             made.contains("(storage-failed)") && made.contains("start the monitor anew"),
             "{made}"
         );
-        refused(&host.run("writer", "writer", &on_volume).unwrap(), "(storage-failed)");
+        let launched = host.run("writer", "writer", &on_volume).unwrap();
+        refused(&launched, "(storage-failed)");
+        assert!(launched.message.contains("volume `kept`"), "{launched:?}");
     }
     goes_on(&host, "other");
     goes_on(&host, "elsewhere");

@@ -637,6 +637,26 @@ fn a_failure_that_passes_ends_no_guests_disk() {
     }
 }
 
+/// A guest's disk knows that its counter failed; who keeps the counter knows why.
+#[test]
+fn why_a_counter_failed_is_known_to_who_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (steps, left) = fuse(i64::MAX);
+    let vault =
+        Vault::open_in_steps(folder.path(), Root::DangerouslySoftware, None, steps).unwrap();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    let mut attached = vault.attach("v", &closed(1)).unwrap();
+    let mut guest = disk(&mut attached).unwrap();
+    guest.write(0, &[4; BLOCK]).unwrap();
+    guest.flush().unwrap();
+    assert_eq!(attached.hold.counter_failure(), None);
+    left.store(0, std::sync::atomic::Ordering::SeqCst);
+    guest.write(0, &[5; BLOCK]).unwrap();
+    assert_eq!(guest.flush().unwrap_err().code(), "anchor-failed");
+    let why = attached.hold.counter_failure().unwrap();
+    assert!(why.contains("the power is cut"), "{why}");
+}
+
 /// However often it is attached, a volume's flushes and a vTPM's states move the TPM's counter at their pace.
 #[test]
 fn what_wears_the_tpm_keeps_its_pace_over_launches() {

@@ -142,7 +142,10 @@ impl BlockPeer {
             Kind::Raw => (DiskSpec::Raw { size: SIZE as u64 }, &*RAW),
             Kind::Integrity => {
                 let (root_hash, salt) = (BUILT.root, BUILT.salt.to_hex());
-                (DiskSpec::Integrity { data_size: SIZE as u64, root_hash, salt, ahead: false }, &*STORAGE)
+                (
+                    DiskSpec::Integrity { data_size: SIZE as u64, root_hash, salt, ahead: false },
+                    &*STORAGE,
+                )
             }
         };
         let file = file.try_clone().expect("a descriptor");

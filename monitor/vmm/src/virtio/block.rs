@@ -96,8 +96,8 @@ impl Block {
                 Box::new(whole.ok_or(DiskRefused::Size(index, *size))?)
             }
             DiskSpec::Raw { size } => {
-                let disk = FileStore::new(file).and_then(Raw::new).ok();
-                let whole = disk.filter(|disk| disk.blocks() > 0 && bytes(disk) == *size);
+                let disk = FileStore::new(file).and_then(Raw::new).map_err(refused)?;
+                let whole = Some(disk).filter(|disk| disk.blocks() > 0 && bytes(disk) == *size);
                 Box::new(whole.ok_or(DiskRefused::Size(index, *size))?)
             }
         };
