@@ -139,5 +139,5 @@ fn a_damaged_block_is_an_error_until_the_guest_has_written_it() {
 /// Damaged and lost, of a report.
 fn counts(answer: &Answer) -> [u64; 2] {
     let report: serde_json::Value = serde_json::from_str(&answer.said.out).unwrap();
-    ["damaged", "lost"].map(|field| report[field].as_u64().unwrap())
+    ["damaged", "lost"].map(|field| report.get(field).unwrap().as_u64().unwrap())
 }
