@@ -177,7 +177,8 @@ fn cut_everywhere(recording: &Recording, variants: u64, flush_holds: bool) -> Ta
             }
             Op::Flush => {}
             Op::Advance => counter += 1,
-            Op::Returned => returned = counter,
+            // Repaired by now, if it decayed.
+            Op::Returned => (returned, decayed) = (counter, false),
             Op::Decay(offset, bytes, lost) => {
                 put(&mut durable, *offset as u64, bytes);
                 for (_, model) in history.range_mut(..=counter) {
@@ -242,7 +243,7 @@ struct Cut<'a> {
     returned: u64,
     history: &'a BTreeMap<u64, Rc<Vec<u8>>>,
     recording: &'a Recording,
-    /// Some time before; it may have been repaired since.
+    /// And it may not be repaired yet.
     decayed: bool,
 }
 
@@ -261,9 +262,10 @@ impl Cut<'_> {
         }
         let whole = |disk: &mut TestDisk| disk.check().is_ok_and(|report| report.damaged == 0);
         let repair = |key| {
-            tally.repaired += 1;
             let (store, anchor) = world();
-            Disk::repair(store, anchor, &key, id, dice).ok().map(|(disk, _)| disk)
+            let repaired = Disk::repair(store, anchor, &key, id, dice).ok();
+            tally.repaired += u64::from(repaired.is_some());
+            repaired.map(|(disk, _)| disk)
         };
         let whole = opened.and_then(|mut disk| whole(&mut disk).then_some(disk));
         whole.or_else(|| keys.find_map(repair))

@@ -1,7 +1,7 @@
 //! Attaching a volume to one guest (SPEC 11.15.3).
 //!
 //! ```text
-//! name free -> verifier the image's -> policy admits -> file there, long enough, locked -> handed out
+//! name free -> verifier the image's -> policy admits -> what was cut off settled -> file there, long enough, locked -> handed out
 //! image as its descriptor says -> floor raised -> key and counter served
 //! ```
 
@@ -25,12 +25,13 @@ use crate::pace::{Pace, Paced};
 use crate::vault::{Claim, Vault};
 use crate::volume::{Attached, AttachedDisk, VolumeKind};
 use crate::volume_record::{ENDING, VolumeRecord};
-use crate::volumes::salt;
+use crate::volumes::{salt, sized};
 
 /// The disk of a volume, with its counter in the vault.
 pub(crate) type VolumeDisk = Disk<FileStore, VolumeCounter>;
 
-type VolumeCounter = LedgerCounter<Box<dyn Store + Send>, Box<dyn Anchor + Send>>;
+/// It wears the TPM, whoever moves it.
+type VolumeCounter = Paced<LedgerCounter<Box<dyn Store + Send>, Box<dyn Anchor + Send>>>;
 
 /// Most bytes of a vTPM's state.
 pub const VTPM_STATE_MAX: usize = 128 << 10;
@@ -54,6 +55,10 @@ impl Hold {
     /// are locked out for good, and an encrypted disk gets its key and counter, which moves at the volume's pace. A launch
     /// that is refused before that has changed nothing.
     pub fn admit(&mut self) -> Result<(), VaultError> {
+        self.let_in().map_err(|error| error.of_volume(&self.name))
+    }
+
+    fn let_in(&mut self) -> Result<(), VaultError> {
         if self.vault.record(&self.name)?.floor != self.record.floor {
             self.vault.save(&self.name, &self.record)?;
         }
@@ -62,6 +67,11 @@ impl Hold {
             self.service = Some(self.vault.keep_counter(&self.record, stream, failure)?);
         }
         Ok(())
+    }
+
+    /// The volume.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Why the volume's counter could not be read or moved, if it could not: the disk's process is not told.
@@ -168,7 +178,6 @@ impl Vault {
         }
         let floor = record.owner().admit(user, record.floor)?;
         let record = settle(self, &claim, record)?;
-        let record = settle_size(self, &claim, record)?;
         let file = match record.kind() {
             VolumeKind::Vtpm => None,
             _ => Some(open_file(self, name, &record)?),
@@ -347,13 +356,22 @@ pub(crate) fn open_with<T>(
     let (id, holder) = disk_of(record)?;
     let disk = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
     let key = DiskKey::new(&mut vault.key_of(record));
-    let counter = vault.0.ledger.counter(holder);
+    let counter = Paced(vault.0.ledger.counter(holder), vault.pace(record.id));
     let store = FileStore::new(file).map_err(disk)?;
     open(store, counter, &key, id, &mut SystemEntropy).map_err(disk)
 }
 
-/// Ends a change of keys that was cut off: whichever key opens the disk is the one.
+/// Ends what was cut off: a change of keys, then a growing.
 pub(crate) fn settle(
+    vault: &Vault,
+    claim: &Claim,
+    record: VolumeRecord,
+) -> Result<VolumeRecord, VaultError> {
+    settle_size(vault, claim, settle_key(vault, claim, record)?)
+}
+
+/// Whichever key opens the disk is the one.
+pub(crate) fn settle_key(
     vault: &Vault,
     claim: &Claim,
     record: VolumeRecord,
@@ -379,9 +397,9 @@ pub(crate) fn settle(
     Ok(settled)
 }
 
-/// Ends a growing that was cut off, which leaves the file longer than the record says. What a disk has become the record says
-/// too, and the rest of the file is cut off: nobody was told of it.
-pub(crate) fn settle_size(
+/// A growing that was cut off leaves the file longer than the record says. An encrypted volume has the size that its disk says,
+/// and no more of its file is used; a raw one is as long as its file.
+fn settle_size(
     vault: &Vault,
     claim: &Claim,
     record: VolumeRecord,
@@ -393,20 +411,28 @@ pub(crate) fn settle_size(
     if found <= record.stored {
         return Ok(record);
     }
-    let record = match record.kind() {
+    let settled = match record.kind() {
         VolumeKind::Encrypted => {
             let shape = open_volume(vault, &claim.name, &record)?.info().shape;
             let disk = |source| VaultError::VolumeDisk { name: claim.name.clone(), source };
             let stored = shape.storage().map_err(disk)?;
-            let settled = VolumeRecord { bytes: shape.blocks * BLOCK as u64, stored, ..record };
-            vault.save(&claim.name, &settled)?;
-            settled
+            VolumeRecord { bytes: shape.blocks * BLOCK as u64, stored, ..record.clone() }
         }
-        _ => record,
+        _ => {
+            let bytes = found - found % BLOCK as u64;
+            sized(bytes)?;
+            VolumeRecord { bytes, stored: bytes, ..record.clone() }
+        }
     };
-    let cut = locked(&claim.name, file)?.set_len(record.stored);
-    cut.map_err(VaultError::storage("cutting a volume's file"))?;
-    Ok(record)
+    if (settled.bytes, settled.stored) != (record.bytes, record.stored) {
+        vault.save(&claim.name, &settled)?;
+    }
+    if record.kind() == VolumeKind::Encrypted {
+        vault.0.folder.step()?;
+        let cut = locked(&claim.name, file)?.set_len(settled.stored);
+        cut.map_err(VaultError::storage("cutting a volume's file"))?;
+    }
+    Ok(settled)
 }
 
 /// Whether the key of this record is the disk's: with another nobody gets as far as a damaged node.

@@ -20,7 +20,7 @@ use hpke::{Deserializable as _, HpkeError, Kem, OpModeR, OpModeS, Serializable a
 use minicbor::{Decode, Encode};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::attach::{open_volume, settle, settle_size};
+use crate::attach::{open_volume, settle};
 use crate::error::VaultError;
 use crate::identity::Owner;
 use crate::keys::{Transport, random};
@@ -104,7 +104,6 @@ impl Vault {
             return Err(VaultError::BadPermit("is for a volume of another host"));
         }
         let record = settle(self, &claim, record)?;
-        let record = settle_size(self, &claim, record)?;
         let mut disk = open_volume(self, name, &record)?;
         let failed = |source| VaultError::VolumeDisk { name: name.to_owned(), source };
         disk.require_none_lost().map_err(failed)?;
@@ -137,6 +136,10 @@ impl Vault {
 
     /// Makes a new volume of a backup for this host: the same owner, verifier and lowest security version, another id.
     pub fn restore(&self, name: &str, input: &mut dyn Read) -> Result<VolumeInfo, VaultError> {
+        self.restore_named(name, input).map_err(|error| error.of_volume(name))
+    }
+
+    fn restore_named(&self, name: &str, input: &mut dyn Read) -> Result<VolumeInfo, VaultError> {
         let mut claim = self.claim_new(name)?;
         let (permit, description) = self.unwrap(input)?;
         let owner = Owner::from_canonical(&description.owner, description.svn)

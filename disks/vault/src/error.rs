@@ -339,6 +339,7 @@ impl VaultError {
             Self::Storage { .. }
             | Self::StorageFull { .. }
             | Self::Disk(_)
+            | Self::Record(_)
             | Self::Full
             | Self::WrongKind { .. }
             | Self::Shrink { .. }

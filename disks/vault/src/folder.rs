@@ -57,12 +57,19 @@ impl Folder {
         }
     }
 
-    /// Opens a file that is there.
+    /// Opens a file.
     pub(crate) fn file(&self, name: &str, access: OFlags) -> io::Result<File> {
+        self.regular(name, access).map_err(|error| {
+            let named = format!("`{name}`: {error}");
+            io::Error::new(error.kind(), named)
+        })
+    }
+
+    fn regular(&self, name: &str, access: OFlags) -> io::Result<File> {
         let (folder, name) = self.place(name);
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
-        let file = match opened {
+        let open = || rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
+        let file = match rustix::io::retry_on_intr(open) {
             // A link; a FIFO that nobody reads, or a socket; a folder.
             Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(no_file()),
             opened => File::from(opened?),
@@ -143,13 +150,22 @@ impl Folder {
     pub(crate) fn remove(&self, name: &str) -> Result<(), VaultError> {
         self.step()?;
         let (folder, name) = self.place(name);
-        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        let unlink = |flags| match rustix::fs::unlinkat(folder, name, flags) {
             Err(Errno::NOENT) => Ok(()),
-            other => other
-                .map_err(io::Error::from)
-                .and_then(|()| self.sync())
-                .map_err(VaultError::storage("removing a file")),
-        }
+            done => done,
+        };
+        let removed = match unlink(AtFlags::empty()) {
+            // A folder that somebody put there is in nobody's way, and what is in it is not ours to remove.
+            Err(Errno::ISDIR) => match unlink(AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY) => Ok(()),
+                done => done,
+            },
+            done => done,
+        };
+        removed
+            .map_err(io::Error::from)
+            .and_then(|()| self.sync())
+            .map_err(VaultError::storage("removing a file"))
     }
 
     /// A new file to read and write.
@@ -182,7 +198,9 @@ impl Folder {
 /// The folder, which its path may reach through links but must not be one, and that of the volumes in it.
 fn folders(path: &Path) -> io::Result<(File, File)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    // A slash at its end would have a link followed.
+    let path: std::path::PathBuf = path.components().collect();
+    let root = rustix::fs::open(&path, flags, Mode::empty())?;
     match rustix::fs::mkdirat(&root, VOLUMES, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),

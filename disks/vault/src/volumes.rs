@@ -16,9 +16,10 @@ use coffer_disk::{
 use coffer_formats::{Digest, InstanceId};
 use coffer_image::verity::{Geometry, Salt, Superblock, build_tree};
 
-use crate::attach::{lengthen, open_file, open_volume, open_with, settle, settle_size};
+use crate::attach::{lengthen, open_file, open_volume, open_with, settle, settle_key};
 use crate::error::VaultError;
 use crate::keys::random;
+use crate::pace::Paced;
 use crate::vault::{Claim, Vault};
 use crate::volume::{NewKind, NewVolume, VolumeInfo, VolumeKind};
 use crate::volume_record::{ENDING, LAUNCHES_PREFIX, PENDING, PREFIX, STATE_PREFIX, VolumeRecord};
@@ -104,6 +105,10 @@ impl Vault {
 
     /// Removes a volume that nobody uses; its data opens no more.
     pub fn remove_volume(&self, name: &str) -> Result<(), VaultError> {
+        self.remove_named(name).map_err(|error| error.of_volume(name))
+    }
+
+    fn remove_named(&self, name: &str) -> Result<(), VaultError> {
         let claim = self.claim(name)?;
         let record = self.record(name)?;
         let (file, pending) = (record.file() + ENDING, record.file() + PENDING);
@@ -167,7 +172,8 @@ impl Vault {
             return Err(VaultError::WrongKind { kind, verb: "be repaired" });
         }
         lengthen(self, name, &record, record.stored)?;
-        let record = settle(self, &claim, record)?;
+        // Its size is settled by who uses it next: what is damaged may not open before.
+        let record = settle_key(self, &claim, record)?;
         let repair = || {
             let file = open_file(self, name, &record)?;
             open_with(self, name, &record, file, Disk::repair).map(|(_, report)| report)
@@ -190,13 +196,13 @@ impl Vault {
     fn grow_named(&self, name: &str, bytes: u64) -> Result<VolumeInfo, VaultError> {
         let claim = self.claim(name)?;
         let record = settle(self, &claim, self.record(name)?)?;
-        let record = settle_size(self, &claim, record)?;
         let blocks = sized(bytes)?;
         if bytes < record.bytes {
             return Err(VaultError::Shrink { has: record.bytes, asked: bytes });
         }
         let grow_file = |bytes: u64| {
             let file = open_file(self, name, &record)?;
+            self.0.folder.step()?;
             let grown = file.set_len(bytes).and_then(|()| file.sync_all());
             grown.map_err(VaultError::storage("growing a volume's file"))
         };
@@ -292,7 +298,7 @@ impl Vault {
         let mut key = self.0.keys.volume(&record.id.0, 0, &record.owner());
         let made = Disk::create(
             FileStore::new(file).map_err(disk)?,
-            self.0.ledger.counter(holder),
+            Paced(self.0.ledger.counter(holder), self.pace(record.id)),
             &DiskKey::new(&mut key),
             shape,
             &mut SystemEntropy,

@@ -194,7 +194,7 @@ impl Vm {
         self.life.lock().refusals = counts;
     }
 
-    /// Disk `index` cannot be opened, or failed: the guest sees an I/O error and knows no more.
+    /// Disk `index` cannot be opened, or failed: the guest sees an I/O error, or of `corrupt` nothing.
     pub fn disk_failed(&self, index: usize, failure: DiskFailure) {
         let code = DiskError::known_code(&failure.code);
         let new = |code| self.life.lock().disks_told.insert((index, code));
@@ -215,12 +215,22 @@ impl Vm {
 
     /// A disk as whoever asked for it knows it.
     fn disk(&self, index: usize) -> String {
-        let launched = self.identity.as_ref().and_then(|it| it.record.disks.get(index));
-        let name = launched.map_or("?", |disk| disk.name.as_str());
+        let name = self.disk_name(index);
         match self.request.volumes.iter().find(|asked| asked.name == name) {
             Some(asked) => format!("volume `{}`", asked.volume),
             None => format!("disk `{name}`"),
         }
+    }
+
+    /// Whether disk `index` is this volume.
+    pub fn is_volume(&self, index: usize, volume: &str) -> bool {
+        let name = self.disk_name(index);
+        self.request.volumes.iter().any(|asked| asked.name == name && asked.volume == volume)
+    }
+
+    fn disk_name(&self, index: usize) -> &str {
+        let launched = self.identity.as_ref().and_then(|it| it.record.disks.get(index));
+        launched.map_or("?", |disk| disk.name.as_str())
     }
 
     /// How often the guest was refused what.

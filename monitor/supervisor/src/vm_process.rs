@@ -172,7 +172,9 @@ impl VmProcess {
                 Ok(Some((Event::Refused { counts }, _))) => vm.refused(counts),
                 Ok(Some((Event::DiskFailed { disk, code, mut detail, hint }, _))) => {
                     // The VM process knows that its counter failed; who keeps it knows why.
-                    if let Some(why) = holds.iter().find_map(Hold::counter_failure) {
+                    let keeper = holds.iter().find(|hold| vm.is_volume(disk, hold.name()));
+                    let why = keeper.filter(|_| code == "anchor-failed");
+                    if let Some(why) = why.and_then(Hold::counter_failure) {
                         detail = format!("{detail}: {why}");
                     }
                     vm.disk_failed(disk, DiskFailure { code, detail, hint });

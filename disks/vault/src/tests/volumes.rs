@@ -295,14 +295,16 @@ fn a_growing_that_was_cut_off_leaves_a_volume_that_is_used() {
     let length = |path: &std::path::Path| fs::metadata(path).unwrap().len();
     let before = vault.record("v").unwrap();
 
-    for path in [&v, &r] {
-        let was = length(path);
-        lengthen(path, 3 * was);
-        let name = if path == &v { "v" } else { "r" };
-        assert_eq!(vault.attach(name, &closed(1)).unwrap().volume.bytes, BYTES);
-        assert_eq!(length(path), was);
-    }
+    let was = length(&v);
+    lengthen(&v, 3 * was);
+    assert_eq!(vault.attach("v", &closed(1)).unwrap().volume.bytes, BYTES);
+    assert_eq!(length(&v), was);
     assert_eq!(read(&vault, "v", &closed(1)), 1);
+    // Nothing is promised of a raw one, but nothing of it is cut off either.
+    lengthen(&r, 3 * BYTES + 7);
+    assert_eq!(vault.attach("r", &closed(1)).unwrap().volume.bytes, 3 * BYTES);
+    assert_eq!(vault.volume("r").unwrap().bytes, 3 * BYTES);
+    assert_eq!(length(&r), 3 * BYTES + 7);
 
     vault.grow("v", 3 * BYTES).unwrap();
     let grown = length(&v);
@@ -316,9 +318,77 @@ fn a_growing_that_was_cut_off_leaves_a_volume_that_is_used() {
     assert!(said.contains("`v`") && said.contains(&(3 * BYTES).to_string()), "{said}");
     assert_eq!(vault.grow("v", 4 * BYTES).unwrap().bytes, 4 * BYTES);
     assert_eq!(read(&vault, "v", &closed(1)), 1);
-    lengthen(&r, 3 * BYTES);
-    assert_eq!(vault.grow("r", 2 * BYTES).unwrap().bytes, 2 * BYTES);
-    assert_eq!(length(&r), 2 * BYTES);
+    assert_eq!(refused(vault.grow("r", 2 * BYTES)), "bad-size");
+    assert_eq!(vault.grow("r", 4 * BYTES).unwrap().bytes, 4 * BYTES);
+    assert_eq!(length(&r), 4 * BYTES);
+    // And then its key was being changed, and then it became shorter.
+    let before = vault.record("v").unwrap();
+    let was = length(&v);
+    vault.grow("v", 5 * BYTES).unwrap();
+    vault.save("v", &before).unwrap();
+    vault.rekey("v").unwrap();
+    assert_eq!(vault.volume("v").unwrap().bytes, 5 * BYTES);
+    let record = vault.record("v").unwrap();
+    vault.save("v", &VolumeRecord { rekeying: true, ..record }).unwrap();
+    lengthen(&v, was);
+    vault.repair("v").unwrap();
+    assert_eq!(read(&vault, "v", &closed(1)), 1);
+}
+
+/// Growing, cut off before every fifth step, with and without a change of keys before it: the volume has either size, and opens.
+#[test]
+fn growing_may_be_cut_off_anywhere() {
+    for steps in (0..).step_by(5) {
+        let (folder, vault) = vault();
+        vault.create_volume(&encrypted("v", image(1))).unwrap();
+        vault.create_volume(&new("r", NewKind::Raw { bytes: BYTES }, image(1))).unwrap();
+        write(&vault, "v", &closed(1), 1);
+        drop(vault);
+        let (fused, left) = fuse(i64::MAX);
+        let root = Root::DangerouslySoftware;
+        let vault = Vault::open_in_steps(folder.path(), root, None, fused).unwrap();
+        left.store(steps, std::sync::atomic::Ordering::SeqCst);
+        let rekeyed = if steps % 2 == 0 { vault.rekey("v").map(drop) } else { Ok(()) };
+        let grown = rekeyed.and_then(|()| vault.grow("v", 2 * BYTES)).is_ok();
+        let done = vault.grow("r", 2 * BYTES).is_ok() && grown;
+        drop(vault);
+        let vault = software(folder.path()).unwrap();
+        for name in ["v", "r"] {
+            let bytes = vault.attach(name, &closed(1)).unwrap().volume.bytes;
+            assert!(bytes == 2 * BYTES || (bytes == BYTES && !done), "{name}, step {steps}");
+        }
+        assert_eq!(read(&vault, "v", &closed(1)), 1, "step {steps}");
+        assert_eq!(vault.grow("v", 2 * BYTES).unwrap().bytes, 2 * BYTES);
+        assert_eq!(read(&vault, "v", &closed(1)), 1, "step {steps}");
+        if done {
+            assert!(steps > 10, "fewer steps than that has");
+            return;
+        }
+    }
+}
+
+/// A folder where a volume's file was: the volume can be removed, and the vault opens.
+#[test]
+fn a_folder_in_the_place_of_a_file_is_in_nobodys_way() {
+    for full in [false, true] {
+        let (folder, vault) = vault();
+        vault.create_volume(&encrypted("v", image(1))).unwrap();
+        vault.create_volume(&encrypted("w", image(1))).unwrap();
+        write(&vault, "w", &closed(1), 1);
+        let v = file_of(folder.path(), &vault, "v");
+        fs::remove_file(&v).unwrap();
+        fs::create_dir(&v).unwrap();
+        let other = folder.path().join("volumes").join("00.pending");
+        fs::create_dir(&other).unwrap();
+        if full {
+            [&v, &other].iter().for_each(|at| fs::write(at.join("in-it"), "").unwrap());
+        }
+        vault.remove_volume("v").unwrap();
+        drop(vault);
+        let vault = software(folder.path()).unwrap();
+        assert_eq!(read(&vault, "w", &closed(1)), 1);
+        assert_eq!(other.exists(), full);
+    }
 }
 
 /// Links, FIFOs and folders in the place of each file of a vault's folder: none is followed, waited for or written to, and the
@@ -635,6 +705,24 @@ fn a_failure_that_passes_ends_no_guests_disk() {
             assert_eq!(read(&vault, "v", &closed(1)), 4);
         }
     }
+}
+
+/// Nor is a file that was made longer a way to move it faster: what is opened for that keeps the pace too.
+#[test]
+fn a_longer_file_wears_the_tpm_at_the_volumes_pace() {
+    let (folder, vault) = vault();
+    vault.create_volume(&encrypted("v", image(1))).unwrap();
+    let v = file_of(folder.path(), &vault, "v");
+    let pace = std::time::Duration::from_millis(60);
+    vault.set_paces(crate::pace::Paces::new(pace, 0));
+    let start = std::time::Instant::now();
+    for _ in 0..4 {
+        let file = OpenOptions::new().append(true).open(&v).unwrap();
+        (&file).write_all(b"x").unwrap();
+        vault.attach("v", &closed(1)).unwrap();
+    }
+    // Each opening moves the counter once at least.
+    assert!(start.elapsed() >= 3 * pace, "{:?}", start.elapsed());
 }
 
 /// A guest's disk knows that its counter failed; who keeps the counter knows why.
