@@ -215,7 +215,8 @@ impl Vm {
 
     /// A disk as whoever asked for it knows it.
     fn disk(&self, index: usize) -> String {
-        let name = self.disk_name(index);
+        let launched = self.identity.as_ref().and_then(|it| it.record.disks.get(index));
+        let name = launched.map_or("?", |disk| disk.name.as_str());
         match self.request.volumes.iter().find(|asked| asked.name == name) {
             Some(asked) => format!("volume `{}`", asked.volume),
             None => format!("disk `{name}`"),
@@ -224,13 +225,7 @@ impl Vm {
 
     /// Whether disk `index` is this volume.
     pub fn is_volume(&self, index: usize, volume: &str) -> bool {
-        let name = self.disk_name(index);
-        self.request.volumes.iter().any(|asked| asked.name == name && asked.volume == volume)
-    }
-
-    fn disk_name(&self, index: usize) -> &str {
-        let launched = self.identity.as_ref().and_then(|it| it.record.disks.get(index));
-        launched.map_or("?", |disk| disk.name.as_str())
+        self.disk(index) == format!("volume `{volume}`")
     }
 
     /// How often the guest was refused what.
