@@ -35,7 +35,7 @@ static MESSAGES: LazyLock<Vec<String>> = LazyLock::new(|| {
         format!(r#"{{"name":"a","kind":"vtpm","owner":"{OWNER}","verifier_key":"{key}"}}"#),
         r#"{"bytes":1099511627776}"#.to_owned(),
         format!(r#"{{"id":"{id}","transport_key":"{key}"}}"#),
-        r#"{"data":1,"nodes":2,"damaged":1,"places":["block 3"]}"#.to_owned(),
+        r#"{"data":1,"nodes":2,"lost":1,"damaged":1,"places":["block 3"]}"#.to_owned(),
         format!(
             r#"{{"name":"a","id":"{id}","kind":"raw","bytes":1,"owner":"open","svn_floor":2,
             "created":3,"attached":false}}"#
